@@ -1,0 +1,35 @@
+# make demo   install, then the whole chain on real structures
+# make test   install, then lint, types and tests
+# make ui     the Prefect and MLflow pages on what the demo left in ./runs
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+
+.PHONY: install demo test lint ui clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; make PYTHON=python3.12 … names another")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,production]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/cloud demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
+
+ui: $(STAMP)
+	$(BIN)/cloud ui
+
+clean:
+	rm -rf $(VENV) runs
