@@ -1,0 +1,67 @@
+"""What the flows' configurations share: strict models, loaded from YAML."""
+
+from pathlib import Path
+from typing import Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; one line that names the file, the key and the remedy."""
+
+
+class FlowConfig(BaseModel):
+    """Base of every flow's configuration: an unknown key is an error, and values do not change in a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a YAML file.
+
+        Raises:
+            ConfigError: the file is missing, is not YAML, or a key is missing, unknown or of the wrong type.
+        """
+        return load_config(path, cls)
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def load_config(path: str | Path, model: type[Config]) -> Config:
+    """`path` (YAML) as `model`; see `FlowConfig.from_yaml`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot read the configuration ({error.strerror}); check the path"
+        ) from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values at the top level, found {type(values).__name__}")
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, model)}") from error
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """pydantic's report as one line: each wrong key, what is wrong, and the keys there are."""
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or model.__name__
+        if item["type"] == "extra_forbidden":
+            problems.append(
+                f"'{key}' is not a key of {model.__name__} (keys: {', '.join(model.model_fields)})"
+            )
+        elif item["type"] == "missing":
+            problems.append(f"'{key}' is missing")
+        else:
+            problems.append(f"'{key}': {item['msg']}, got {item.get('input')!r}")
+    return "; ".join(problems)
