@@ -1,0 +1,140 @@
+"""The MLflow model registry: `challenger` on registering, `champion` through the gate, loading by alias."""
+
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+
+import cloud_core
+from cloud_core.evaluation.gate import GateDecision
+from tasks.tracking import mlflow_client, tracking_uri
+
+CHALLENGER = "challenger"
+CHAMPION = "champion"
+
+# What a served model imports; pinned to the versions it was trained with.
+SERVING_REQUIREMENTS = (
+    "torch",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "safetensors",
+    "pydantic",
+    "pymatgen",
+    "spglib",
+    "moyopy",
+    "gemmi",
+    "scipy",
+    "scikit-learn",
+    "mlflow",
+)
+
+
+class RegistryError(ValueError):
+    """A model that cannot be registered or found; names the model and the remedy."""
+
+
+def register(
+    model_folder: str | Path,
+    name: str,
+    run_id: str,
+    metrics: Mapping[str, float] | None = None,
+    tags: Mapping[str, Any] | None = None,
+) -> str:
+    """Log a model folder under the run that trained it and register it as the `challenger` of `name`.
+
+    The code travels with the model: `mlflow models serve --env-manager local` needs no index that has ours.
+
+    Returns:
+        The new version, as MLflow counts it ("1", "2", …).
+
+    Raises:
+        RegistryError: the folder holds no model.
+    """
+    folder = Path(model_folder)
+    if not (folder / "config.json").is_file():
+        raise RegistryError(f"{folder}: not a model folder (no config.json); train a model first")
+    mlflow.set_tracking_uri(tracking_uri())
+    requirements = [f"{package}=={_public_version(package)}" for package in SERVING_REQUIREMENTS]
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(Path(__file__).with_name("serving.py")),
+            artifacts={"model": str(folder)},
+            code_paths=[str(Path(cloud_core.__file__).parent)],
+            pip_requirements=requirements,
+            signature=ModelSignature(inputs=Schema([ColSpec(DataType.string, "structure")])),
+            metadata={"run_id": run_id},
+        )
+    client = mlflow_client()
+    _ensure_registered(name)
+    version = client.create_model_version(
+        name, logged.model_uri, run_id=run_id, model_id=logged.model_id, tags=_texts(tags or {})
+    )
+    for key, value in (metrics or {}).items():
+        client.set_model_version_tag(name, version.version, f"metric.{key}", f"{value:.6g}")
+    client.set_registered_model_alias(name, CHALLENGER, version.version)
+    return str(version.version)
+
+
+def _public_version(package: str) -> str:
+    """Without the local part: `2.13.0+cpu` is on no index."""
+    return importlib.metadata.version(package).split("+")[0]
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items()}
+
+
+def _ensure_registered(name: str) -> None:
+    try:
+        mlflow_client().create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def promote(name: str, version: str, decision: GateDecision) -> bool:
+    """Make `version` the champion where the gate passed; a refusal is recorded and changes nothing else."""
+    client = mlflow_client()
+    client.set_model_version_tag(name, version, "gate", decision.message)
+    if decision.passed:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    return decision.passed
+
+
+def resolve(uri: str) -> Path:
+    """The local folder of `models:/name@alias`, `models:/name/version`, `runs:/id/path` or of a folder's path.
+
+    Raises:
+        RegistryError: there is no such model.
+    """
+    if not uri.startswith(("models:/", "runs:/")):
+        folder = Path(uri)
+        if not (folder / "config.json").is_file():
+            raise RegistryError(
+                f"{uri}: not a model folder (no config.json) and not a models:/ or runs:/ address"
+            )
+        return folder
+    try:
+        downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+    except MlflowException as error:
+        raise RegistryError(
+            f"{uri}: not in the registry of {_without_secrets(tracking_uri())} ({error.message})"
+        ) from error
+    if (downloaded / "config.json").is_file():
+        return downloaded
+    if not (downloaded / "MLmodel").is_file():
+        raise RegistryError(f"{uri}: neither a model folder nor a logged model; name the model's own path")
+    artifacts = Model.load(str(downloaded)).flavors["python_function"]["artifacts"]
+    return downloaded / artifacts["model"]["path"]
+
+
+def _without_secrets(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
