@@ -1,6 +1,6 @@
 """Cut the demo's data from the shared files: `python benchmarks/cut_demo_data.py ../shared/data`.
 
-Writes `flows/demo_data/` (about 1 MB; sources and licences in its NOTICE). Run again, it writes the same bytes.
+Writes `flows/demo_data/` (1 MB; sources and licences in its NOTICE), the same bytes each time.
 """
 
 import sys

@@ -1,0 +1,85 @@
+"""The walls between the rooms: who may import whom (docs/architecture.md)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ORCHESTRATION = {"prefect", "prefect_dask", "dask", "distributed", "mlflow"}
+FLOORS = [
+    {"structures", "lake", "models"},
+    {"sources", "scope"},
+    {"training", "evaluation", "inference"},
+]
+# What a borrowed GPU machine has: the ranks of a training job import nothing else (numpy, pyarrow, …).
+RANK_LIBRARIES = {"torch", "numpy", "pyarrow", "safetensors", "cloud_core"}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names that a file imports, at any depth, type-checking blocks included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return names
+
+
+def roots(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imports(path)}
+
+
+def python_files(project: Path, *folders: str) -> list[Path]:
+    files = [path for folder in folders for path in sorted((project / folder).rglob("*.py"))]
+    assert files, f"no Python files under {folders}"
+    return files
+
+
+def test_the_science_knows_no_orchestration(project: Path) -> None:
+    forbidden = ORCHESTRATION | {"tasks", "flows"}
+    broken = {str(path): roots(path) & forbidden for path in python_files(project, "cloud_core")}
+    assert not {path: names for path, names in broken.items() if names}
+
+
+def test_tasks_know_no_flows_and_nothing_knows_deployments_or_benchmarks(project: Path) -> None:
+    for path in python_files(project, "cloud_core", "tasks", "flows"):
+        assert not roots(path) & {"deployments", "benchmarks", "tests"}, path
+    for path in python_files(project, "tasks"):
+        assert "flows" not in roots(path), path
+
+
+def test_each_floor_stands_only_on_those_below(project: Path) -> None:
+    floor_of = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+    problems = []
+    for room, level in floor_of.items():
+        for path in python_files(project, f"cloud_core/{room}"):
+            for name in imports(path):
+                parts = name.split(".")
+                if parts[0] != "cloud_core" or len(parts) < 2 or parts[1] == room:
+                    continue
+                above = floor_of.get(parts[1], len(FLOORS))
+                if above > level or (above == level == 0):
+                    problems.append(f"{path.relative_to(project)} imports {name}")
+    assert not problems
+
+
+def test_models_and_training_need_no_more_than_a_gpu_machine_has(project: Path) -> None:
+    for path in python_files(project, "cloud_core/models", "cloud_core/training"):
+        extra = roots(path) - RANK_LIBRARIES - set(sys.stdlib_module_names)
+        assert not extra, f"{path} imports {extra}"
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("cloud_core.scope", ["torch", "pymatgen", "spglib", "moyopy", "pandas"]),
+        ("flows.cli", ["prefect", "mlflow", "torch", "pymatgen", "mp_api", "dask", "pandas", "matplotlib"]),
+    ],
+)
+def test_what_a_person_starts_from_a_shell_imports_late(module: str, heavy: list[str]) -> None:
+    code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip() == "[]"
