@@ -109,7 +109,7 @@ def promote(name: str, version: str, decision: GateDecision) -> bool:
 
 
 def resolve(uri: str) -> Path:
-    """The local folder of `models:/name@alias`, `models:/name/version`, `runs:/id/path` or of a folder's path.
+    """The local folder of `models:/name@alias`, `models:/name/version`, `runs:/id/path` or of a path.
 
     Raises:
         RegistryError: there is no such model.

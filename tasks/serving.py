@@ -5,11 +5,12 @@ MLflow copies this file and `cloud_core` into the logged model and runs it on lo
 
 from typing import Any
 
-import mlflow.pyfunc
+import mlflow.models
 import pandas as pd
+from mlflow.pyfunc import PythonModel
 
 
-class CloudModel(mlflow.pyfunc.PythonModel):
+class CloudModel(PythonModel):
     """One column `structure` (CIF or POSCAR text, pymatgen JSON, a SCOPE string) in, properties out."""
 
     def load_context(self, context: Any) -> None:
