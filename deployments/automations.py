@@ -1,8 +1,8 @@
-"""The automation for dead workers: `python -m deployments.automations` creates it on the server, or renews it.
+"""The automation for dead workers: `python -m deployments.automations` creates or renews it.
 
-A worker that is killed leaves its flow run `Running` and its concurrency slot taken. Flow runs send heartbeats
-(`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, set in prefect.yaml); where three of them fail to come, the run is marked
-Crashed, which frees the slot. All flows may be run again: what is done is not done twice.
+A worker that is killed leaves its flow run `Running` and its concurrency slot taken. Flow runs send
+heartbeats (`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, set in prefect.yaml); where three of them fail to come, the
+run is marked Crashed, which frees the slot. All flows may be run again: what is done is not done twice.
 """
 
 import os
