@@ -1,0 +1,1 @@
+"""Where structures come from: files, tables, public sets, Materials Project, OPTIMADE."""

@@ -1,0 +1,73 @@
+"""`open_source`: from a path, a name or a configuration to a source."""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from cloud_core.sources.files import TAR, FilesSpec
+from cloud_core.sources.opening import COMPRESSIONS, locate, open_bytes
+from cloud_core.sources.record import Source, SourceError
+from cloud_core.sources.tables import TableSpec
+
+AnySpec = Annotated[FilesSpec | TableSpec, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
+_KINDS = ("files", "table")
+
+
+def open_source(spec: str | Mapping[str, Any]) -> Source:
+    """The source that `spec` names.
+
+    Args:
+        spec: a path or fsspec URI (a folder, glob, archive, structure file or table), or a mapping
+            `{"kind": "files" | "table", …}`.
+
+    Raises:
+        SourceError: the kind is unknown, a key is wrong, or the path cannot be opened.
+    """
+    return parse_spec(spec).open()
+
+
+def parse_spec(spec: str | Mapping[str, Any]) -> AnySpec:
+    """`open_source` without opening: the checked configuration."""
+    values = _from_text(spec) if isinstance(spec, str) else dict(spec)
+    if values.get("kind") not in _KINDS:
+        raise SourceError(f"unknown kind of source {values.get('kind')!r}; there are: {', '.join(_KINDS)}")
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, item['loc'][1:])) or item['loc'][0]}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise SourceError(f"source {values.get('name') or values['kind']}: {'; '.join(problems)}") from error
+
+
+def _from_text(text: str) -> dict[str, Any]:
+    if not text.strip():
+        raise SourceError("an empty source; give a path, a name or a configuration")
+    lower = text.lower()
+    for suffix in (*COMPRESSIONS, ".zip"):
+        lower = lower.removesuffix(suffix)
+    suffix = PurePosixPath(lower).suffix
+    is_glob = any(c in text for c in "*?[")
+    if is_glob or suffix not in (".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".pq"):
+        fs, path = locate(text)
+        if not is_glob and not fs.exists(path):
+            raise SourceError(f"{text}: no such file or folder, and no name of a known source")
+        return {"kind": "files", "path": text}
+    if suffix == ".json" and not text.lower().endswith(TAR) and _is_one_structure(text):
+        return {"kind": "files", "path": text}
+    return {"kind": "table", "path": text}
+
+
+def _is_one_structure(path: str) -> bool:
+    """Whether a JSON file is one pymatgen structure and no table: its first key tells."""
+    with open_bytes(path) as stream:
+        head = stream.read(4096)
+    key = re.match(rb"""\s*\{\s*"([^"]+)\"""", head)
+    return key is not None and (
+        key[1].startswith(b"@") or key[1] in (b"lattice", b"sites", b"charge", b"properties")
+    )

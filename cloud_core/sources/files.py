@@ -1,0 +1,264 @@
+"""Structures in files: a folder, a glob, one file, or zip and tar archives, on any fsspec URI."""
+
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import IO, Annotated, Literal
+
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
+from pydantic import Field
+
+from cloud_core.sources.blocks import format_of, split
+from cloud_core.sources.opening import (
+    COMPRESSIONS,
+    DAMAGED,
+    decode,
+    file_cursor,
+    locate,
+    naming,
+    open_bytes,
+    refuse_html,
+)
+from cloud_core.sources.record import Partition, Record, Refusal, SourceError, short_hash
+from cloud_core.sources.spec import SourceSpec, stem
+
+ZIP = (".zip",)
+TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
+
+
+class FilesSpec(SourceSpec):
+    """A folder, a glob, a file or an archive of structure files."""
+
+    kind: Literal["files"] = "files"
+    path: str = Field(description="folder, glob, file, or zip or tar archive; a path or an fsspec URI")
+    format: Literal["cif", "poscar", "extxyz", "pymatgen"] | None = Field(
+        None, description="format of every file; by default told by each name, and other files are left out"
+    )
+    files_per_partition: Annotated[int, Field(ge=1)] = Field(
+        1000, description="files read as one partition; about, since files are dealt out by their names"
+    )
+    max_bytes: Annotated[int, Field(ge=1)] = Field(
+        100_000_000, description="a decompressed file above this many bytes is refused"
+    )
+
+    def open(self) -> "FilesSource":
+        return FilesSource(self)
+
+
+class FilesSource:
+    """One record a structure; its id is the file's path under the folder (`a/b.cif`, `a/b.cif#block`)."""
+
+    def __init__(self, spec: FilesSpec) -> None:
+        self.spec = spec
+        self.name = spec.name or stem(spec.path)
+        self.licence = spec.licence
+
+    def partitions(self, since: datetime | None = None) -> Iterator[Partition]:
+        """Files are dealt into partitions by a hash of their names, so that a new file moves one of them.
+
+        Raises:
+            SourceError: the path does not exist, or holds nothing that looks like a structure.
+        """
+        plain: list[tuple[str, str, str]] = []  # (id, uri, cursor)
+        found = False
+        for relative, uri, cursor in self._listing():
+            lower = relative.lower()
+            if lower.endswith(ZIP):
+                found = True
+                yield from self._zip_partitions(relative, uri)
+            elif lower.endswith(TAR):
+                found = True
+                yield Partition(
+                    relative, self._cursor(cursor), None, {"tar": uri, "prefix": self._prefix(relative)}
+                )
+            elif self._format(relative):
+                plain.append((relative, uri, cursor))
+        for key, group in _deal(plain, self.spec.files_per_partition):
+            files = [[identifier, uri] for identifier, uri, _ in group]
+            cursor = self._cursor(*[f"{identifier}={cursor}" for identifier, _, cursor in group])
+            yield Partition(f"files {key}", cursor, None, {"files": files})
+        if not plain and not found:
+            raise SourceError(
+                f"{self.spec.path}: nothing here looks like a structure (.cif, .vasp, POSCAR*, .extxyz, "
+                ".json, or .zip and .tar archives of them); name the `format` if the files have other names"
+            )
+
+    def read(self, partition: Partition) -> Iterator[Record]:
+        at = partition.at
+        if "files" in at:
+            yield from self._read_files(at["files"])
+        elif "zip" in at:
+            yield from self._read_zip(at["zip"], at["prefix"], at["members"])
+        else:
+            yield from self._read_tar(at["tar"], at["prefix"])
+
+    # -- listing
+
+    def _listing(self) -> list[tuple[str, str, str]]:
+        """(path under the root, URI, cursor) of every file, sorted by path."""
+        fs, path = locate(self.spec.path)
+        with naming(self.spec.path):
+            if any(c in path for c in "*?["):
+                root = path[: min(path.index(c) for c in "*?[" if c in path)].rpartition("/")[0]
+                infos = fs.glob(path, detail=True)
+            elif fs.isdir(path):
+                root = path.rstrip("/")
+                infos = fs.find(path, detail=True)
+            else:
+                root = path.rpartition("/")[0]
+                infos = {path: fs.info(path)}
+        listing = []
+        for name, info in infos.items():
+            relative = name[len(root) :].lstrip("/")
+            if info["type"] == "file" and not any(part.startswith(".") for part in relative.split("/")):
+                listing.append((relative, fs.unstrip_protocol(name), file_cursor(info)))
+        return sorted(listing)
+
+    def _zip_partitions(self, relative: str, uri: str) -> Iterator[Partition]:
+        fs, path = locate(uri)
+        with naming(uri), fs.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+            members = [
+                (info.filename, info.filename, f"{info.CRC}-{info.file_size}")
+                for info in sorted(archive.infolist(), key=lambda info: info.filename)
+                if not info.is_dir() and _is_content(info.filename) and self._format(info.filename)
+            ]
+        for key, group in _deal(members, self.spec.files_per_partition):
+            at = {"zip": uri, "prefix": self._prefix(relative), "members": [name for name, _, _ in group]}
+            cursor = self._cursor(*[f"{name}={cursor}" for name, _, cursor in group])
+            yield Partition(f"{relative} {key}", cursor, None, at)
+
+    def _prefix(self, relative: str) -> str:
+        """What stands before a member's path in ids: the archive's own path where there may be several."""
+        return "" if relative == PurePosixPath(self.spec.path).name else f"{relative}/"
+
+    def _format(self, name: str) -> str | None:
+        return self.spec.format or format_of(name)
+
+    def _cursor(self, *parts: str) -> str:
+        return short_hash([self.spec.digest(), *parts])
+
+    # -- reading
+
+    def _read_files(self, files: Iterable[tuple[str, str]]) -> Iterator[Record]:
+        for identifier, uri in files:
+            try:
+                fs, path = locate(uri)
+                with naming(uri), fs.open(path, "rb") as stream:
+                    changed = _time(fs.info(path))
+                    data = self._decompressed(stream, identifier)
+                    refuse_html(data, uri)
+            except SourceError as error:
+                yield self._refused(identifier, Refusal.UNREADABLE, str(error))
+            else:
+                yield from self._records(identifier, data, changed)
+
+    def _read_zip(self, uri: str, prefix: str, members: Iterable[str]) -> Iterator[Record]:
+        fs, path = locate(uri)
+        with naming(uri), fs.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+            for name in members:
+                if not _is_safe(name):
+                    yield self._unsafe(prefix, name)
+                    continue
+                try:
+                    with archive.open(name) as member:
+                        data = self._decompressed(member, name)
+                except (*DAMAGED, KeyError, RuntimeError, NotImplementedError) as error:
+                    # RuntimeError: the member is encrypted; NotImplementedError: a compression Python lacks
+                    yield self._refused(prefix + name, Refusal.UNREADABLE, f"{uri}, member {name}: {error}")
+                else:
+                    yield from self._records(prefix + name, data, None)
+
+    def _read_tar(self, uri: str, prefix: str) -> Iterator[Record]:
+        with open_bytes(uri) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for info in archive:
+                if info.isdir() or not _is_content(info.name) or not self._format(info.name):
+                    continue
+                if not _is_safe(info.name):
+                    yield self._unsafe(prefix, info.name)
+                    continue
+                member = archive.extractfile(info) if info.isreg() else None
+                if member is None:
+                    message = f"{uri}, member {info.name}: a link or a device, not a file"
+                    yield self._refused(prefix + info.name, Refusal.UNREADABLE, message)
+                    continue
+                with member:
+                    data = self._decompressed(member, info.name)
+                yield from self._records(prefix + info.name, data, None)
+            # tarfile takes a cut archive for a finished one; a whole one ends with zeros.
+            while stream.read(1 << 16):
+                pass
+            if any(stream.tail):
+                raise SourceError(f"{uri}: truncated (no end-of-archive mark); fetch it again")
+
+    def _decompressed(self, stream: IO[bytes], name: str) -> bytes:
+        """At most `max_bytes` + 1 bytes: enough to tell that there are too many."""
+        if name.lower().endswith(COMPRESSIONS):
+            with compr[infer_compression(name.lower())](stream, mode="rb") as opened:
+                return opened.read(self.spec.max_bytes + 1)
+        return stream.read(self.spec.max_bytes + 1)
+
+    def _records(self, identifier: str, data: bytes, changed: datetime | None) -> Iterator[Record]:
+        if len(data) > self.spec.max_bytes:
+            message = f"{identifier}: more than {self.spec.max_bytes} bytes"
+            yield self._refused(identifier, Refusal.TOO_LARGE, message)
+            return
+        text = decode(data)
+        format = self._format(identifier) or ""
+        try:
+            for suffix, payload, payload_format in split(text, format):
+                yield Record(
+                    identifier + suffix,
+                    payload,
+                    payload_format,
+                    self.name,
+                    self.licence,
+                    modified_at=changed,
+                )
+        except ValueError as error:
+            yield self._refused(identifier, Refusal.MALFORMED_ROW, f"{identifier}: {error}", text, format)
+
+    def _unsafe(self, prefix: str, name: str) -> Record:
+        return self._refused(
+            prefix + name, Refusal.UNSAFE_PATH, f"the member's path leaves the archive: {name}"
+        )
+
+    def _refused(
+        self, identifier: str, refusal: Refusal, message: str, payload: str = "", format: str = ""
+    ) -> Record:
+        return Record(identifier, payload, format, self.name, self.licence, refusal=refusal, message=message)
+
+
+def _deal(
+    items: list[tuple[str, str, str]], per_partition: int
+) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
+    """Sorted items dealt by a hash of their names into 2^k groups, k the least that keeps them small."""
+    bits = 0
+    while (per_partition << bits) < len(items):
+        bits += 1
+    groups: dict[int, list[tuple[str, str, str]]] = {}
+    for item in items:
+        groups.setdefault(zlib.crc32(item[0].encode()) & ((1 << bits) - 1), []).append(item)
+    for bucket in sorted(groups):
+        yield f"{bucket}/{1 << bits}", groups[bucket]
+
+
+def _is_content(name: str) -> bool:
+    """False for what archivers of some systems add (`__MACOSX/…`, `._name`)."""
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" not in parts and not (parts and parts[-1].startswith("."))
+
+
+def _is_safe(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
+
+
+def _time(info: dict[str, object]) -> datetime | None:
+    value = info.get("mtime") or info.get("LastModified") or info.get("last_modified")
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    return value if isinstance(value, datetime) else None

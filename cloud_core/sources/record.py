@@ -1,0 +1,131 @@
+"""What every source gives: records, in partitions that can be listed without reading them."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+from cloud_core.structures.cell import Cell
+from cloud_core.structures.errors import Reason
+
+UNKNOWN_LICENCE = "unspecified"
+
+
+class SourceError(ValueError):
+    """A source, or a part of one, that cannot be read. The message names the source and the remedy."""
+
+
+class Refusal(StrEnum):
+    """Why a source gives a record without a usable structure; it goes to quarantine as it is."""
+
+    DUPLICATE_ID = "duplicate_id"
+    MISSING_ID = "missing_id"
+    MISSING_STRUCTURE = "missing_structure"
+    MALFORMED_ROW = "malformed_row"
+    BAD_LABEL = "bad_label"
+    UNREADABLE = "unreadable"
+    UNSAFE_PATH = "unsafe_path"
+    TOO_LARGE = "too_large"
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it, in one line."""
+        return _REMEDIES[self]
+
+
+_REMEDIES = {
+    Refusal.DUPLICATE_ID: "give each row an id of its own, or remove the repeated row",
+    Refusal.MISSING_ID: "fill the id column, or name another column as `id`",
+    Refusal.MISSING_STRUCTURE: "fill the structure column, or name another column as `structure`",
+    Refusal.MALFORMED_ROW: "mend the row; the message names its place",
+    Refusal.BAD_LABEL: "make the label a number, or leave it empty",
+    Refusal.UNREADABLE: "check that the file is whole and readable, then sync again",
+    Refusal.UNSAFE_PATH: "rename the archive's member to a relative path without '..'",
+    Refusal.TOO_LARGE: "a file of this size is no crystal structure; check it, or raise `max_bytes`",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One structure as its source gives it.
+
+    `id` is the source's own (native) id; `structure_id` is what the table calls it. A record with a
+    `refusal` was not readable: it is written to quarantine with that reason and `message`.
+    """
+
+    id: str
+    payload: str | Cell
+    format: str  # of a text payload: cif, poscar, pymatgen, optimade; "cell" when the payload is a Cell
+    source: str
+    licence: str = UNKNOWN_LICENCE
+    labels: Mapping[str, float] = field(default_factory=dict)
+    label_units: Mapping[str, str] = field(default_factory=dict)
+    modified_at: datetime | None = None
+    refusal: Refusal | Reason | None = None
+    message: str = ""
+
+    @property
+    def structure_id(self) -> str:
+        return f"{self.source}:{self.id}"
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of the payload alone: equal structures of two sources, or under two ids, share it."""
+        return content_hash(self.payload)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A part of a source that is read as one, found without reading it.
+
+    `key` names it and stays; `cursor` moves when its content (or how it is read) does. `at` is the
+    source's own note of where it lies; the whole is JSON-able, so that it travels to another process.
+    """
+
+    key: str
+    cursor: str
+    n_rows: int | None = None
+    at: dict[str, Any] = field(default_factory=dict)
+
+
+class Source(Protocol):
+    """Where structures come from.
+
+    `partitions` may be called often and is cheap. `since` restricts a source that knows when its
+    structures changed to those modified at or after that time; other sources list everything, and
+    the caller tells by the cursors what moved. `read` yields each record once; it raises SourceError
+    where the partition ends before its end (a truncated file), after the records that were whole.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def licence(self) -> str: ...
+
+    def partitions(self, since: datetime | None = None) -> Iterator[Partition]: ...
+
+    def read(self, partition: Partition) -> Iterator[Record]: ...
+
+
+def content_hash(payload: str | Cell) -> str:
+    """128-bit hash (hex) of a payload: the text's UTF-8 bytes, or a Cell's numbers and species."""
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(payload, str):
+        digest.update(payload.encode("utf-8", "surrogatepass"))
+    else:
+        digest.update(" ".join(payload.species).encode())
+        digest.update(payload.lattice.tobytes())
+        digest.update(payload.fractions.tobytes())
+        if payload.occupancies is not None:
+            digest.update(repr(payload.occupancies).encode())
+    return digest.hexdigest()
+
+
+def short_hash(value: Any) -> str:
+    """16 hex digits that name a JSON-able value; for cursors and keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,51 @@
+"""What the configuration of every kind of source shares."""
+
+import re
+from pathlib import PurePosixPath
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from cloud_core.sources.record import UNKNOWN_LICENCE, short_hash
+
+
+class SourceSpec(BaseModel):
+    """Base of the source configurations; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field("", description="name in structure ids (`name:native id`); default: from the path")
+    licence: str = Field(UNKNOWN_LICENCE, description="licence of the data, written to each row")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        if name and not re.fullmatch(r"[\w.+-]+", name):
+            raise ValueError("a source's name has letters, digits, '_', '-', '+' and '.' only")
+        return name
+
+    def digest(self) -> str:
+        """Hash of everything here that decides what a record holds; part of each cursor."""
+        return short_hash(self.model_dump(mode="json", exclude={"name", "path"}))
+
+
+def stem(path: str) -> str:
+    """A source's name from its path: `data/mp_20.csv.gz` -> `mp_20`; of a glob, its last plain folder."""
+    parts = [
+        part for part in PurePosixPath(path.partition("://")[2] or path).parts if part not in ("/", "..", ".")
+    ]
+    plain = []
+    for part in parts:
+        if any(c in part for c in "*?["):
+            break
+        plain.append(part)
+    name = plain[-1] if plain else "files"
+    while True:
+        shorter = re.sub(
+            r"\.(gz|bz2|xz|zip|tar|tgz|txz|tbz2|csv|jsonl|ndjson|json|parquet|pq|cif|extxyz|xyz|vasp)$",
+            "",
+            name,
+            flags=re.IGNORECASE,
+        )
+        if shorter == name or not shorter:
+            return re.sub(r"[^\w.+-]", "_", name)
+        name = shorter
