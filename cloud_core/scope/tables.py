@@ -1,0 +1,216 @@
+"""Tables of facts: generator strings, Wyckoff letters, relabelings, elements.
+
+The data files and their sources are named in `data/NOTICE`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+
+ELEMENTS = tuple(
+    [
+        "H",
+        "He",
+        "Li",
+        "Be",
+        "B",
+        "C",
+        "N",
+        "O",
+        "F",
+        "Ne",
+        "Na",
+        "Mg",
+        "Al",
+        "Si",
+        "P",
+        "S",
+        "Cl",
+        "Ar",
+        "K",
+        "Ca",
+        "Sc",
+        "Ti",
+        "V",
+        "Cr",
+        "Mn",
+        "Fe",
+        "Co",
+        "Ni",
+        "Cu",
+        "Zn",
+        "Ga",
+        "Ge",
+        "As",
+        "Se",
+        "Br",
+        "Kr",
+        "Rb",
+        "Sr",
+        "Y",
+        "Zr",
+        "Nb",
+        "Mo",
+        "Tc",
+        "Ru",
+        "Rh",
+        "Pd",
+        "Ag",
+        "Cd",
+        "In",
+        "Sn",
+        "Sb",
+        "Te",
+        "I",
+        "Xe",
+        "Cs",
+        "Ba",
+        "La",
+        "Ce",
+        "Pr",
+        "Nd",
+        "Pm",
+        "Sm",
+        "Eu",
+        "Gd",
+        "Tb",
+        "Dy",
+        "Ho",
+        "Er",
+        "Tm",
+        "Yb",
+        "Lu",
+        "Hf",
+        "Ta",
+        "W",
+        "Re",
+        "Os",
+        "Ir",
+        "Pt",
+        "Au",
+        "Hg",
+        "Tl",
+        "Pb",
+        "Bi",
+        "Po",
+        "At",
+        "Rn",
+        "Fr",
+        "Ra",
+        "Ac",
+        "Th",
+        "Pa",
+        "U",
+        "Np",
+        "Pu",
+        "Am",
+        "Cm",
+        "Bk",
+        "Cf",
+        "Es",
+        "Fm",
+        "Md",
+        "No",
+        "Lr",
+        "Rf",
+        "Db",
+        "Sg",
+        "Bh",
+        "Hs",
+        "Mt",
+        "Ds",
+        "Rg",
+        "Cn",
+        "Nh",
+        "Fl",
+        "Mc",
+        "Lv",
+        "Ts",
+        "Og",
+    ]
+)
+ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(ELEMENTS, start=1)}
+# Hydrogen's isotopes: another symbol for the same element.
+ISOTOPES = {"D": "H", "T": "H"}
+
+# The lower number of each enantiomorphic pair, by the higher one (International Tables A, section 3.5).
+ENANTIOMORPHS = {
+    78: 76, 95: 91, 96: 92, 145: 144, 153: 151, 154: 152, 170: 169, 172: 171, 179: 178, 181: 180, 213: 212,
+}  # fmt: skip
+
+# Lattice points in the conventional cell, by the first letter of the Hermann-Mauguin symbol.
+_CENTERED = {
+    "A": (2, (38, 39, 40, 41)),
+    "C": (2, (5, 8, 9, 12, 15, 20, 21, 35, 36, 37, 63, 64, 65, 66, 67, 68)),
+    "F": (4, (22, 42, 43, 69, 70, 196, 202, 203, 209, 210, 216, 219, 225, 226, 227, 228)),
+    "I": (2, (23, 24, 44, 45, 46, 71, 72, 73, 74, 79, 80, 82, 87, 88, 97, 98, 107, 108, 109, 110, 119, 120,
+              121, 122, 139, 140, 141, 142, 197, 199, 204, 206, 211, 214, 217, 220, 229, 230)),
+    "R": (3, (146, 148, 155, 160, 161, 166, 167)),
+}  # fmt: skip
+LATTICE_POINTS = {number: points for points, numbers in _CENTERED.values() for number in numbers}
+
+
+@dataclass(frozen=True)
+class SpaceGroup:
+    """What SCOPE knows of one space group.
+
+    generators: the published generator string, a blank between its characters.
+    multiplicities: Wyckoff letter → multiplicity in the conventional cell, letters in order a … z, A.
+    relabelings: permutations of the letters that the affine normaliser induces, each written as the
+        images of the letters in order; the identity is the first.
+    """
+
+    number: int
+    generators: str
+    multiplicities: Mapping[str, int]
+    relabelings: tuple[str, ...]
+
+    @cached_property
+    def symbols(self) -> Mapping[str, str]:
+        """Wyckoff letter → symbol, e.g. "a" → "4a"."""
+        return {letter: f"{count}{letter}" for letter, count in self.multiplicities.items()}
+
+    @cached_property
+    def translations(self) -> tuple[dict[int, int], ...]:
+        """The relabelings as tables for `str.translate`."""
+        letters = "".join(self.multiplicities)
+        return tuple(str.maketrans(letters, images) for images in self.relabelings)
+
+    @cached_property
+    def lattice_points(self) -> int:
+        """Primitive cells in the conventional cell."""
+        return LATTICE_POINTS.get(self.number, 1)
+
+
+def _load(name: str) -> dict[str, object]:
+    return json.loads(files("cloud_core.scope").joinpath("data", name).read_text(encoding="utf-8"))
+
+
+@cache
+def space_groups() -> Mapping[int, SpaceGroup]:
+    """All 230 space groups by number."""
+    generators, multiplicities, relabelings = (
+        _load(f"{name}.json") for name in ("generators", "multiplicities", "relabelings")
+    )
+    return {
+        int(number): SpaceGroup(
+            int(number),
+            " ".join(str(generators[number])),
+            multiplicities[number],  # type: ignore[arg-type]
+            tuple(relabelings[number]),  # type: ignore[arg-type]
+        )
+        for number in generators
+    }
+
+
+@cache
+def numbers_by_generators() -> Mapping[str, int]:
+    """Space-group number by its generator string (all 230 differ)."""
+    return {group.generators: number for number, group in space_groups().items()}
+
+
+def letter_order(letter: str) -> tuple[bool, str]:
+    """Sort key of Wyckoff letters: a … z, then A (space group 47)."""
+    return (letter.isupper(), letter)
