@@ -1,0 +1,205 @@
+"""Discovery metrics: how well predicted hull distances tell stable crystals from unstable ones.
+
+Definitions of Matbench Discovery (J. Riebesell et al., Nature Machine Intelligence 7, 836 (2025)). Energies
+are in eV/atom, the names of the metrics the leaderboard's.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+FULL = "full"
+UNIQUE_PROTOTYPES = "unique_prototypes"
+MOST_STABLE = "most_stable_10k"
+N_MOST_STABLE = 10_000
+
+
+class DiscoveryError(ValueError):
+    """Predictions that do not fit the labels; names the rows and the remedy."""
+
+
+def hull_distance(
+    each_true: ArrayLike, e_form_true: ArrayLike, e_form_pred: ArrayLike
+) -> NDArray[np.float64]:
+    """Predicted hull distance [n]: the true one shifted by the error of the formation energy.
+
+    The hull itself is the reference's, so an error in the formation energy moves a crystal up or down
+    against hull points that do not move. nan where a prediction is missing.
+    """
+    true, form, predicted = (np.asarray(a, dtype=float) for a in (each_true, e_form_true, e_form_pred))
+    return true + (predicted - form)
+
+
+def discovery_metrics(
+    each_true: ArrayLike,
+    each_pred: ArrayLike,
+    stability_threshold: float = 0.0,
+    prevalence: float | None = None,
+) -> dict[str, float]:
+    """Classification as stable (hull distance ≤ threshold) and regression of the hull distance.
+
+    Args:
+        each_true, each_pred: [n] true and predicted distances to the convex hull, eV/atom. A missing
+            prediction (nan) counts as not stable and is left out of MAE, RMSE and R2.
+        stability_threshold: eV/atom.
+        prevalence: share of stable crystals that the discovery acceleration factor (DAF) is measured against;
+            that of these rows unless given. For the 10k most stable it is that of the unique prototypes.
+
+    Returns:
+        F1, DAF, Precision, Recall, Accuracy, TPR, FPR, TNR, FNR, MAE, RMSE, R2; the counts TP, FP, TN, FN and
+        `missing`. A rate over no rows is 0, as in scikit-learn; errors over no rows are nan.
+
+    Raises:
+        DiscoveryError: unequal numbers of rows, none, true distances that are not finite, or predictions
+            that are infinite.
+    """
+    true = np.asarray(each_true, dtype=float)
+    predicted = np.asarray(each_pred, dtype=float)
+    if true.ndim != 1 or true.shape != predicted.shape or len(true) == 0:
+        raise DiscoveryError(
+            f"{true.shape} true and {predicted.shape} predicted hull distances: give one of each per row, "
+            "nan where a prediction is missing"
+        )
+    if not np.isfinite(true).all():
+        raise DiscoveryError(
+            f"{(~np.isfinite(true)).sum()} of {len(true)} true hull distances are not finite; "
+            "leave crystals without a label out"
+        )
+    if np.isinf(predicted).any():
+        raise DiscoveryError(f"{np.isinf(predicted).sum()} predicted hull distances are infinite")
+    stable = true <= stability_threshold
+    called = predicted <= stability_threshold  # nan compares false: missing means not stable
+    tp, fp = int((stable & called).sum()), int((~stable & called).sum())
+    fn, tn = int((stable & ~called).sum()), int((~stable & ~called).sum())
+    precision = _share(tp, tp + fp)
+    if prevalence is None:
+        prevalence = _share(tp + fn, len(true))
+    known = ~np.isnan(predicted)
+    return {
+        "F1": _share(2 * tp, 2 * tp + fp + fn),
+        "DAF": _share(precision, prevalence),
+        "Precision": precision,
+        "Recall": _share(tp, tp + fn),
+        "Accuracy": _share(tp + tn, len(true)),
+        "TPR": _share(tp, tp + fn),
+        "FPR": _share(fp, fp + tn),
+        "TNR": _share(tn, fp + tn),
+        "FNR": _share(fn, tp + fn),
+        "TP": tp,
+        "FP": fp,
+        "TN": tn,
+        "FN": fn,
+        "missing": int((~known).sum()),
+        **_errors(true[known], predicted[known]),
+    }
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
+
+
+def _errors(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[str, float]:
+    if len(true) == 0:
+        return {"MAE": math.nan, "RMSE": math.nan, "R2": math.nan}
+    error = predicted - true
+    spread = float(((true - true.mean()) ** 2).sum())
+    return {
+        "MAE": float(np.abs(error).mean()),
+        "RMSE": float(np.sqrt((error**2).mean())),
+        "R2": 1 - float((error**2).sum()) / spread if spread else math.nan,
+    }
+
+
+@dataclass(frozen=True)
+class SubsetMetrics:
+    """Metrics of one named subset."""
+
+    subset: str
+    n_rows: int
+    prevalence: float
+    """share of stable crystals that DAF is measured against"""
+    metrics: dict[str, float]
+
+
+def subset_metrics(
+    each_true: ArrayLike,
+    each_pred: ArrayLike,
+    unique_prototype: ArrayLike | None = None,
+    stability_threshold: float = 0.0,
+    n_most_stable: int = N_MOST_STABLE,
+) -> dict[str, SubsetMetrics]:
+    """`discovery_metrics` of the full set and, where it is known which rows are unique prototypes, of those
+    and of the `n_most_stable` among them that are predicted most stable.
+
+    Args:
+        each_true, each_pred: [n] hull distances, eV/atom, nan where a prediction is missing.
+        unique_prototype: [n] booleans, or None where the labels do not say.
+    """
+    true, predicted = np.asarray(each_true, dtype=float), np.asarray(each_pred, dtype=float)
+    rows = {FULL: np.arange(len(true))}
+    if unique_prototype is not None:
+        mask = np.asarray(unique_prototype, dtype=bool)
+        if mask.shape != true.shape:
+            raise DiscoveryError(f"{mask.shape} unique-prototype marks for {true.shape} crystals")
+        unique = np.flatnonzero(mask)
+        ranked = unique[np.argsort(predicted[unique], kind="stable")]  # missing ones last
+        rows |= {UNIQUE_PROTOTYPES: unique, MOST_STABLE: ranked[:n_most_stable]}
+    results = {}
+    for name, index in rows.items():
+        stable = true[rows[UNIQUE_PROTOTYPES] if name == MOST_STABLE else index] <= stability_threshold
+        prevalence = float(stable.mean()) if len(stable) else 0.0
+        metrics = discovery_metrics(true[index], predicted[index], stability_threshold, prevalence)
+        results[name] = SubsetMetrics(name, len(index), prevalence, metrics)
+    return results
+
+
+def align(predictions: pd.Series, labels: pd.DataFrame, *, drop_unknown: bool = False) -> pd.Series:
+    """Predictions [n labels] in the order of the labels.
+
+    A crystal that a model could not handle is a row with nan. A crystal without a row is an error, and so is
+    a row that the labels do not know, for both mean that something was mixed up.
+
+    Args:
+        predictions: indexed by material id.
+        labels: indexed by material id.
+        drop_unknown: leave out rows that the labels do not know (some published files carry withdrawn ids).
+
+    Raises:
+        DiscoveryError: duplicate, unknown or absent ids.
+    """
+    for name, index in (("predictions", predictions.index), ("labels", labels.index)):
+        if index.has_duplicates:
+            twice = index[index.duplicated()]
+            raise DiscoveryError(
+                f"{name}: {len(twice)} ids stand twice, such as {twice[0]}; keep one row each"
+            )
+    unknown = predictions.index.difference(labels.index)
+    if len(unknown) and not drop_unknown:
+        raise DiscoveryError(
+            f"predictions: {len(unknown)} ids are not among the {len(labels):,} labels, as {unknown[0]}; "
+            "check the data set, or drop them by name (drop_unknown)"
+        )
+    absent = labels.index.difference(predictions.index)
+    if len(absent):
+        raise DiscoveryError(
+            f"predictions: {len(predictions) - len(unknown):,} rows for {len(labels):,} labels, "
+            f"{absent[0]} is absent; give a row with an empty value for a crystal that could not be predicted"
+        )
+    return predictions.reindex(labels.index)
+
+
+def summary_rows(results: Mapping[str, SubsetMetrics]) -> list[dict[str, Any]]:
+    """One row a subset, rounded for tables."""
+    return [
+        {"subset": result.subset, "rows": result.n_rows, "prevalence": round(result.prevalence, 4)}
+        | {
+            name: value if isinstance(value, int) else round(value, 4)
+            for name, value in result.metrics.items()
+        }
+        for result in results.values()
+    ]
