@@ -13,6 +13,7 @@ from fsspec.utils import infer_compression
 from pydantic import Field
 
 from cloud_core.sources.blocks import format_of, split
+from cloud_core.sources.labels import FileLabels, LabelTable
 from cloud_core.sources.opening import (
     COMPRESSIONS,
     DAMAGED,
@@ -44,6 +45,7 @@ class FilesSpec(SourceSpec):
     max_bytes: Annotated[int, Field(ge=1)] = Field(
         100_000_000, description="a decompressed file above this many bytes is refused"
     )
+    labels: LabelTable | None = Field(None, description="a table beside the files with a row for each")
 
     def open(self) -> "FilesSource":
         return FilesSource(self)
@@ -88,6 +90,10 @@ class FilesSource:
             )
 
     def read(self, partition: Partition) -> Iterator[Record]:
+        records = self._read(partition)
+        return map(FileLabels(self.spec.labels).attach, records) if self.spec.labels else records
+
+    def _read(self, partition: Partition) -> Iterator[Record]:
         at = partition.at
         if "files" in at:
             yield from self._read_files(at["files"])
@@ -139,7 +145,8 @@ class FilesSource:
         return self.spec.format or format_of(name)
 
     def _cursor(self, *parts: str) -> str:
-        return short_hash([self.spec.digest(), *parts])
+        labels = [self.spec.labels.cursor()] if self.spec.labels else []
+        return short_hash([self.spec.digest(), *labels, *parts])
 
     # -- reading
 
