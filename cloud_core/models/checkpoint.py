@@ -1,0 +1,135 @@
+"""Model folders: `model.safetensors` beside `config.json`; and the same weights as Hugging Face's BERT.
+
+A folder is written under another name and renamed when it is whole, so that one which exists is complete.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+class CheckpointError(ValueError):
+    """A folder that cannot be read as what it was asked to be; names the folder and the remedy."""
+
+
+def write_folder(
+    folder: str | Path, tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, str]
+) -> Path:
+    """Write `tensors` (file name -> named tensors) and `texts` (file name -> content) as one new folder.
+
+    Everything reaches the disk before the folder gets its name. A folder already there is replaced.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir()
+    for name, named in tensors.items():
+        save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, partial / name)
+    for name, text in texts.items():
+        (partial / name).write_text(text, encoding="utf-8")
+    for path in partial.iterdir():
+        _flush(path)
+    _flush(partial)
+    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return folder
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_config(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """`config.json` of a model folder.
+
+    Raises:
+        CheckpointError: there is none, it is not ours, or its `kind` is not the one asked for.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: no {CONFIG}; give the folder of a trained model") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error}); the folder is damaged") from error
+    if "kind" not in config:
+        remedy = (
+            "`cloud import` it first" if "architectures" in config else "give the folder of a trained model"
+        )
+        raise CheckpointError(f"{folder}: {CONFIG} names no kind of model; {remedy}")
+    if kind is not None and config["kind"] != kind:
+        raise CheckpointError(f"{folder}: holds a model of kind '{config['kind']}', not '{kind}'")
+    return dict(config)
+
+
+def read_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Tensors of a model folder, on the CPU."""
+    path = Path(folder) / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no {WEIGHTS}; the folder is incomplete")
+    return dict(load_file(path))
+
+
+def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
+    """An `EncoderConfig` from JSON.
+
+    Raises:
+        CheckpointError: a key that this version does not know.
+    """
+    unknown = set(values) - {field.name for field in fields(EncoderConfig)}
+    if unknown:
+        raise CheckpointError(
+            f"encoder keys {sorted(unknown)} are unknown here; the model needs a newer version"
+        )
+    return EncoderConfig(**values)
+
+
+def save_encoder(folder: str | Path, model: MaskedLanguageModel, metadata: Mapping[str, Any]) -> Path:
+    """Write a pretrained encoder with its head; `metadata` is JSON-able (snapshot, code, form, parent)."""
+    config = {"kind": "encoder", "encoder": asdict(model.config), "metadata": dict(metadata)}
+    return write_folder(folder, {WEIGHTS: model.state_dict()}, {CONFIG: json.dumps(config, indent=1)})
+
+
+def load_encoder(folder: str | Path) -> tuple[MaskedLanguageModel, dict[str, Any]]:
+    """The model that `save_encoder` wrote, and its metadata.
+
+    Raises:
+        CheckpointError: the folder is missing, damaged, or of another kind.
+    """
+    config = read_config(folder, "encoder")
+    model = MaskedLanguageModel(encoder_config(config["encoder"]))
+    load_weights(model, read_weights(folder), folder)
+    return model, config["metadata"]
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, Tensor], source: str | Path) -> None:
+    """Every tensor of `model` from `weights`, none left over; `source` is named in the error."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{source}: weights do not fit the model: {' '.join(str(error).split())}"
+        ) from error
