@@ -1,0 +1,175 @@
+"""Labels of heat capacity or internal energy at one temperature or many, and the loss against them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cloud_core.models.debye_model import Quantity, best_theta, evaluate
+
+Basis = Literal["cell", "atom"]
+
+
+class ThermalError(ValueError):
+    """Labels that cannot be used; names the row or column and the remedy."""
+
+
+@dataclass(frozen=True)
+class ThermalTable:
+    """N crystals with labels at K temperatures, not all of them at each."""
+
+    texts: tuple[str, ...]
+    """SCOPE strings [N]"""
+    n_atoms: NDArray[np.float64]
+    """atoms [N] of the cell that `basis="cell"` counts"""
+    temperatures: NDArray[np.float64]
+    """[K] in K, ascending"""
+    values: NDArray[np.float64]
+    """[N, K] per mole of atoms: J/(mol K) or J/mol; nan where there is no label"""
+    quantity: Quantity
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: NDArray[Any]) -> "ThermalTable":
+        """The given rows, by number or by mask."""
+        chosen = np.arange(len(self))[rows]
+        return ThermalTable(
+            tuple(self.texts[i] for i in chosen),
+            self.n_atoms[chosen],
+            self.temperatures,
+            self.values[chosen],
+            self.quantity,
+        )
+
+    def at(self, columns: NDArray[Any]) -> "ThermalTable":
+        """The given temperatures, by number or by mask; crystals without a label there stay."""
+        return ThermalTable(
+            self.texts, self.n_atoms, self.temperatures[columns], self.values[:, columns], self.quantity
+        )
+
+    def scaled(self, values: NDArray[np.float64], basis: Basis) -> NDArray[np.float64]:
+        """Values [N, K] per atom in the basis of a report."""
+        return values * self.n_atoms[:, None] if basis == "cell" else values
+
+    def best_theta(self, lowest: float, highest: float) -> NDArray[np.float64]:
+        """θ_D [N] in K that fits each crystal's labels best: what no encoder can beat."""
+        temperatures = torch.from_numpy(self.temperatures)
+        fitted = best_theta(torch.from_numpy(self.values), temperatures, self.quantity, lowest, highest)
+        return fitted.numpy()
+
+    def curves(self, theta: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The quantity [N, K] per atom for Debye temperatures `theta` [N] in K."""
+        temperatures = torch.from_numpy(self.temperatures)
+        column = torch.from_numpy(np.asarray(theta, dtype=np.float64))[:, None]
+        return evaluate(self.quantity, column, temperatures).numpy()
+
+
+def assemble(
+    texts: list[str],
+    values: NDArray[np.float64],
+    n_atoms: NDArray[np.float64],
+    temperatures: NDArray[np.float64],
+    quantity: Quantity,
+    basis: Basis,
+    ids: list[str] | None = None,
+) -> ThermalTable:
+    """A table from rows, one label each.
+
+    Args:
+        texts: SCOPE strings [R].
+        values: [R] in the unit of `quantity`, per mole of cells or of atoms as `basis` says.
+        n_atoms: [R] atoms of each row's own cell.
+        temperatures: [R] in K.
+        ids: [R] names of crystals, so that rows of one crystal at several temperatures come together; without
+            them every row is a crystal of its own if all are at one temperature, else a SCOPE string is.
+
+    Raises:
+        ThermalError: no rows, values that are not finite or not positive, no positive number of atoms or
+            temperature, or two labels of one crystal at one temperature.
+    """
+    checks = {
+        "labels must be positive numbers": np.isfinite(values) & (values > 0),
+        "n_atoms must be at least 1": np.isfinite(n_atoms) & (n_atoms >= 1),
+        "temperatures must be above 0 K": np.isfinite(temperatures) & (temperatures > 0),
+    }
+    if not len(texts):
+        raise ThermalError("no rows with a label; look at the column names")
+    for rule, good in checks.items():
+        if not good.all():
+            row = int(np.argmin(good))
+            raise ThermalError(
+                f"row {row + 1} ({texts[row]!r}): {rule}: {values[row]}, {n_atoms[row]}, "
+                f"{temperatures[row]}; mend or remove the row"
+            )
+    levels = np.unique(temperatures)
+    if ids is None:
+        ids = [str(row) for row in range(len(texts))] if len(levels) == 1 else texts
+    number = {name: index for index, name in enumerate(dict.fromkeys(ids))}
+    crystal = np.array([number[name] for name in ids])
+    column = np.searchsorted(levels, temperatures)
+    cells = crystal * len(levels) + column
+    if len(np.unique(cells)) < len(cells):
+        twice = int(np.flatnonzero(np.bincount(cells)[cells] > 1)[0])
+        raise ThermalError(
+            f"row {twice + 1} ({ids[twice]!r}): two labels at {temperatures[twice]:g} K; name the column "
+            "that tells the crystals apart (`id`), or remove one"
+        )
+    matrix = np.full((len(number), len(levels)), np.nan)
+    matrix[crystal, column] = values / n_atoms if basis == "cell" else values
+    first = np.unique(crystal, return_index=True)[1]
+    return ThermalTable(tuple(texts[i] for i in first), n_atoms[first], levels, matrix, quantity)
+
+
+def split_by_string(
+    texts: tuple[str, ...], test: float, validation: float, seed: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks [N] of training, validation and test rows; equal strings are always on one side.
+
+    Args:
+        test, validation: shares of the distinct strings.
+
+    Raises:
+        ThermalError: a part would be empty.
+    """
+    distinct = sorted(set(texts))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    n_test, n_validation = round(test * len(distinct)), round(validation * len(distinct))
+    part_of = np.zeros(len(distinct), dtype=np.int8)
+    part_of[order[:n_test]] = 2
+    part_of[order[n_test : n_test + n_validation]] = 1
+    place = {text: index for index, text in enumerate(distinct)}
+    parts = part_of[[place[text] for text in texts]]
+    masks = tuple(parts == part for part in range(3))
+    if not all(mask.any() for mask in masks):
+        raise ThermalError(
+            f"{len(distinct)} distinct crystals do not split into training, validation ({validation:g}) and "
+            f"test ({test:g}); give more rows or other shares"
+        )
+    return masks[0], masks[1], masks[2]
+
+
+def thermal_loss(
+    quantity: Quantity, temperatures: NDArray[np.float64], scale: float, basis: Basis
+) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
+    """Mean absolute error over the labels of a batch, in units of `scale`.
+
+    The function takes θ `[B]` in K and the columns `values` `[B, K]` per atom (nan: no label) and
+    `n_atoms` `[B]`.
+    """
+    levels = torch.from_numpy(temperatures.astype(np.float32))
+
+    def loss(theta: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
+        target = columns["values"].to(theta.dtype)
+        known = ~torch.isnan(target)
+        predicted = evaluate(quantity, theta[:, None], levels.to(theta.device))
+        error = torch.where(known, predicted - target.nan_to_num(), 0.0).abs()
+        if basis == "cell":
+            error = error * columns["n_atoms"].to(theta.dtype)[:, None]
+        return error.sum() / known.sum() / scale
+
+    return loss
