@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.fs
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -79,7 +77,7 @@ class Corpus:
     ) -> "Corpus":
         """The strings of one column of Parquet files (paths or URIs), rows without one left out.
 
-        `storage_options` are those of `pyarrow.fs.S3FileSystem`, for files on S3.
+        `storage_options` are those of the URIs' fsspec file system.
         """
         return cls.from_texts(read_column(files, column, storage_options), positions)
 
@@ -160,14 +158,21 @@ class Corpus:
 def read_column(
     files: Sequence[str], column: str, storage_options: Mapping[str, Any] | None = None
 ) -> list[str]:
-    """Distinct strings of a column of Parquet files, without nulls, unsorted."""
+    """Distinct strings of a column of Parquet files, without nulls, unsorted.
+
+    Raises:
+        CorpusError: there is no file, or no such column.
+    """
     if not files:
-        raise CorpusError("no files to read; the table's snapshot is empty")
-    filesystem: pa.fs.FileSystem | None = None
-    paths = list(files)
-    if storage_options is not None:
-        filesystem = pa.fs.S3FileSystem(**storage_options)
-        paths = [path.removeprefix("s3://") for path in paths]
+        raise CorpusError("no files to read: the snapshot has no encoded structure")
+    filesystem: Any = None
+    paths = [str(file).removeprefix("file://") for file in files]
+    if "://" in paths[0]:
+        # Only here: the ranks, which need no more than torch and numpy, read what `Corpus.save` wrote.
+        import fsspec
+
+        filesystem = fsspec.filesystem(paths[0].split("://")[0], **(storage_options or {}))
+        paths = [filesystem._strip_protocol(path) for path in paths]
     data = ds.dataset(paths, format="parquet", filesystem=filesystem)
     if column not in data.schema.names:
         raise CorpusError(f"{paths[0]}: no column '{column}' (columns: {', '.join(data.schema.names)})")

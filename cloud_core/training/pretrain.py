@@ -40,13 +40,12 @@ from cloud_core.training.state import latest, load_state, save_state, start_from
 
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
-MODEL = "model"
 VALIDATION_EPOCH = -1  # masks of the validation rows are drawn once for all
 
 
 @dataclass(frozen=True)
 class Job:
-    """One pretraining run. `folder` gets metrics.jsonl, checkpoints/, model/ and result.json.
+    """One pretraining run. `folder` gets metrics.jsonl, checkpoints/ and result.json; `model` the model.
 
     batch_size: strings of a global batch, whatever the number of ranks. micro_batch_tokens: about how many
     tokens a rank takes through the model at once; larger shares of a batch accumulate gradients. Intervals
@@ -56,6 +55,7 @@ class Job:
     folder: str
     training: str  # files written by `Corpus.save`
     validation: str
+    model: str
     steps: int
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: Masking = field(default_factory=Masking)
@@ -402,8 +402,8 @@ def finish(run: Run, metrics: dict[str, float]) -> None:
         model = MaskedLanguageModel(run.job.encoder)
         model.load_state_dict(weights)
         metadata = run.job.metadata | {"step": run.step, "corpus": run.training.digest, "metrics": metrics}
-        save_encoder(run.folder / MODEL, model, metadata)
-        write_json(run.folder / RESULT, {"step": run.step, "model": MODEL, "metrics": metrics})
+        save_encoder(run.job.model, model, metadata)
+        write_json(run.folder / RESULT, {"step": run.step, "model": run.job.model, "metrics": metrics})
     run.ranks.wait()
 
 

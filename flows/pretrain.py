@@ -1,0 +1,206 @@
+"""Pretrain an encoder on the SCOPE strings of a table.
+
+    python -m flows.pretrain deployments/configs/pretrain.yaml
+
+The run's folder is named by what decides its outcome: the same configuration on the same snapshot goes on
+from its last checkpoint, or returns the finished model; any other starts afresh.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field, model_validator
+
+from cloud_core.lake.snapshot import Snapshot
+from cloud_core.lake.storage import Storage
+from cloud_core.models.encoder import EncoderConfig
+from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_column
+from cloud_core.training.curves import learning_curve
+from cloud_core.training.masking import Masking
+from cloud_core.training.optimiser import OptimiserSettings
+from cloud_core.training.pretrain import RESULT, Job
+from cloud_core.training.progress import METRICS
+from flows.configs import FlowConfig
+from tasks.reporting import publish_figure
+from tasks.tracking import git_commit, runs_folder, tracked_run
+from tasks.training import Launch, torchrun
+
+# What the job takes from the configuration as it stands.
+PASSED_ON = (
+    *("encoder", "masking", "optimiser", "batch_size", "seed", "precision", "strategy", "compile"),
+    *("micro_batch_tokens", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
+)
+
+
+class PretrainConfig(FlowConfig):
+    """What to train on, what to train, and how."""
+
+    name: str = Field(
+        default="pretrain", pattern=r"^[\w.-]+$", description="of the MLflow run and the folders"
+    )
+    experiment: str = Field(default="pretrain", description="MLflow experiment")
+    table: str | None = Field(default=None, description="table of structures: a folder or an s3:// address")
+    version: int | None = Field(default=None, ge=0, description="table version; default: the newest")
+    texts: Path | None = Field(
+        default=None, description="instead of a table: a file with one SCOPE string per line"
+    )
+    column: Literal["canonical", "official", "full"] = Field(
+        default="canonical", description="form of the strings"
+    )
+    exclude: tuple[Path, ...] = Field(
+        (), description="files with one SCOPE string per line that must not be trained on or validated with"
+    )
+    validation_fraction: float = Field(default=0.02, gt=0, lt=1, description="share of the distinct strings")
+    data_fraction: float = Field(default=1.0, gt=0, le=1, description="share of the training strings to use")
+    encoder: EncoderConfig = Field(default=EncoderConfig(), description="geometry; default: BERT-base")
+    masking: Masking = Field(default=Masking(), description="what is hidden; default: as published")
+    optimiser: OptimiserSettings = Field(default=OptimiserSettings(), description="AdamW and its schedule")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the strings; or give steps")
+    steps: int | None = Field(default=None, ge=1, description="optimiser steps; or give epochs")
+    batch_size: int = Field(default=256, ge=1, description="strings per optimiser step, over all processes")
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16: autocast")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="fsdp shards weights and optimiser (FSDP2)"
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile: minutes at the start, faster steps on a GPU"
+    )
+    micro_batch_tokens: int = Field(default=16_384, ge=1, description="tokens a rank takes at once; memory")
+    log_every: int = Field(default=10, ge=1, description="steps")
+    validate_every: int = Field(default=500, ge=1, description="steps")
+    checkpoint_every: int = Field(default=500, ge=1, description="steps")
+    keep_checkpoints: int = Field(default=2, ge=1)
+    start_from: Path | None = Field(default=None, description="model folder whose weights to start from")
+    launch: Launch = Field(default=Launch(), description="processes and nodes")
+    parent_run_id: str | None = Field(default=None, description="MLflow run to file this one under")
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "PretrainConfig":
+        if (self.table is None) == (self.texts is None):
+            raise ValueError("give either table or texts")
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        return self
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """A finished encoder and where it came from."""
+
+    model_folder: str
+    run_id: str
+    metrics: dict[str, float]
+    snapshot: Snapshot | None
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dict[str, Any]:
+    """Tokenize once, split by string, and leave two files for the ranks; returns what they hold."""
+    training_file, validation_file = (
+        Path(folder) / "training.safetensors",
+        Path(folder) / "validation.safetensors",
+    )
+    if config.texts is not None:
+        texts = set(read_lines_of(config.texts))
+    else:
+        options = Storage.from_environment().for_fsspec(str(config.table))
+        texts = set(read_column(files, config.column, options))
+    for path in config.exclude:
+        texts -= set(read_lines_of(path))
+    corpus = Corpus.from_texts(texts, config.encoder.positions)
+    training, validation = corpus.split(config.validation_fraction)
+    training = training.subset(config.data_fraction)
+    training.save(training_file)
+    validation.save(validation_file)
+    return {
+        "training": str(training_file),
+        "validation": str(validation_file),
+        "training_strings": len(training),
+        "validation_strings": len(validation),
+        "training_tokens": len(training.ids),
+        "truncated_strings": corpus.truncated,
+        "digest": training.digest,
+    }
+
+
+def read_lines_of(path: Path) -> list[str]:
+    """SCOPE strings of a text file; a first line without `|` is a header."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot read the strings ({error.strerror}); check the path") from error
+    strings = [line for line in lines if line]
+    return strings[1:] if strings and "|" not in strings[0] else strings
+
+
+def identity(config: PretrainConfig, snapshot: Snapshot | None) -> str:
+    """Eight digits for all that decides the outcome."""
+    how = {"name", "experiment", "launch", "parent_run_id", "log_every", "keep_checkpoints"}
+    values = config.model_dump(mode="json", exclude=how)
+    if snapshot is not None:
+        values |= {"table": snapshot.uri, "version": snapshot.version}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@flow(name="pretrain", persist_result=False, validate_parameters=True)
+def pretrain(config: PretrainConfig) -> PretrainResult:
+    """Pin the table, tokenize, train under torchrun, and report to MLflow while it goes."""
+    snapshot = None
+    if config.table is not None:
+        snapshot = Snapshot.of(config.table, config.version)
+    name = f"{config.name}-{identity(config, snapshot)}"
+    if snapshot is not None:
+        snapshot = Snapshot.of(snapshot.uri, snapshot.version, pin=name)
+    folder, model = runs_folder() / "checkpoints" / name, runs_folder() / "models" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = {"structures": snapshot} if snapshot is not None else {}
+    with tracked_run(config.experiment, config.name, config, inputs, config.parent_run_id) as run:
+        corpus = prepare_corpus(config, list(snapshot.files) if snapshot else [], str(folder))
+        per_epoch = batches_per_epoch(corpus["training_strings"], config.batch_size)
+        steps = config.steps or max(1, round((config.epochs or 0) * per_epoch))
+        lineage = {
+            "form": config.column,
+            "vocabulary": {"words": config.encoder.vocabulary_size, "name": "SCOPE"},
+            "snapshot": {"uri": snapshot.uri, "version": snapshot.version} if snapshot else None,
+            "texts": str(config.texts) if config.texts else None,
+            "code": git_commit(),
+            "run_id": run.run_id,
+            "parent": str(config.start_from) if config.start_from else None,
+        }
+        job = Job(
+            folder=str(folder),
+            training=corpus["training"],
+            validation=corpus["validation"],
+            model=str(model),
+            steps=steps,
+            metadata=lineage,
+            start_from=str(config.start_from) if config.start_from else None,
+            **{key: getattr(config, key) for key in PASSED_ON},
+        )
+        job_file = folder / "job.json"
+        job.write(job_file)
+        run.log_params({f"corpus.{key}": value for key, value in corpus.items()} | {"total_steps": steps})
+        run.set_tags({"model_folder": str(model), "job": json.dumps(asdict(job))[:4000]})
+        result = torchrun(str(folder), str(job_file), config.launch, run.run_id, steps)
+        curve = learning_curve(folder / METRICS)
+        run.log_figure(curve, "learning_curve.png")
+        publish_figure(f"{config.name}-learning-curve", curve, "Loss and masked accuracy")
+        run.log_artifact(folder / RESULT)
+    return PretrainResult(str(model), run.run_id, result["metrics"], snapshot)
+
+
+def main(config: Path) -> None:
+    """Pretrain an encoder as a YAML file says."""
+    pretrain(PretrainConfig.from_yaml(config))
+
+
+if __name__ == "__main__":
+    import typer
+
+    typer.run(main)
