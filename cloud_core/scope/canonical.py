@@ -6,13 +6,13 @@ representation over these permutations, sorts symbols and elements, and folds en
 space groups to the lower number.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 
 from cloud_core.scope.grammar import Parts, ScopeError, decode
-from cloud_core.scope.tables import ENANTIOMORPHS, ISOTOPES, SpaceGroup, letter_order, space_groups
+from cloud_core.scope.tables import ENANTIOMORPHS, ISOTOPES, letter_order, space_groups
 
 _PARTNERS = ENANTIOMORPHS | {low: high for high, low in ENANTIOMORPHS.items()}
 
@@ -30,11 +30,14 @@ def _word_order(word: str) -> list[tuple[bool, str]]:
 
 
 @lru_cache(maxsize=65536)
-def canonical_head(number: int, letters: frozenset[str]) -> str:
-    """Generators and Wyckoff symbols of the canonical string, with the separator after them."""
+def canonical_head(number: int, letters: frozenset[str]) -> tuple[str, tuple[str, ...]]:
+    """The canonical string up to its composition, and its Wyckoff symbols.
+
+    number: the space group; of an enantiomorphic pair, the lower one is written.
+    """
     group = space_groups()[ENANTIOMORPHS.get(number, number)]
-    symbols = " ".join(group.symbols[letter] for letter in canonical_letters(group.number, letters))
-    return f"{group.generators} | {symbols} | "
+    symbols = tuple(group.symbols[letter] for letter in canonical_letters(group.number, letters))
+    return f"{group.generators} | {' '.join(symbols)} | ", symbols
 
 
 @lru_cache(maxsize=65536)
@@ -59,7 +62,7 @@ def canonicalise(text: str) -> str:
     for element, fraction in parts.composition.items():
         element = ISOTOPES.get(element, element)
         fractions[element] = round(fractions.get(element, 0.0) + fraction, 9)
-    head = canonical_head(parts.space_group, frozenset(parts.letters))
+    head, _ = canonical_head(parts.space_group, frozenset(parts.letters))
     return head + canonical_composition(fractions)
 
 
@@ -104,23 +107,3 @@ def equivalent(text: str, rng: np.random.Generator) -> str:
         tuple(parts.elements[i] for i in elements),
         tuple(parts.fractions[i] for i in elements),
     ).text
-
-
-def occupation_of(
-    group: SpaceGroup, letters: Iterable[str], kinds: Iterable[str], cells: float
-) -> tuple[tuple[str, str, int], ...]:
-    """Orbits by letter and kind of atom: what `element_key` takes.
-
-    cells: conventional cells in the cell that the letters are of (1/2 for the primitive cell of an
-    I-centred crystal).
-    """
-    counts: dict[tuple[str, str], int] = {}
-    for pair in zip(letters, kinds, strict=True):
-        counts[pair] = counts.get(pair, 0) + 1
-    multiplicities = group.multiplicities
-    return tuple(
-        sorted(
-            (letter, kind, max(1, round(count / (cells * multiplicities[letter]))))
-            for (letter, kind), count in counts.items()
-        )
-    )

@@ -1,20 +1,17 @@
 """Structure in, SCOPE out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from cloud_core.scope.canonical import (
-    canonical_composition,
-    canonical_head,
-    element_key,
-    fraction_text,
-    occupation_of,
-)
+import numpy as np
+
+from cloud_core.scope.canonical import canonical_composition, canonical_head, element_key, fraction_text
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.symmetry import Symmetry, moyo_symmetry, spglib_symmetry
 from cloud_core.scope.tables import ATOMIC_NUMBERS, ISOTOPES, space_groups
+from cloud_core.scope.tokenizer import in_vocabulary
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason, StructureError
 
@@ -23,11 +20,15 @@ from cloud_core.structures.errors import Reason, StructureError
 class Scope:
     """The SCOPE strings of one structure and what they were made of.
 
-    A form that was not asked for is None. `space_group` is the true one of the engine behind the
-    canonical form (moyo), or of the official one where only that was asked for; `space_group_official`
-    is spglib's. `wyckoff` lists the symbols of the first form asked for, each once. `composition` maps
-    elements to unrounded fractions. `n_atoms_primitive` and `n_atoms_conventional` are None where only
-    the official forms were asked for.
+    A form that was not asked for is None.
+
+    space_group: the true one by moyo; by spglib where only official forms were asked for.
+    space_group_official: spglib's, where an official form was asked for.
+    wyckoff: the symbols of the canonical string (of the official one where that alone was asked for).
+    composition: element → unrounded fraction.
+    n_sites: sites of the input cell; n_atoms_primitive and n_atoms_conventional: sites of moyo's
+        standard cells, None without the canonical form.
+    flags: what a reader of the string should know, out of `FLAGS`.
     """
 
     canonical: str | None
@@ -41,10 +42,17 @@ class Scope:
     n_sites: int
     n_atoms_primitive: int | None
     n_atoms_conventional: int | None
-    flags: tuple[str, ...] = field(default=())
+    flags: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return self.canonical or self.official or self.full or ""
+
+FLAGS = {
+    "disordered": "a site holds more than one element, or less than a whole atom",
+    "isotope": "D or T is written as H in the canonical form",
+    "zero_fraction": 'an element\'s fraction rounds to "0.0"',
+    "not_in_vocabulary": "the published vocabulary lacks an element; it falls apart into word pieces",
+    "engines_disagree": "spglib and moyo see another space group",
+    "tolerance_sensitive": "the space group or a letter moves at symprec/2 or 2·symprec",
+}
 
 
 def encode(
@@ -52,115 +60,196 @@ def encode(
 ) -> Scope:
     """The SCOPE of a structure: CIF or POSCAR text, a path, JSON, a pymatgen Structure or a Cell.
 
-    forms: what to compute, out of "canonical", "official", "full"; `settings.forms` rules where settings
-    are given and forms are left at the default. Raises StructureError with a reason code for a structure
-    that cannot be read or has no symmetry at the tolerance.
+    forms: what to compute, out of "canonical", "official", "full". settings: tolerances; its own `forms`
+    rule where forms are left at the default. Raises StructureError with a reason code for a structure that
+    cannot be read or has no symmetry at the tolerance.
     """
     from cloud_core.structures.formats import read
 
     if settings is None:
         settings = EncoderSettings(forms=tuple(forms))
     elif tuple(forms) != ("canonical",):
-        settings = EncoderSettings(
-            settings.symprec,
-            settings.angle_tolerance,
-            tuple(forms),
-            settings.check_tolerance,
-            settings.max_sites,
-        )
+        settings = replace(settings, forms=tuple(forms))
     return encode_cell(structure if isinstance(structure, Cell) else read(structure), settings)
 
 
 def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     """The SCOPE of a cell; see `encode`."""
-    n_sites = len(cell)
     _check(cell, settings)
+    kinds = _kinds(cell)
+    flags = list(kinds.flags)
     canonical = official = full = key = official_group = n_primitive = n_conventional = None
-    flags: list[str] = []
-    composition, kinds = _kinds(cell)
-    symmetry: Symmetry | None = None
+    wyckoff: tuple[str, ...] = ()
     if "canonical" in settings.forms:
-        symmetry = moyo_symmetry(
-            cell.lattice, cell.fractions, kinds.numbers, settings.symprec, settings.angle_tolerance
-        )
-        group = space_groups()[symmetry.number]
-        n_primitive = symmetry.n_primitive
-        n_conventional = n_primitive * group.lattice_points
-        canonical = canonical_head(symmetry.number, frozenset(symmetry.letters)) + canonical_composition(
-            composition
-        )
-        occupation = occupation_of(group, symmetry.letters, kinds.names, n_sites / n_conventional)
-        key = element_key(symmetry.number, occupation)
+        symmetry = _moyo(cell, kinds, settings, settings.symprec)
+        n_primitive = symmetry.n_primitive or 0
+        n_conventional = n_primitive * space_groups()[symmetry.number].lattice_points
+        head, wyckoff = canonical_head(symmetry.number, frozenset(symmetry.letters))
+        canonical = head + canonical_composition(kinds.fractions)
+        key = element_key(symmetry.number, _occupation(symmetry, kinds.names, len(cell) / n_conventional))
+        if settings.check_tolerance and _is_sensitive(cell, kinds, settings, symmetry.number, canonical):
+            flags.append("tolerance_sensitive")
     if "official" in settings.forms or "full" in settings.forms:
         found = spglib_symmetry(
             cell.lattice, cell.fractions, _official_numbers(cell), settings.symprec, settings.angle_tolerance
         )
         official_group = found.number
-        symmetry = symmetry or found
-        amounts = _official_composition(cell)
         group = space_groups()[found.number]
         if "official" in settings.forms:
-            symbols = " ".join([group.symbols[letter] for letter in dict.fromkeys(found.letters)])
-            parts = " ".join([f"{element} {fraction_text(x)}" for element, x in amounts.items()])
-            official = f"{group.generators} | {symbols} | {parts}"
+            official = _official(
+                cell, group.generators, [group.symbols[x] for x in dict.fromkeys(found.letters)]
+            )
         if "full" in settings.forms:
             symbols = " ".join([group.symbols[letter] for letter in found.letters])
             full = f"{group.generators} | {symbols} | {' '.join(_site_elements(cell))}"
-    assert symmetry is not None
-    group = space_groups()[symmetry.number]
-    wyckoff = tuple(group.symbols[letter] for letter in sorted(set(symmetry.letters)))
+        if canonical is None:
+            symmetry = found
+            wyckoff = tuple(group.symbols[letter] for letter in sorted(set(found.letters)))
+        elif symmetry.number != found.number:
+            flags.append("engines_disagree")
     return Scope(
-        canonical, official, full, key, symmetry.number, official_group, wyckoff, composition, n_sites,
+        canonical, official, full, key, symmetry.number, official_group, wyckoff, kinds.fractions, len(cell),
         n_primitive, n_conventional, tuple(flags),
     )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class _Kinds:
-    """Kinds of atoms: a number and a name (the element, or the mixture) for each site."""
-
-    numbers: list[int]
-    names: tuple[str, ...]
-
-
 def _check(cell: Cell, settings: EncoderSettings) -> None:
-    n_sites = len(cell)
+    """Refuse what would crash the C libraries below."""
+    n_sites = len(cell.species)
     if n_sites == 0:
         raise StructureError(Reason.NO_ATOMS, "no atoms")
     if n_sites > settings.max_sites:
         raise StructureError(Reason.TOO_MANY_SITES, f"{n_sites} sites, more than {settings.max_sites}")
+    if cell.lattice.shape != (3, 3):
+        raise StructureError(Reason.INVALID_LATTICE, f"a lattice of shape {cell.lattice.shape}")
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = cell.lattice.tolist()
+    volume = ax * (by * cz - bz * cy) - ay * (bx * cz - bz * cx) + az * (bx * cy - by * cx)
+    if not 1e-3 < abs(volume) < 1e15:
+        raise StructureError(Reason.INVALID_LATTICE, f"a cell volume of {abs(volume):.3g} Å³")
+    if cell.fractions.shape != (n_sites, 3):
+        raise StructureError(
+            Reason.INVALID_POSITIONS, f"{n_sites} sites, but positions of shape {cell.fractions.shape}"
+        )
+    if not np.abs(cell.fractions).max() < 1e6:
+        raise StructureError(Reason.INVALID_POSITIONS, "a position is not finite")
 
 
-def _kinds(cell: Cell) -> tuple[dict[str, float], _Kinds]:
-    """Composition (fractions) and kinds, charges and isotopes left aside."""
-    if cell.occupancies is None:
-        names = tuple(ISOTOPES.get(s, s) for s in cell.species)
-        fractions = {s: names.count(s) / len(names) for s in dict.fromkeys(names)}
-        return fractions, _Kinds([ATOMIC_NUMBERS[s] for s in names], names)
+@dataclass(frozen=True, slots=True)
+class _Kinds:
+    """What sits on the sites, charges and isotopes left aside.
+
+    numbers: equal for sites of one kind; names: the element, or the mixture, of each site.
+    """
+
+    fractions: dict[str, float]
+    numbers: list[int]
+    names: Sequence[str]
+    flags: tuple[str, ...]
+
+
+def _kinds(cell: Cell) -> _Kinds:
+    if cell.occupancies is not None:
+        return _mixed_kinds(cell)
+    names = cell.species
+    counts: dict[str, int] = {}
+    for symbol in names:
+        counts[symbol] = counts.get(symbol, 0) + 1
+    flags: tuple[str, ...] = ()
+    if not ISOTOPES.keys().isdisjoint(counts):
+        flags = ("isotope",)
+        names = tuple(ISOTOPES.get(symbol, symbol) for symbol in names)
+        counts = {symbol: names.count(symbol) for symbol in dict.fromkeys(names)}
+    fractions = {symbol: count / len(names) for symbol, count in counts.items()}
+    flags += _composition_flags(fractions)
+    return _Kinds(fractions, [ATOMIC_NUMBERS[symbol] for symbol in names], names, flags)
+
+
+def _mixed_kinds(cell: Cell) -> _Kinds:
+    """Kinds of a cell with occupancies: mixtures are told apart to four digits."""
     totals: dict[str, float] = {}
-    labels = []
-    for occupancy in cell.occupancies:
+    names: list[str] = []
+    flags: set[str] = set()
+    for occupancy in cell.occupancies or ():
         amounts: dict[str, float] = {}
         for species, amount in occupancy.items():
-            element = _element(species)
-            element = ISOTOPES.get(element, element)
+            element = element_of(species)
+            if element in ISOTOPES:
+                element = ISOTOPES[element]
+                flags.add("isotope")
+            if not 0 < amount <= 1 + 1e-6:
+                raise StructureError(Reason.INVALID_OCCUPANCY, f"an occupancy of {amount} of {element}")
             amounts[element] = amounts.get(element, 0.0) + amount
         for element, amount in amounts.items():
             totals[element] = totals.get(element, 0.0) + amount
-        whole = len(amounts) == 1 and abs(next(iter(amounts.values())) - 1) < 1e-6
-        labels.append(
-            next(iter(amounts)) if whole else ",".join(f"{e}{amounts[e]:.4g}" for e in sorted(amounts))
-        )
-    numbers = {label: i for i, label in enumerate(dict.fromkeys(labels), start=1)}
+        if not 0 < sum(amounts.values()) <= 1 + 1e-6:
+            raise StructureError(Reason.INVALID_OCCUPANCY, f"occupancies of {amounts} on one site")
+        mixture = sorted(amounts.items())
+        if len(mixture) > 1 or abs(mixture[0][1] - 1) > 1e-4:
+            flags.add("disordered")
+            names.append(",".join(f"{element}{amount:.4f}" for element, amount in mixture))
+        else:
+            names.append(mixture[0][0])
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(names), start=1)}
     total = sum(totals.values())
-    fractions = {e: round(x / total, 9) for e, x in totals.items()}
-    return fractions, _Kinds([numbers[label] for label in labels], tuple(labels))
+    # Sums in another order differ in the last bits; a tie must not hang on them.
+    fractions = {element: round(amount / total, 9) for element, amount in totals.items()}
+    return _Kinds(
+        fractions, [numbers[name] for name in names], names, (*sorted(flags), *_composition_flags(fractions))
+    )
+
+
+def _composition_flags(fractions: Mapping[str, float]) -> tuple[str, ...]:
+    flags: tuple[str, ...] = ()
+    for element, fraction in fractions.items():
+        if element not in ATOMIC_NUMBERS:
+            raise StructureError(Reason.UNKNOWN_ELEMENT, f"{element!r} is no element")
+        if fraction < 0.0051 and fraction_text(fraction) == "0.0" and "zero_fraction" not in flags:
+            flags += ("zero_fraction",)
+        if not in_vocabulary(element) and "not_in_vocabulary" not in flags:
+            flags += ("not_in_vocabulary",)
+    return flags
 
 
 @lru_cache(maxsize=4096)
-def _element(species: str) -> str:
+def element_of(species: str) -> str:
     """The element of a species: "Fe" of "Fe3+"."""
     return species[:2] if species[1:2].islower() else species[:1]
+
+
+def _moyo(cell: Cell, kinds: _Kinds, settings: EncoderSettings, symprec: float) -> Symmetry:
+    return moyo_symmetry(cell.lattice, cell.fractions, kinds.numbers, symprec, settings.angle_tolerance)
+
+
+def _is_sensitive(cell: Cell, kinds: _Kinds, settings: EncoderSettings, number: int, canonical: str) -> bool:
+    """Whether the space group or the string moves at half or double the tolerance."""
+    for symprec in (settings.symprec / 2, settings.symprec * 2):
+        try:
+            symmetry = _moyo(cell, kinds, settings, symprec)
+        except StructureError:
+            return True
+        head, _ = canonical_head(symmetry.number, frozenset(symmetry.letters))
+        if symmetry.number != number or not canonical.startswith(head):
+            return True
+    return False
+
+
+def _occupation(symmetry: Symmetry, names: Sequence[str], cells: float) -> tuple[tuple[str, str, int], ...]:
+    """Orbits by letter and kind of atom: what `element_key` takes.
+
+    cells: conventional cells in the input cell (1/2 for the primitive cell of an I-centred crystal).
+    """
+    multiplicities = space_groups()[symmetry.number].multiplicities
+    counts: dict[tuple[str, str], int] = {}
+    for pair in zip(symmetry.letters, names, strict=True):
+        counts[pair] = counts.get(pair, 0) + 1
+    return tuple(
+        sorted(
+            [
+                (letter, name, round(count / (cells * multiplicities[letter])))
+                for (letter, name), count in counts.items()
+            ]
+        )
+    )
 
 
 def _official_numbers(cell: Cell) -> list[int]:
@@ -169,8 +258,8 @@ def _official_numbers(cell: Cell) -> list[int]:
     return [numbers[label] for label in cell.species]
 
 
-def _official_composition(cell: Cell) -> dict[str, float]:
-    """Elements in order of appearance with their fractions, in the published order of arithmetic."""
+def _official_composition(cell: Cell) -> str:
+    """Elements in order of appearance; fractions in the order of arithmetic of pymatgen's Composition."""
     totals: dict[str, float] = {}
     if cell.occupancies is None:
         for species in cell.species:
@@ -182,12 +271,13 @@ def _official_composition(cell: Cell) -> dict[str, float]:
     total = sum(totals.values())
     fractions: dict[str, float] = {}
     for species, amount in totals.items():
-        element = species if cell.occupancies is None else _element(species)
+        element = species if cell.occupancies is None else element_of(species)
         fractions[element] = fractions.get(element, 0.0) + amount / total
-    return fractions
+    return " ".join([f"{element} {fraction_text(x)}" for element, x in fractions.items()])
 
 
-def _site_elements(cell: Cell) -> list[str]:
+def _site_elements(cell: Cell) -> Sequence[str]:
+    """The element of each site; the first one of a mixture."""
     if cell.occupancies is None:
-        return list(cell.species)
-    return [_element(next(iter(occupancy))) for occupancy in cell.occupancies]
+        return cell.species
+    return [element_of(next(iter(occupancy))) for occupancy in cell.occupancies]

@@ -3,13 +3,14 @@
 Near the tolerance they can see another space group, so they are never mixed in one string.
 """
 
+import math
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from cloud_core.scope.tables import space_groups
 from cloud_core.structures.cell import FloatArray
 from cloud_core.structures.errors import Reason, StructureError
 
@@ -18,12 +19,12 @@ from cloud_core.structures.errors import Reason, StructureError
 class Symmetry:
     """A space group and the Wyckoff letter of each site.
 
-    n_primitive: atoms in the primitive cell (0 where the engine was not asked).
+    n_primitive: atoms in the primitive cell (None from spglib, which is not asked).
     """
 
     number: int
     letters: str
-    n_primitive: int = 0
+    n_primitive: int | None = None
 
 
 @cache
@@ -39,7 +40,7 @@ def _moyo() -> Any:
 
     import moyopy
 
-    # moyo reports each step of its search for tolerances as a warning.
+    # moyo reports each step of its search for tolerances, up to a warning for some supercells.
     logging.getLogger("moyo").setLevel(logging.ERROR)
     return moyopy
 
@@ -53,14 +54,17 @@ def spglib_symmetry(
     in Å, angle_tolerance in degrees. Raises StructureError where spglib finds none.
     """
     spglib = _spglib()
-    try:
-        dataset = spglib.get_symmetry_dataset(
-            (lattice, fractions, numbers), symprec=symprec, angle_tolerance=angle_tolerance
-        )
-    except spglib.error.SpglibError as error:
-        raise StructureError(Reason.SYMMETRY_FAILED, f"spglib found no symmetry: {error}") from error
+    with warnings.catch_warnings():
+        # spglib announces that it will raise one day; both ways are handled.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            dataset = spglib.get_symmetry_dataset(
+                (lattice, fractions, numbers), symprec=symprec, angle_tolerance=angle_tolerance
+            )
+        except spglib.error.SpglibError as error:
+            raise _failure("spglib", str(error), lattice, fractions, symprec) from error
     if dataset is None:
-        raise StructureError(Reason.SYMMETRY_FAILED, "spglib found no symmetry")
+        raise _failure("spglib", "no symmetry found", lattice, fractions, symprec)
     return Symmetry(int(dataset.number), "".join(dataset.wyckoffs))
 
 
@@ -70,13 +74,37 @@ def moyo_symmetry(
     """Symmetry by moyo; arguments and errors as in `spglib_symmetry`."""
     moyopy = _moyo()
     try:
-        cell = moyopy.Cell(lattice.tolist(), fractions.tolist(), numbers)
-        dataset = moyopy.MoyoDataset(cell, symprec=symprec, angle_tolerance=np.deg2rad(angle_tolerance))
-    except (ValueError, RuntimeError) as error:
-        raise StructureError(Reason.SYMMETRY_FAILED, f"moyo found no symmetry: {error}") from error
+        dataset = moyopy.MoyoDataset(
+            moyopy.Cell(lattice.tolist(), fractions.tolist(), numbers),
+            symprec=symprec,
+            angle_tolerance=math.radians(angle_tolerance),
+        )
+    except ValueError as error:
+        raise _failure("moyo", str(error), lattice, fractions, symprec) from error
+    except BaseException as error:
+        # A panic of the Rust library is no Exception and has no importable name.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise StructureError(Reason.CRASHED, f"moyo panicked: {error}") from error
     return Symmetry(dataset.number, "".join(dataset.wyckoffs), dataset.prim_std_cell.num_atoms)
 
 
-def conventional_atoms(symmetry: Symmetry) -> int:
-    """Atoms in the conventional cell."""
-    return symmetry.n_primitive * space_groups()[symmetry.number].lattice_points
+def _failure(
+    engine: str, message: str, lattice: FloatArray, fractions: FloatArray, symprec: float
+) -> StructureError:
+    """The error for a structure in which an engine found no symmetry: overlapping sites, or no idea why."""
+    distance = shortest_distance(lattice, fractions)
+    if distance < 2 * symprec:
+        return StructureError(Reason.OVERLAPPING_SITES, f"two sites are {distance:.4f} Å apart")
+    return StructureError(Reason.SYMMETRY_FAILED, f"{engine} at symprec {symprec} Å: {message}")
+
+
+def shortest_distance(lattice: FloatArray, fractions: FloatArray) -> float:
+    """Shortest distance between two sites in Å, up to one cell away (infinite for a single site)."""
+    wrapped = fractions - np.floor(fractions)
+    offsets = np.array([(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)])
+    shortest = math.inf
+    for index in range(len(wrapped) - 1):
+        vectors = (wrapped[index + 1 :] - wrapped[index])[:, None, :] + offsets
+        shortest = min(shortest, float(np.linalg.norm(vectors @ lattice, axis=-1).min()))
+    return shortest

@@ -23,6 +23,11 @@ def _vocabulary() -> dict[str, int]:
     return {word: index for index, word in enumerate(words)}
 
 
+def in_vocabulary(word: str) -> bool:
+    """Whether a word of a SCOPE string is a word of the published vocabulary."""
+    return word in _vocabulary()
+
+
 class Tokenizer:
     """Turns SCOPE strings into ids and back; ids equal those of the published `BertTokenizer`."""
 
@@ -79,10 +84,6 @@ class Tokenizer:
         special = (self.cls_id, self.sep_id, self.pad_id, self.separator_id)
         field[np.isin(flat, special)] = SPECIAL
         return field
-
-    def is_whole(self, text: str) -> bool:
-        """Whether every word of a string is a word of the vocabulary."""
-        return all(word in self._ids for word in text.split())
 
     def _learn(self, word: str) -> tuple[int, ...]:
         """Word pieces of a word that is not in the vocabulary, remembered."""

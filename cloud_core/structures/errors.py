@@ -32,7 +32,7 @@ _REMEDIES = {
     Reason.PARSE_ERROR: "open the file in a CIF validator and mend the line that the message names",
     Reason.UNKNOWN_FORMAT: "name the format: cif, poscar, pymatgen or optimade",
     Reason.FILE_NOT_FOUND: "check the path and that this process may read it",
-    Reason.UNSUPPORTED: "convert to a plain three-dimensional periodic structure (no modulation, no assemblies)",
+    Reason.UNSUPPORTED: "convert to a plain structure, periodic in three dimensions",
     Reason.NO_ATOMS: "give atom sites with fractional coordinates; this input holds none",
     Reason.INVALID_LATTICE: "check cell lengths and angles: finite, positive, with a volume",
     Reason.INVALID_POSITIONS: "give three finite fractional coordinates for every site",
