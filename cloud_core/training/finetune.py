@@ -1,0 +1,251 @@
+"""Fit any model of SCOPE strings to labels, and run it over many strings.
+
+The batches of an epoch are drawn from (seed, epoch) and dropout from (seed, step, rank), as in pretraining;
+the ranks of a process group take equal parts of each batch, so that their number does not change what is
+computed.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cloud_core.training import counter
+from cloud_core.training.corpus import batches_per_epoch, epoch_batches, share
+from cloud_core.training.distributed import Ranks, spread
+from cloud_core.training.examples import Examples
+from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
+
+Precision = Literal["float32", "bfloat16"]
+Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+"""(output of the model, columns of the batch) -> a scalar: the mean over the rows of the batch."""
+
+TOKENS_AT_ONCE = 16_384  # of a batch without gradients
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to fit. `frozen_epochs`: the encoder stands still for so many; `patience`: epochs without a better
+    validation loss after which to stop (None: never)."""
+
+    epochs: int = 50
+    batch_size: int = 64
+    optimiser: OptimiserSettings = field(
+        default_factory=lambda: OptimiserSettings(learning_rate=5e-5, warmup=0.05, layer_decay=0.9)
+    )
+    frozen_epochs: int = 0
+    patience: int | None = None
+    seed: int = 0
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1 or (self.patience is not None and self.patience < 1):
+            raise ValueError("epochs, batch_size and patience must be at least 1")
+        if not 0 <= self.frozen_epochs <= self.epochs:
+            raise ValueError(
+                f"frozen_epochs {self.frozen_epochs} must lie between 0 and epochs {self.epochs}"
+            )
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to; losses are means over rows."""
+
+    number: int  # from 1
+    train_loss: float
+    validation_loss: float
+    learning_rate: float
+    rows_per_second: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """`best` is the epoch whose weights the model has now."""
+
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+
+
+class FitError(RuntimeError):
+    """A fit that cannot begin or go on; says why and what to change."""
+
+
+def alone() -> Ranks:
+    """This process by itself, on the GPU where there is one."""
+    return Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def fit(
+    model: nn.Module,
+    train: Examples,
+    validation: Examples,
+    settings: FitSettings,
+    loss: Loss,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    ranks: Ranks | None = None,
+) -> FitResult:
+    """Fit `model` to `train`; the weights of the epoch with the lowest validation loss are left in it.
+
+    Validation rows are never trained on. `model(input_ids, lengths)` gives the output that `loss` takes, and
+    `model.encoder` is what is frozen and what layer-wise rates count.
+
+    Args:
+        on_epoch: called after each epoch, on rank 0.
+        ranks: the process group; every rank has to call this with the same arguments.
+
+    Raises:
+        FitError: no rows, fewer than ranks, or a loss that is not finite.
+    """
+    ranks = ranks or alone()
+    if len(train) < ranks.world or len(validation) < 1:
+        raise FitError(
+            f"{len(train)} training and {len(validation)} validation rows are too few for {ranks.world} "
+            "processes; give more rows or another split"
+        )
+    per_epoch = batches_per_epoch(len(train), settings.batch_size)
+    if settings.batch_size < ranks.world:
+        raise FitError(f"a batch of {settings.batch_size} rows is too small for {ranks.world} processes")
+    steps = settings.epochs * per_epoch
+    model.to(ranks.device)
+    encoder = model.encoder
+    if not isinstance(encoder, nn.Module):
+        raise TypeError(f"{type(model).__name__}.encoder is no module")
+    optimiser = adamw(model, len(getattr(encoder, "layers", ())), settings.optimiser)
+    columns = _on_device(train, ranks.device)
+    epochs: list[Epoch] = []
+    best: Epoch | None = None
+    kept: dict[str, Tensor] = {}
+    wrapped = model
+    for number in range(1, settings.epochs + 1):
+        frozen = number <= settings.frozen_epochs
+        if number == 1 or number == settings.frozen_epochs + 1:
+            encoder.requires_grad_(not frozen)
+            # DDP learns at this point which parameters take part.
+            wrapped = spread(model, nn.ModuleList(), ranks, "ddp")
+        model.train()
+        started = time.perf_counter()
+        total = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        for index, rows in enumerate(epoch_batches(len(train), settings.batch_size, settings.seed, number)):
+            step = (number - 1) * per_epoch + index
+            factor = schedule(step, steps, settings.optimiser)
+            set_learning_rate(optimiser, factor)
+            torch.manual_seed(
+                int(counter.bits(settings.seed, counter.DROPOUT, step, ranks.rank)[0] >> np.uint64(1))
+            )
+            mine = share(rows, train.lengths, ranks.rank, ranks.world)
+            value = _loss(wrapped, train, columns, mine, loss, settings.precision, ranks.device)
+            # Gradients are averaged over the ranks; the mean over all rows is what is wanted.
+            part = len(mine) / len(rows)
+            (value * (part * ranks.world)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), settings.optimiser.clip_norm)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            total += value.detach().double() * len(mine)
+        train_loss = float(ranks.sum(total)) / len(train)
+        seconds = time.perf_counter() - started
+        epoch = Epoch(
+            number,
+            train_loss,
+            mean_loss(model, validation, loss, settings.precision, ranks),
+            settings.optimiser.learning_rate * factor,
+            len(train) / seconds,
+        )
+        if not np.isfinite([epoch.train_loss, epoch.validation_loss]).all():
+            raise FitError(
+                f"epoch {number}: the loss is {epoch.train_loss:g} on training and "
+                f"{epoch.validation_loss:g} on validation rows; lower optimiser.learning_rate"
+            )
+        epochs.append(epoch)
+        if best is None or epoch.validation_loss < best.validation_loss:
+            best = epoch
+            kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        if on_epoch is not None and ranks.first:
+            on_epoch(epoch)
+        if settings.patience is not None and number - best.number >= settings.patience:
+            break
+    assert best is not None
+    encoder.requires_grad_(True)
+    model.load_state_dict(kept)
+    model.eval()
+    return FitResult(tuple(epochs), best)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
+
+
+def _on_device(examples: Examples, device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values).to(device) for name, values in examples.columns.items()}
+
+
+def _inputs(examples: Examples, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+    ids, lengths = examples.padded(rows)
+    return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
+
+
+def _loss(
+    model: nn.Module,
+    examples: Examples,
+    columns: Mapping[str, Tensor],
+    rows: NDArray[np.int64],
+    loss: Loss,
+    precision: Precision,
+    device: torch.device,
+) -> Tensor:
+    with autocast(device, precision):
+        output = model(*_inputs(examples, rows, device))
+    chosen = torch.from_numpy(rows).to(device)
+    return loss(output.float(), {name: values[chosen] for name, values in columns.items()})
+
+
+def _length_batches(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """All rows, those of like length together, about `TOKENS_AT_ONCE` tokens a batch."""
+    order = np.argsort(lengths, kind="stable")
+    parts = np.cumsum(lengths[order]) // TOKENS_AT_ONCE
+    return np.split(order, np.flatnonzero(np.diff(parts)) + 1) if len(order) else []
+
+
+@torch.inference_mode()
+def mean_loss(
+    model: nn.Module,
+    examples: Examples,
+    loss: Loss,
+    precision: Precision = "float32",
+    ranks: Ranks | None = None,
+) -> float:
+    """The loss over all rows, without dropout; the ranks share the batches."""
+    ranks = ranks or alone()
+    model.eval()
+    columns = _on_device(examples, ranks.device)
+    total = torch.zeros((), dtype=torch.float64, device=ranks.device)
+    for rows in _length_batches(examples.lengths)[ranks.rank :: ranks.world]:
+        value = _loss(model, examples, columns, rows, loss, precision, ranks.device)
+        total += value.double() * len(rows)
+    return float(ranks.sum(total)) / len(examples)
+
+
+@torch.inference_mode()
+def outputs(
+    model: nn.Module, examples: Examples, precision: Precision = "float32", device: torch.device | None = None
+) -> NDArray[np.float32]:
+    """What the model gives for each row, in order: `[rows, …]`, without dropout."""
+    device = device or alone().device
+    model.to(device)
+    model.eval()
+    parts: list[Tensor] = []
+    batches = _length_batches(examples.lengths)
+    for rows in batches:
+        with autocast(device, precision):
+            parts.append(model(*_inputs(examples, rows, device)).float())
+    if not parts:
+        raise FitError("no rows to run the model on")
+    found = torch.cat(parts).cpu().numpy()
+    result = np.empty_like(found)
+    result[np.concatenate(batches)] = found
+    return result
