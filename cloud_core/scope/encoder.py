@@ -96,9 +96,8 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
         official_group = found.number
         group = space_groups()[found.number]
         if "official" in settings.forms:
-            official = _official(
-                cell, group.generators, [group.symbols[x] for x in dict.fromkeys(found.letters)]
-            )
+            unique = " ".join([group.symbols[letter] for letter in dict.fromkeys(found.letters)])
+            official = f"{group.generators} | {unique} | {_official_composition(cell)}"
         if "full" in settings.forms:
             symbols = " ".join([group.symbols[letter] for letter in found.letters])
             full = f"{group.generators} | {symbols} | {' '.join(_site_elements(cell))}"

@@ -190,11 +190,7 @@ def lattice_from_parameters(
     return np.array(
         [
             [a * sin_beta, 0.0, a * cos_beta],
-            [
-                -b * sin_alpha * float(np.cos(gamma_star)),
-                b * sin_alpha * float(np.sin(gamma_star)),
-                b * cos_alpha,
-            ],
+            [-b * sin_alpha * cos_gamma_star, b * sin_alpha * sin_gamma_star, b * cos_alpha],
             [0.0, 0.0, c],
         ]
     )
