@@ -9,12 +9,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cloud_core.sources.files import TAR, FilesSpec
 from cloud_core.sources.opening import COMPRESSIONS, locate, open_bytes
+from cloud_core.sources.optimade import OptimadeSpec
 from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.tables import TableSpec
 
-AnySpec = Annotated[FilesSpec | TableSpec, Field(discriminator="kind")]
+AnySpec = Annotated[FilesSpec | TableSpec | OptimadeSpec, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
-_KINDS = ("files", "table")
+_KINDS = ("files", "table", "optimade")
 
 
 def open_source(spec: str | Mapping[str, Any]) -> Source:

@@ -1,0 +1,343 @@
+"""Structures of OPTIMADE providers (https://specification.optimade.org), several at once."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cloud_core.sources.record import Partition, Record, Refusal, SourceError, short_hash
+from cloud_core.sources.remote import JsonClient, Politeness, RefusedError, ServerBusyError
+from cloud_core.sources.spec import SourceSpec
+from cloud_core.sources.tables import Label, timestamp
+from cloud_core.structures.errors import Reason
+
+_STRUCTURE_FIELDS = (
+    "lattice_vectors",
+    "cartesian_site_positions",
+    "species",
+    "species_at_sites",
+    "nsites",
+    "dimension_types",
+    "structure_features",
+    "last_modified",
+)
+# What SCOPE has no word for; `site_attachments` and `implicit_atoms` mean atoms without positions.
+_UNSUPPORTED_FEATURES = ("disorder", "assemblies", "implicit_atoms", "site_attachments")
+
+
+class Provider(BaseModel):
+    """One OPTIMADE server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = Field(description="goes before its ids: `name/id`")
+    url: str = Field(description="base address, with or without /v1")
+    filter: str = Field("", description="OPTIMADE filter, added to the source's own")
+    licence: str = Field("", description="licence of its data; default: the source's")
+
+
+class OptimadeSpec(SourceSpec):
+    """Structures of OPTIMADE providers."""
+
+    kind: Literal["optimade"] = "optimade"
+    providers: list[Provider] = Field(min_length=1, description="servers; one that fails stops no other")
+    filter: str = Field("", description='OPTIMADE filter, e.g. elements HAS "O" AND nelements<=4')
+    labels: dict[str, Label] = Field({}, description="label name -> response field and unit")
+    page_limit: Annotated[int, Field(ge=1, le=10_000)] = Field(100, description="structures a page, at first")
+    check_count: bool = Field(True, description="fail where fewer structures came than the server announced")
+    cache: str = Field("", description="folder of the paging state; default: runs/cache/optimade")
+    politeness: Politeness = Politeness()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "OptimadeSpec":
+        names = [provider.name for provider in self.providers]
+        if len(set(names)) < len(names):
+            raise ValueError("two providers have one name")
+        return self
+
+    def open(self) -> "OptimadeSource":
+        return OptimadeSource(self)
+
+
+class OptimadeSource:
+    """One partition a provider; a record's id is `provider/id`.
+
+    Pages are kept on disk as they come, each with the address of the next (`links.next`), until the
+    partition is read to its end: a reader that was killed goes on from the last whole page, and gives
+    the same records in the same order.
+    """
+
+    def __init__(self, spec: OptimadeSpec) -> None:
+        self.spec = spec
+        self.name = spec.name or "optimade"
+        self.licence = spec.licence
+        self._units = {name: label.unit for name, label in spec.labels.items()}
+        self._fields = ",".join(
+            [*_STRUCTURE_FIELDS, *(label.column or n for n, label in spec.labels.items())]
+        )
+
+    def partitions(self, since: datetime | None = None) -> Iterator[Partition]:
+        """One request a provider: how many structures there are (modified since) and the newest.
+
+        A provider that fails here still has its partition, and reading that raises the error, so that
+        the others go on. One that does not tell `last_modified` is read whole each time.
+        """
+        for provider in self.spec.providers:
+            filter = _both(self.spec.filter, provider.filter)
+            if since is not None:
+                moment = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+                filter = _both(filter, f'last_modified >= "{moment}"')
+            try:
+                count, newest = self._newest(provider, filter)
+            except SourceError as error:
+                at = {"provider": provider.name, "error": str(error)}
+                yield Partition(provider.name, f"unreachable {short_hash(str(error))}", None, at)
+                continue
+            if count == 0 and since is not None:
+                continue
+            state = short_hash([self.spec.digest(), provider.url, filter, count, newest])
+            at = {"provider": provider.name, "filter": filter, "state": state}
+            cursor = state if newest else f"{state} {datetime.now(UTC).isoformat()}"
+            yield Partition(provider.name, cursor, count, at)
+
+    def read(self, partition: Partition) -> Iterator[Record]:
+        at = partition.at
+        if "error" in at:
+            raise SourceError(at["error"])
+        provider = next(p for p in self.spec.providers if p.name == at["provider"])
+        seen: set[str] = set()
+        for page in self._pages(provider, at["filter"], at["state"]):
+            for entry in page["data"]:
+                identifier = str(entry.get("id", ""))
+                if identifier in seen:  # entries move between pages when the database changes meanwhile
+                    continue
+                seen.add(identifier)
+                yield self._record(provider, identifier, entry)
+        if self.spec.check_count and partition.n_rows is not None and len(seen) < partition.n_rows:
+            self._spool(provider, at["state"]).discard()
+            raise SourceError(
+                f"{provider.url}: announced {partition.n_rows} structures and gave {len(seen)}; it changed "
+                "meanwhile (sync again) or counts wrongly (set check_count: false)"
+            )
+
+    def ids(self) -> Iterator[str]:
+        """Ids of all structures there are now, to tell which were withdrawn."""
+        for provider in self.spec.providers:
+            with _closing(self.spec.politeness) as client:
+                filter = _both(self.spec.filter, provider.filter)
+                url: str | None = _query(provider.url, filter, "id", self.spec.page_limit)
+                while url:
+                    page, url = self._page(client, provider, url)
+                    for entry in page["data"]:
+                        yield f"{provider.name}/{entry['id']}"
+
+    # -- paging
+
+    def _newest(self, provider: Provider, filter: str) -> tuple[int | None, str | None]:
+        """(number of structures, the latest `last_modified`), each None where the server does not say."""
+        url = _query(provider.url, filter, "last_modified", 1)
+        with _closing(self.spec.politeness) as client:
+            try:
+                answer = client.get(f"{url}&sort=-last_modified")
+                is_sorted = True
+            except RefusedError as error:
+                if error.status not in (400, 422, 501):
+                    raise
+                answer = client.get(url)  # sorting is optional in OPTIMADE
+                is_sorted = False
+        data = _data(answer, provider.url)
+        count = answer.get("meta", {}).get("data_returned")
+        newest = (data[0].get("attributes") or {}).get("last_modified") if data and is_sorted else None
+        return (count if isinstance(count, int) else None), newest
+
+    def _pages(self, provider: Provider, filter: str, state: str) -> Iterator[dict[str, Any]]:
+        spool = self._spool(provider, state)
+        spool.discard_others()
+        yield from spool.pages()
+        position = spool.position()
+        url: str | None = _query(provider.url, filter, self._fields, self.spec.page_limit)
+        if position is not None:
+            url = position.next
+        with _closing(self.spec.politeness) as client:
+            while url:
+                page, url = self._page(client, provider, url)
+                spool.append(page, url)
+                yield page
+
+    def _page(self, client: JsonClient, provider: Provider, url: str) -> tuple[dict[str, Any], str | None]:
+        """One page and the address of the next; pages are made smaller until the server manages."""
+        while True:
+            try:
+                answer = client.get(url)
+                break
+            except ServerBusyError:
+                smaller = _smaller(url)
+                if smaller is None:
+                    raise
+                url = smaller
+        data = _data(answer, provider.url)
+        link = (answer.get("links") or {}).get("next")
+        if isinstance(link, dict):
+            link = link.get("href")
+        if link and not data:
+            raise SourceError(
+                f"{provider.url}: an empty page that is not the last; report it to the provider"
+            )
+        return {"data": data}, _same_origin(link, url) if link else None
+
+    def _spool(self, provider: Provider, state: str) -> "_Spool":
+        root = self.spec.cache or str(Path(os.environ.get("CLOUD_RUNS", "runs")) / "cache" / "optimade")
+        return _Spool(Path(root) / provider.name / state)
+
+    # -- records
+
+    def _record(self, provider: Provider, identifier: str, entry: dict[str, Any]) -> Record:
+        attributes = entry.get("attributes") or {}
+        structure = {name: attributes.get(name) for name in _STRUCTURE_FIELDS if name != "last_modified"}
+        modified = attributes.get("last_modified")
+        refusal: Refusal | Reason | None = None
+        message = ""
+        features = [f for f in attributes.get("structure_features") or () if f in _UNSUPPORTED_FEATURES]
+        dimensions = attributes.get("dimension_types")
+        labels: dict[str, float] = {}
+        if not identifier:
+            refusal, message = Refusal.MISSING_ID, "an entry without an id"
+        elif features:
+            refusal, message = Reason.UNSUPPORTED, f"structure_features: {', '.join(features)}"
+        elif dimensions is not None and list(dimensions) != [1, 1, 1]:
+            refusal, message = Reason.UNSUPPORTED, f"not periodic in three dimensions: {dimensions}"
+        elif not structure["lattice_vectors"] or not structure["cartesian_site_positions"]:
+            refusal, message = Refusal.MISSING_STRUCTURE, "no lattice vectors or no site positions"
+        else:
+            for name, label in self.spec.labels.items():
+                value = attributes.get(label.column or name)
+                if isinstance(value, int | float):
+                    labels[name] = float(value)
+                elif value is not None:
+                    refusal, message = Refusal.BAD_LABEL, f"{name} is not a number: {str(value)[:60]!r}"
+        return Record(
+            f"{provider.name}/{identifier}",
+            json.dumps(structure, separators=(",", ":")),
+            "optimade",
+            self.name,
+            provider.licence or self.licence,
+            labels,
+            {name: self._units[name] for name in labels},
+            timestamp(modified) if modified else None,
+            refusal,
+            f"{provider.name}/{identifier}: {message}" if refusal else "",
+        )
+
+
+@dataclass(frozen=True)
+class _Position:
+    next: str | None
+    pages: int
+
+
+class _Spool:
+    """The pages of one listing on disk, and the address of the page after them; appended to atomically."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def position(self) -> _Position | None:
+        """Where paging stands: the number of whole pages here decides, not what was being written."""
+        last = self._count() - 1
+        if last < 0:
+            return None
+        return _Position(json.loads(self._file(last).read_bytes())["next"], last + 1)
+
+    def pages(self) -> Iterator[dict[str, Any]]:
+        for index in range(self._count()):
+            yield json.loads(self._file(index).read_bytes())
+
+    def append(self, page: dict[str, Any], next_url: str | None) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        target = self._file(self._count())
+        temporary = target.with_suffix(f".{os.getpid()}")
+        with temporary.open("wb") as file:
+            file.write(json.dumps(page | {"next": next_url}).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+
+    def discard(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def discard_others(self) -> None:
+        """What earlier listings of this provider left."""
+        if self.folder.parent.is_dir():
+            for other in self.folder.parent.iterdir():
+                if other != self.folder:
+                    shutil.rmtree(other, ignore_errors=True)
+
+    def _count(self) -> int:
+        return len(list(self.folder.glob("page-*.json")))
+
+    def _file(self, index: int) -> Path:
+        return self.folder / f"page-{index:08d}.json"
+
+
+class _closing:  # noqa: N801
+    def __init__(self, politeness: Politeness) -> None:
+        self.client = JsonClient(politeness)
+
+    def __enter__(self) -> JsonClient:
+        return self.client
+
+    def __exit__(self, *error: object) -> None:
+        self.client.close()
+
+
+def _both(first: str, second: str) -> str:
+    if first and second:
+        return f"({first}) AND ({second})"
+    return first or second
+
+
+def _query(base: str, filter: str, fields: str, page_limit: int) -> str:
+    base = base.rstrip("/")
+    if not base.rpartition("/")[2].removeprefix("v").replace(".", "").isdigit():
+        base += "/v1"
+    parameters = {"page_limit": str(page_limit), "response_fields": fields, "response_format": "json"}
+    if filter:
+        parameters["filter"] = filter
+    return f"{base}/structures?{urlencode(parameters)}"
+
+
+def _smaller(url: str) -> str | None:
+    """The same place in the listing with about half the page, or None where the page has one entry.
+
+    Where the place is a page's number, it counts pages of the old size, and is counted anew.
+    """
+    parts = urlsplit(url)
+    parameters = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    limit = int(parameters.get("page_limit", "1"))
+    if limit <= 1:
+        return None
+    smaller = next(d for d in range(limit // 2, 0, -1) if limit % d == 0)
+    if "page_number" in parameters:
+        parameters["page_number"] = str((int(parameters["page_number"]) - 1) * (limit // smaller) + 1)
+    parameters["page_limit"] = str(smaller)
+    return urlunsplit(parts._replace(query=urlencode(parameters)))
+
+
+def _same_origin(link: str, url: str) -> str:
+    """`links.next`, on the host that was asked: servers behind a proxy name themselves by inner addresses."""
+    asked, given = urlsplit(url), urlsplit(link)
+    return urlunsplit(given._replace(scheme=asked.scheme, netloc=asked.netloc))
+
+
+def _data(answer: dict[str, Any], url: str) -> list[dict[str, Any]]:
+    data = answer.get("data")
+    if not isinstance(data, list):
+        raise SourceError(f"{url}: the answer has no list of data; is this an OPTIMADE server?")
+    return data

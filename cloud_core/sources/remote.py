@@ -1,0 +1,153 @@
+"""Talking to servers: keys, retries with back-off, rate limits, errors that leak nothing."""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, TypeVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud_core.sources.record import SourceError
+
+SecretLookup = Callable[[str], str | None]
+BUSY = (408, 425, 429, 500, 502, 503, 504)
+T = TypeVar("T")
+
+
+class ServerBusyError(SourceError):
+    """The server kept failing (5xx, 429, no answer) through every attempt; a smaller request may pass."""
+
+
+class RefusedError(SourceError):
+    """The server answered that the request is wrong (4xx); asking again would not help."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Politeness(BaseModel):
+    """How a server is asked: how often, how long, how many times."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests_per_second: Annotated[float, Field(gt=0)] = Field(default=5.0, description="1/s, at most")
+    attempts: Annotated[int, Field(ge=1)] = Field(
+        default=6, description="tries of a request before giving up"
+    )
+    backoff_s: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="wait after the first failure, s; doubles"
+    )
+    max_wait_s: Annotated[float, Field(gt=0)] = Field(default=60.0, description="longest single wait, s")
+    timeout_s: Annotated[float, Field(gt=0)] = Field(default=60.0, description="time limit of one request, s")
+
+
+def from_environment(name: str) -> str | None:
+    """The secret that an environment variable holds."""
+    return os.environ.get(name) or None
+
+
+def redacted(text: str, secrets: Iterable[str]) -> str:
+    """`text` without the secrets: for messages that another library wrote."""
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "***")
+    return text
+
+
+class Pace:
+    """Keeps requests to one server apart and repeats the ones that failed for a passing reason."""
+
+    def __init__(self, politeness: Politeness, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.politeness = politeness
+        self._sleep = sleep
+        self._next = 0.0
+
+    def wait(self) -> None:
+        """Until the rate limit permits the next request."""
+        now = time.monotonic()
+        if now < self._next:
+            self._sleep(self._next - now)
+        self._next = max(now, self._next) + 1.0 / self.politeness.requests_per_second
+
+    def retrying(self, call: Callable[[], T], failing: type[Exception] | tuple[type[Exception], ...]) -> T:
+        """`call()`, again after each exception of `failing`, waiting longer each time.
+
+        An exception with a `retry_after` (s) says itself how long to wait. The last one is raised.
+        """
+        for attempt in range(1, self.politeness.attempts + 1):
+            self.wait()
+            try:
+                return call()
+            except failing as error:
+                if attempt == self.politeness.attempts:
+                    raise
+                wait = self.politeness.backoff_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+                wait = max(wait, getattr(error, "retry_after", None) or 0.0)
+                self._sleep(min(wait, self.politeness.max_wait_s))
+        raise AssertionError("unreachable")
+
+
+class _PassingError(Exception):
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class JsonClient:
+    """GET requests whose answer is a JSON object."""
+
+    def __init__(self, politeness: Politeness, headers: dict[str, str] | None = None) -> None:
+        self.pace = Pace(politeness)
+        self._client = httpx.Client(
+            timeout=politeness.timeout_s,
+            follow_redirects=True,
+            headers={"accept": "application/json", "user-agent": "cloud-pipeline"} | (headers or {}),
+        )
+
+    def get(
+        self, url: str, params: dict[str, str] | None = None, attempts: int | None = None
+    ) -> dict[str, Any]:
+        """The answer to one request.
+
+        Raises:
+            ServerBusyError: no good answer through all attempts.
+            RefusedError: the server refuses the request (4xx).
+            SourceError: the answer is not a JSON object, e.g. an HTML page.
+        """
+        try:
+            return self.pace.retrying(lambda: self._get(url, params), _PassingError)
+        except _PassingError as error:
+            tries = self.pace.politeness.attempts
+            raise ServerBusyError(f"{url}: {error}, {tries} times; try again later") from error
+
+    def _get(self, url: str, params: dict[str, str] | None) -> dict[str, Any]:
+        try:
+            response = self._client.get(url, params=params)
+        except httpx.TransportError as error:
+            raise _PassingError(f"no answer ({type(error).__name__})") from error
+        except httpx.InvalidURL as error:
+            raise SourceError(f"{url}: not an address ({error})") from error
+        if response.status_code in BUSY:
+            raise _PassingError(f"HTTP {response.status_code}", _seconds(response.headers.get("retry-after")))
+        if response.status_code >= 400:
+            detail = " ".join(response.text.split())[:300]
+            message = f"{url}: HTTP {response.status_code} ({detail})"
+            raise RefusedError(f"{message}; check the address, the filter and the key", response.status_code)
+        try:
+            answer = response.json()
+        except ValueError as error:
+            kind = response.headers.get("content-type", "unknown type").partition(";")[0]
+            raise SourceError(f"{url}: the answer is {kind}, not JSON; check the address") from error
+        if not isinstance(answer, dict):
+            raise SourceError(f"{url}: the answer is not a JSON object; check the address")
+        return answer
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _seconds(value: str | None) -> float | None:
+    return float(value) if value and value.replace(".", "", 1).isdigit() else None
