@@ -1,0 +1,165 @@
+"""Ranking, novelty, duplicates; the hull against pymatgen's; WBM's files and the leaderboard's."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition
+
+from cloud_core.evaluation.discovery import DiscoveryError, subset_metrics
+from cloud_core.evaluation.hull import Hull
+from cloud_core.evaluation.shortlist import ShortlistError, Window, rank, shortlist
+from cloud_core.evaluation.wbm import (
+    FORMATION_ENERGY,
+    HULL_DISTANCE,
+    read_labels,
+    read_mp_energies,
+    submission_metadata,
+    write_submission,
+)
+
+
+def candidates() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "id": ["a", "b", "c", "d", "e"],
+            "element_key": ["k1", "k2", "k1", None, "k3"],
+            "hull_distance": [0.3, -0.1, 0.1, np.nan, 0.0],
+            "gap": [1.0, 2.0, 3.0, np.nan, 1.4],
+            "gap_std": [0.5, 0.1, 0.2, np.nan, 0.01],
+        }
+    )
+
+
+def test_ranked_by_hull_distance_with_novelty_and_duplicates() -> None:
+    ranked = rank(candidates(), "hull_distance", {"k2"})
+    assert ranked["id"].tolist() == ["b", "e", "c", "a", "d"]
+    assert ranked["rank"].tolist()[:4] == [1, 2, 3, 4] and ranked["rank"].isna().tolist()[4]
+    assert ranked["novel"].tolist()[:4] == [False, True, True, True] and ranked["novel"].isna()[4]
+    assert ranked["duplicate_of"].tolist() == [None, None, None, "c", None]
+    assert shortlist(ranked, 10)["id"].tolist() == ["b", "e", "c"]
+    assert shortlist(ranked, 1, novel_only=True)["id"].tolist() == ["e"]
+
+
+def test_ranked_by_target_window_then_uncertainty() -> None:
+    ranked = rank(candidates(), {"gap": Window(1.0, 1.5)})
+    assert ranked["id"].tolist() == ["e", "a", "b", "c", "d"]
+    both = rank(candidates(), {"gap": Window(1.0, 1.5), "hull_distance": Window(high=0.05)})
+    assert both["id"].tolist()[0] == "e" and both["score"].tolist()[0] == 0.0
+
+
+def test_ranking_does_not_depend_on_the_order_of_rows() -> None:
+    table = candidates().assign(hull_distance=0.1)
+    first = rank(table, "hull_distance")["id"].tolist()
+    assert rank(table.iloc[::-1], "hull_distance")["id"].tolist() == first
+
+
+def test_refuses_what_cannot_be_ranked() -> None:
+    with pytest.raises(ShortlistError, match="no column band_gap"):
+        rank(candidates(), "band_gap")
+    with pytest.raises(ShortlistError, match="holds nothing"):
+        Window(2, 1)
+    with pytest.raises(ShortlistError, match="reference table"):
+        shortlist(rank(candidates(), "gap"), 3, novel_only=True)
+
+
+def test_hull_agrees_with_pymatgen(shared: Path) -> None:
+    table = pd.read_csv(shared / "data/crysxpp/mp_labels_joined.csv.gz").dropna(
+        subset=["pretty_formula", "formation_energy_per_atom"]
+    )
+    elements = {"Li", "Fe", "P", "O", "Mn"}
+    inside = table[[set(Composition(f).as_dict()) <= elements for f in table["pretty_formula"]]]
+    compositions = [Composition(f) for f in inside["pretty_formula"]]
+    energies = inside["formation_energy_per_atom"].tolist()
+    assert len(inside) > 50
+    entries = [PDEntry(c, e * c.num_atoms) for c, e in zip(compositions, energies, strict=True)]
+    diagram = PhaseDiagram([*entries, *(PDEntry(Composition(e), 0.0) for e in elements)])
+    hull = Hull([c.as_dict() for c in compositions], energies)
+    for entry, composition, energy in zip(entries, compositions, energies, strict=True):
+        expected = diagram.get_e_above_hull(entry, allow_negative=True)
+        assert hull.distance(composition.as_dict(), energy) == pytest.approx(expected, abs=2e-5)
+    assert hull.energy({"Kr": 1.0, "Xe": 2.0}) == 0.0  # nothing known there: the elements
+
+
+def test_hull_refuses() -> None:
+    with pytest.raises(ValueError, match="not a composition"):
+        Hull([{}], [0.0])
+    with pytest.raises(ValueError, match="one finite formation energy"):
+        Hull([{"Na": 1}], [np.nan])
+
+
+@pytest.fixture
+def summary(tmp_path: Path) -> Path:
+    """A file of the published schema (the columns that matter)."""
+    path = tmp_path / "wbm-summary.csv.gz"
+    pd.DataFrame(
+        {
+            "material_id": ["wbm-1-1", "wbm-1-2", "wbm-1-3"],
+            "formula": ["Ac6 U2", "Ac1 Th3", "Ac1 U3"],
+            "n_sites": [8, 4, 4],
+            FORMATION_ENERGY: [0.52, 0.1, 0.77],
+            HULL_DISTANCE: [0.5, -0.1, 0.7],
+            "unique_prototype": [True, True, False],
+        }
+    ).to_csv(path, index=False)
+    return path
+
+
+def test_reads_the_published_summary(summary: Path) -> None:
+    labels = read_labels(summary, expected_rows=3)
+    assert labels.loc["wbm-1-2"].tolist() == [0.1, -0.1, True]
+    with pytest.raises(DiscoveryError, match="3 rows where 256,963 belong"):
+        read_labels(summary, expected_rows=256_963)
+    with pytest.raises(DiscoveryError, match="no column 'energy'"):
+        read_labels(summary, formation_energy="energy")
+    with pytest.raises(DiscoveryError, match="no such file"):
+        read_labels(summary.with_name("other.csv"))
+
+
+def test_reads_the_published_training_energies(tmp_path: Path) -> None:
+    path = tmp_path / "mp-energies.csv.gz"
+    pd.DataFrame(
+        {
+            "material_id": ["mp-1"],
+            "formula_pretty": ["Cs"],
+            "formation_energy_per_atom": [0.03],
+            "energy_per_atom": [-0.85],
+            "energy_above_hull": [0.03],
+            "decomposition_enthalpy": [0.03],
+            "energy_type": ["GGA"],
+        }
+    ).to_csv(path, index=False)
+    assert read_mp_energies(path).loc["mp-1"].tolist() == [0.03, 0.03]
+
+
+def test_submission_file_and_metadata(tmp_path: Path) -> None:
+    predictions = pd.Series([0.12345, np.nan, -0.5], index=["wbm-1-1", "wbm-1-2", "wbm-1-3"])
+    path = write_submission(tmp_path / "cloud-wbm-IS2RE.csv.gz", predictions, "cloud", expected_rows=3)
+    back = pd.read_csv(path)
+    assert back.columns.tolist() == ["material_id", "e_form_per_atom_cloud"]
+    assert back["e_form_per_atom_cloud"].tolist()[0::2] == [0.1234, -0.5]  # numpy rounds half to even
+    assert back["e_form_per_atom_cloud"].isna().tolist() == [False, True, False]
+    first = path.read_bytes()
+    write_submission(path, predictions, "cloud", expected_rows=3)
+    assert path.read_bytes() == first
+    with pytest.raises(DiscoveryError, match="3 predictions where the leaderboard takes 256,963"):
+        write_submission(path, predictions, "cloud")
+    with pytest.raises(DiscoveryError, match=r"takes a \.csv\.gz"):
+        write_submission(tmp_path / "x.csv", predictions, "cloud", expected_rows=3)
+
+    results = subset_metrics([-0.1, 0.2, 0.3], [0.0, np.nan, 0.1], [True, True, False])
+    document = yaml.safe_load(submission_metadata({"model_name": "CLOUD"}, "cloud", path.name, results))
+    discovery = document["metrics"]["discovery"]
+    assert discovery["pred_col"] == "e_form_per_atom_cloud"
+    assert set(discovery) == {
+        "pred_file", "pred_col", "full_test_set", "unique_prototypes", "most_stable_10k",
+    }  # fmt: skip
+    # what the leaderboard's schema requires of each subset
+    assert set(discovery["full_test_set"]) == {
+        "F1", "DAF", "Precision", "Recall", "Accuracy", "TPR", "FPR", "TNR", "FNR",
+        "TP", "FP", "TN", "FN", "MAE", "RMSE", "R2", "missing_preds",
+    }  # fmt: skip
+    assert discovery["full_test_set"]["missing_preds"] == 1
