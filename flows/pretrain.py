@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import fsspec
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field, model_validator
 
+from cloud_core.evaluation.learning_curve import learning_curve
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_column
-from cloud_core.training.curves import learning_curve
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import RESULT, Job
@@ -109,8 +110,7 @@ def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dic
     if config.texts is not None:
         texts = set(read_lines_of(config.texts))
     else:
-        options = Storage.from_environment().for_fsspec(str(config.table))
-        texts = set(read_column(files, config.column, options))
+        texts = set(read_column(files, config.column, file_system(str(config.table))))
     for path in config.exclude:
         texts -= set(read_lines_of(path))
     corpus = Corpus.from_texts(texts, config.encoder.positions)
@@ -127,6 +127,13 @@ def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dic
         "truncated_strings": corpus.truncated,
         "digest": training.digest,
     }
+
+
+def file_system(uri: str) -> Any:
+    """Of a table that is not on this machine; None for a local one."""
+    if "://" not in uri:
+        return None
+    return fsspec.filesystem(uri.split("://")[0], **Storage.from_environment().for_fsspec(uri))
 
 
 def read_lines_of(path: Path) -> list[str]:

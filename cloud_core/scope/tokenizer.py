@@ -33,7 +33,7 @@ class Tokenizer:
 
     def __init__(self) -> None:
         self._ids = _vocabulary()
-        self._words = list(self._ids)
+        self.words = tuple(self._ids)  # word i has id i
         self._lookup: dict[str, tuple[int, ...]] = {word: (index,) for word, index in self._ids.items()}
         self.vocabulary_size = len(self._ids)
         self.cls_id, self.pad_id, self.sep_id, self.unk_id, self.mask_id = (
@@ -66,7 +66,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The string of ids; special tokens are left out, word pieces joined."""
-        words = [self._words[i] for i in ids if i not in (self.cls_id, self.sep_id, self.pad_id)]
+        words = [self.words[i] for i in ids if i not in (self.cls_id, self.sep_id, self.pad_id)]
         return " ".join(words).replace(" ##", "")
 
     def field_of(self, ids: ArrayLike) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ on which strings a table holds and not on how its files are cut.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -69,17 +69,13 @@ class Corpus:
 
     @classmethod
     def read(
-        cls,
-        files: Sequence[str],
-        column: str = "canonical",
-        positions: int = 64,
-        storage_options: Mapping[str, Any] | None = None,
+        cls, files: Sequence[str], column: str = "canonical", positions: int = 64, filesystem: Any = None
     ) -> "Corpus":
-        """The strings of one column of Parquet files (paths or URIs), rows without one left out.
+        """The strings of one column of Parquet files, rows without one left out.
 
-        `storage_options` are those of the URIs' fsspec file system.
+        Files not on this machine need their `filesystem` (of pyarrow or fsspec).
         """
-        return cls.from_texts(read_column(files, column, storage_options), positions)
+        return cls.from_texts(read_column(files, column, filesystem), positions)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -155,9 +151,7 @@ class Corpus:
             raise CorpusError(f"{path}: no such corpus; prepare it with the pretraining flow") from error
 
 
-def read_column(
-    files: Sequence[str], column: str, storage_options: Mapping[str, Any] | None = None
-) -> list[str]:
+def read_column(files: Sequence[str], column: str, filesystem: Any = None) -> list[str]:
     """Distinct strings of a column of Parquet files, without nulls, unsorted.
 
     Raises:
@@ -165,17 +159,10 @@ def read_column(
     """
     if not files:
         raise CorpusError("no files to read: the snapshot has no encoded structure")
-    filesystem: Any = None
-    paths = [str(file).removeprefix("file://") for file in files]
-    if "://" in paths[0]:
-        # Only here: the ranks, which need no more than torch and numpy, read what `Corpus.save` wrote.
-        import fsspec
-
-        filesystem = fsspec.filesystem(paths[0].split("://")[0], **(storage_options or {}))
-        paths = [filesystem._strip_protocol(path) for path in paths]
+    paths = [file if filesystem is None else file.split("://")[-1] for file in files]
     data = ds.dataset(paths, format="parquet", filesystem=filesystem)
     if column not in data.schema.names:
-        raise CorpusError(f"{paths[0]}: no column '{column}' (columns: {', '.join(data.schema.names)})")
+        raise CorpusError(f"{files[0]}: no column '{column}' (columns: {', '.join(data.schema.names)})")
     strings = data.to_table(columns=[column])[column]
     return list(pc.unique(pc.drop_null(strings)).to_pylist())
 
