@@ -1,0 +1,96 @@
+"""Splits: MatBench's official folds, and splits in which one crystal is never on two sides."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+N_FOLDS = 5
+MATBENCH_SEED = 18012019  # Dunn et al., npj Computational Materials 6, 138 (2020)
+
+
+class SplitError(ValueError):
+    """Rows that cannot be split as asked; says why and what to change."""
+
+
+class Split(NamedTuple):
+    """Row numbers, ascending."""
+
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def matbench_folds(n_rows: int, classes: ArrayLike | None = None) -> list[NDArray[np.int64]]:
+    """Test rows of the five folds of MatBench v0.1, in the order of the published data set.
+
+    Args:
+        n_rows: of the whole published set, which the folds are drawn from.
+        classes: `[n_rows]` labels of a classification task, whose folds are stratified by them.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    rows = np.arange(n_rows)
+    if classes is None:
+        folds = KFold(N_FOLDS, shuffle=True, random_state=MATBENCH_SEED).split(rows)
+    else:
+        folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=MATBENCH_SEED).split(
+            rows, np.asarray(classes)
+        )
+    return [test for _, test in folds]
+
+
+def groups_of(keys: Sequence[str]) -> NDArray[np.int64]:
+    """A number for each distinct key, in sorted order of the keys: `[n]`."""
+    return np.unique(np.asarray(keys, dtype=object).astype(str), return_inverse=True)[1].astype(np.int64)
+
+
+def take_groups(
+    rows: NDArray[np.int64], groups: NDArray[np.int64], fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(rest, taken) of `rows`: about `fraction` of them are taken, by whole groups, in an order drawn from `seed`.
+
+    Raises:
+        SplitError: one part would be empty.
+    """
+    distinct, inverse, counts = np.unique(groups[rows], return_inverse=True, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    before = np.cumsum(counts[order]) - counts[order]
+    taken = np.zeros(len(distinct), dtype=bool)
+    taken[order[before < round(fraction * len(rows))]] = True
+    mask = taken[inverse]
+    if mask.all() or not mask.any():
+        raise SplitError(
+            f"{len(rows)} rows of {len(distinct)} distinct crystals do not split with a share of {fraction:g}; "
+            "give more rows or another share"
+        )
+    return rows[~mask], rows[mask]
+
+
+def split_by_group(keys: Sequence[str], test: float, validation: float, seed: int) -> Split:
+    """A random split in which rows of one key (a canonical string) are all on one side.
+
+    Args:
+        test, validation: shares of all rows.
+
+    Raises:
+        SplitError: a part would be empty.
+    """
+    groups = groups_of(keys)
+    rest, test_rows = take_groups(np.arange(len(groups)), groups, test, seed)
+    train, validation_rows = take_groups(rest, groups, validation * len(groups) / len(rest), seed + 1)
+    return Split(train, validation_rows, test_rows)
+
+
+def split_fold(test: NDArray[np.int64], keys: Sequence[str], validation: float, seed: int) -> Split:
+    """A fold's training rows, with validation rows cut from them by whole groups.
+
+    Args:
+        test: row numbers of the fold's test part, which stays as it is.
+        keys: of all rows.
+        validation: share of the rows outside `test`.
+    """
+    rest = np.setdiff1d(np.arange(len(keys)), test)
+    train, validation_rows = take_groups(rest, groups_of(keys), validation, seed)
+    return Split(train, validation_rows, np.sort(test))

@@ -1,0 +1,90 @@
+"""Several property models as one: the mean of their predictions, and how far they stand apart."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cloud_core.models.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    encoder_config,
+    load_weights,
+    read_config,
+    read_weights,
+    write_folder,
+)
+from cloud_core.models.heads import PropertyModel, TargetError, target_from
+
+KIND = "ensemble"
+DEVIATION = "_std"  # after a target's name: its predictive standard deviation
+
+
+class Ensemble(nn.Module):
+    """Property models of the same targets, fitted from different seeds.
+
+    `widening` `[targets]` is what their standard deviation is multiplied by (1 for classification): members
+    agree more than they are right, and the factor that makes the errors of validation rows come out is the
+    simplest remedy (Levi et al., arXiv 1905.11659).
+    """
+
+    def __init__(self, members: Sequence[PropertyModel], widening: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise TargetError("an ensemble needs at least two members")
+        names = {tuple(target.name for target in member.targets) for member in members}
+        if len(names) > 1:
+            raise TargetError(f"members of an ensemble predict the same targets, not {sorted(names)}")
+        self.members = nn.ModuleList(members)
+        self.targets = members[0].targets
+        self.widening = tuple(widening or (1.0 for _ in self.targets))
+
+    @property
+    def models(self) -> list[PropertyModel]:
+        return [member for member in self.members if isinstance(member, PropertyModel)]
+
+    def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
+        """input_ids `[B, L]`, lengths `[B]` -> `[B, members, outputs]`, each in its member's scaled units."""
+        return torch.stack([member(input_ids, lengths) for member in self.members], dim=1)
+
+    def physical(self, outputs: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+        """Outputs `[n, members, outputs]` by target name: means `[n]` (or class probabilities
+        `[n, classes]`), and for regression `<name>_std` `[n]`."""
+        return self.combine([member.physical(outputs[:, i]) for i, member in enumerate(self.models)])
+
+    def combine(self, members: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+        """Physical predictions of each member to means, and for regression standard deviations."""
+        found: dict[str, NDArray[np.float64]] = {}
+        for target, widening in zip(self.targets, self.widening, strict=True):
+            stacked = np.stack([member[target.name] for member in members])
+            found[target.name] = stacked.mean(axis=0)
+            if target.kind == "regression":
+                found[target.name + DEVIATION] = widening * stacked.std(axis=0, ddof=1)
+        return found
+
+    def save(self, folder: str | Path, metadata: Mapping[str, Any]) -> Path:
+        """Write a model folder with all members."""
+        members = [member.describe() for member in self.models]
+        config = {"kind": KIND, "members": members, "widening": self.widening, "metadata": dict(metadata)}
+        return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: json.dumps(config, indent=1)})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> tuple["Ensemble", dict[str, Any]]:
+        """The ensemble that `save` wrote, and its metadata.
+
+        Raises:
+            CheckpointError: the folder is missing, damaged, or of another kind.
+        """
+        config = read_config(folder, KIND)
+        members = [
+            PropertyModel(encoder_config(entry["encoder"]), [target_from(t) for t in entry["targets"]])
+            for entry in config["members"]
+        ]
+        ensemble = cls(members, config["widening"])
+        load_weights(ensemble, read_weights(folder), folder)
+        return ensemble, config["metadata"]
