@@ -81,7 +81,7 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     canonical = official = full = key = official_group = n_primitive = n_conventional = None
     wyckoff: tuple[str, ...] = ()
     if "canonical" in settings.forms:
-        symmetry = _moyo(cell, kinds, settings, settings.symprec)
+        symmetry = _moyo(cell, kinds, settings.symprec)
         n_primitive = symmetry.n_primitive or 0
         n_conventional = n_primitive * space_groups()[symmetry.number].lattice_points
         head, wyckoff = canonical_head(symmetry.number, frozenset(symmetry.letters))
@@ -215,15 +215,15 @@ def element_of(species: str) -> str:
     return species[:2] if species[1:2].islower() else species[:1]
 
 
-def _moyo(cell: Cell, kinds: _Kinds, settings: EncoderSettings, symprec: float) -> Symmetry:
-    return moyo_symmetry(cell.lattice, cell.fractions, kinds.numbers, symprec, settings.angle_tolerance)
+def _moyo(cell: Cell, kinds: _Kinds, symprec: float) -> Symmetry:
+    return moyo_symmetry(cell.lattice, cell.fractions, kinds.numbers, symprec)
 
 
 def _is_sensitive(cell: Cell, kinds: _Kinds, settings: EncoderSettings, number: int, canonical: str) -> bool:
     """Whether the space group or the string moves at half or double the tolerance."""
     for symprec in (settings.symprec / 2, settings.symprec * 2):
         try:
-            symmetry = _moyo(cell, kinds, settings, symprec)
+            symmetry = _moyo(cell, kinds, symprec)
         except StructureError:
             return True
         head, _ = canonical_head(symmetry.number, frozenset(symmetry.letters))

@@ -14,8 +14,9 @@ FORMS = ("canonical", "official", "full")
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """symprec in Å, angle_tolerance in degrees, forms out of canonical, official, full.
+    """symprec in Å, forms out of canonical, official, full.
 
+    angle_tolerance: degrees, for the official forms; the canonical form judges angles by symprec.
     check_tolerance: look at the space group at symprec/2 and 2·symprec too, and flag structures whose
     space group moves; it triples the cost.
     max_sites: structures with more sites are refused.
