@@ -1,0 +1,62 @@
+"""One error for everything that can go wrong with a table."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+
+class LakeError(ValueError):
+    """A table that cannot be read or written. The message names the table and the remedy."""
+
+
+_REMEDIES = (
+    (
+        ("No space left", "os error 28", "StorageFull"),
+        "the disk is full: free some space, then run again; every committed chunk is kept",
+    ),
+    (
+        ("PermissionDenied", "Permission denied", "os error 13", "Read-only file system", "os error 30"),
+        "the folder cannot be written: check its permissions",
+    ),
+    (
+        (
+            "InvalidAccessKeyId",
+            "AccessDenied",
+            "403",
+            "401",
+            "SignatureDoesNotMatch",
+            "ExpiredToken",
+            "Forbidden",
+        ),
+        "the store refuses the credentials: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run again",
+    ),
+    (
+        ("NoSuchBucket",),
+        "the bucket does not exist: create it, or name another one",
+    ),
+    (
+        ("error sending request", "Connection refused", "dns error", "timed out"),
+        "the store does not answer: check its endpoint (AWS_ENDPOINT_URL) and the network, then run again",
+    ),
+)
+
+
+def explained(uri: str, error: BaseException) -> LakeError:
+    """`error` of the storage below as one line with a remedy."""
+    if isinstance(error, TableNotFoundError):
+        return LakeError(f"{uri}: there is no table here; check the path, or make it with `cloud encode`")
+    text = " ".join(str(error).split())
+    for signs, remedy in _REMEDIES:
+        if any(sign in text for sign in signs):
+            return LakeError(f"{uri}: {remedy} ({text[:300]})")
+    return LakeError(f"{uri}: {text[:500] or type(error).__name__}")
+
+
+@contextmanager
+def naming(uri: str) -> Iterator[None]:
+    """Turn what the storage raises into a LakeError that names the table."""
+    try:
+        yield
+    except (DeltaError, OSError) as error:
+        raise explained(uri, error) from error

@@ -1,0 +1,144 @@
+"""Which structures a table holds, and of which content: 20 bytes a row, so that ten million fit in memory."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from cloud_core.lake.schemas import WITHDRAWN
+
+ABSENT = -1  # revision of a structure that the table does not hold
+
+# What decides whether a structure has to be encoded again.
+STATE_COLUMNS = ("content_hash", "fingerprint", "status", "labels", "label_units", "licence")
+
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Finaliser of splitmix64: equal in, equal out, and no structure left."""
+    values = values.astype(np.uint64)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _flat(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def hash_strings(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """64-bit hashes `[n]` of a string column; null hashes as the empty string."""
+    values = _flat(column).fill_null("").to_numpy(zero_copy_only=False)
+    return pd.util.hash_array(values.astype(object), categorize=False).astype(np.uint64)
+
+
+def _hash_maps(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """64-bit hashes `[n]` of a map column, whatever the order of a map's keys."""
+    maps = _flat(column)
+    n = len(maps)
+    hashes = np.zeros(n, np.uint64)
+    offsets = maps.offsets.to_numpy()
+    first, last = int(offsets[0]) if n else 0, int(offsets[-1]) if n else 0
+    if last == first:
+        return hashes
+    keys = maps.keys.slice(first, last - first)
+    items = maps.items.slice(first, last - first)
+    if pa.types.is_floating(items.type):
+        numbers = items.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+        values = _mix((numbers + 0.0).view(np.uint64))  # -0.0 is 0.0
+    else:
+        values = hash_strings(items)
+    entries = _mix(hash_strings(keys) * _ODD + values)
+    total = np.concatenate([[np.uint64(0)], np.cumsum(entries, dtype=np.uint64)])
+    bounds = offsets - first
+    return total[bounds[1:]] - total[bounds[:-1]]
+
+
+def states_of(rows: pa.Table) -> np.ndarray:
+    """64-bit hashes `[n]` of what decides whether a structure has to be encoded again; 0 when withdrawn.
+
+    `rows` has STATE_COLUMNS; `status` may be missing (then nothing is withdrawn).
+    """
+    state = np.zeros(rows.num_rows, np.uint64)
+    with np.errstate(over="ignore"):
+        for name in ("content_hash", "fingerprint", "licence"):
+            state = _mix(state * _ODD + hash_strings(rows[name]))
+        for name in ("labels", "label_units"):
+            state = _mix(state * _ODD + _hash_maps(rows[name]))
+    state |= np.uint64(1)
+    if "status" in rows.column_names:
+        withdrawn = _flat(rows["status"]).to_numpy(zero_copy_only=False) == WITHDRAWN
+        state[withdrawn] = 0
+    return state
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """Id hashes in ascending order, each once, with what is known of each."""
+
+    ids: np.ndarray
+    states: np.ndarray
+    revisions: np.ndarray
+
+    @classmethod
+    def empty(cls) -> Self:
+        return cls(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int32))
+
+    def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each id is here, and the places of those that are."""
+        places = np.searchsorted(self.ids, ids)
+        found = places < len(self.ids)
+        found[found] = self.ids[places[found]] == ids[found]
+        return found, places[found]
+
+    def merged(self, later: Self) -> Self:
+        """Of two rows with one id the higher revision holds, and the later one where they are equal."""
+        ids = np.concatenate([self.ids, later.ids])
+        revisions = np.concatenate([self.revisions, later.revisions])
+        order = np.lexsort((revisions, ids))  # stable: later rows stay behind earlier ones
+        ordered = ids[order]
+        last = np.ones(len(order), bool)
+        last[:-1] = ordered[1:] != ordered[:-1]
+        keep = order[last]
+        return type(self)(ids[keep], np.concatenate([self.states, later.states])[keep], revisions[keep])
+
+
+class Index:
+    """Structure id -> (state, revision), by 64-bit hashes of the ids in sorted arrays."""
+
+    def __init__(self) -> None:
+        self._main = _Sorted.empty()
+        self._recent = _Sorted.empty()  # merged into `_main` now and then: sorting it each time would be slow
+
+    def __len__(self) -> int:
+        found, _ = self._main.find(self._recent.ids)
+        return len(self._main.ids) + int((~found).sum())
+
+    def look_up(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States `[n]` (0: absent or withdrawn) and revisions `[n]` (ABSENT where absent) of id hashes."""
+        known = np.zeros(len(ids), np.uint64)
+        revisions = np.full(len(ids), ABSENT, np.int32)
+        for run in (self._main, self._recent):
+            found, places = run.find(ids)
+            known[found] = run.states[places]
+            revisions[found] = run.revisions[places]
+        return known, revisions
+
+    def put(self, ids: np.ndarray, states: np.ndarray, revisions: np.ndarray) -> None:
+        """Take rows in; of two with one id the higher revision holds, the later one where they are equal."""
+        self._recent = self._recent.merged(_Sorted(ids, states, revisions.astype(np.int32)))
+        found, places = self._main.find(self._recent.ids)
+        stale = np.zeros(len(found), bool)
+        stale[found] = self._main.revisions[places] > self._recent.revisions[found]
+        if stale.any():
+            self._recent = _Sorted(
+                *(
+                    column[~stale]
+                    for column in (self._recent.ids, self._recent.states, self._recent.revisions)
+                )
+            )
+        if len(self._recent.ids) > 65_536 + len(self._main.ids) // 8:
+            self._main, self._recent = self._main.merged(self._recent), _Sorted.empty()

@@ -1,0 +1,164 @@
+"""Keeping a table small: superseded rows, small files, old files, old log entries."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import fsspec
+import pyarrow as pa
+from deltalake import CommitProperties, PostCommitHookProperties
+from deltalake.exceptions import CommitFailedError, DeltaError
+
+from cloud_core.lake.errors import LakeError, explained, naming
+from cloud_core.lake.pins import pins
+from cloud_core.lake.table import WRITER, Table
+
+_ATTEMPTS = 20
+T = TypeVar("T")
+_NO_HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What `compact` did."""
+
+    version: int
+    superseded_rows_removed: int
+    files_before: int
+    files_after: int
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What `vacuum` removed, or would."""
+
+    files: int
+    log_entries: int
+    kept_versions: tuple[int, ...]
+    dry_run: bool
+
+
+def settle(table: Table) -> int:
+    """Remove superseded rows from the files, in one commit; returns how many."""
+
+    def merge() -> int:
+        highest = table.replacements()
+        if highest is None:
+            return 0
+        source = pa.table(
+            {
+                "structure_id": pa.array(highest.index, pa.string()),
+                "revision": pa.array(highest.to_numpy(), pa.int32()),
+            }
+        )
+        done = (
+            table.delta.merge(
+                source,
+                "t.structure_id = s.structure_id",
+                source_alias="s",
+                target_alias="t",
+                writer_properties=WRITER,
+                commit_properties=CommitProperties(custom_metadata={"cloud": "settle"}, max_commit_retries=0),
+                post_commithook_properties=_NO_HOOKS,
+            )
+            .when_matched_delete("t.revision < s.revision")
+            .when_matched_update({"revision": "0"}, "t.revision = s.revision")
+            .execute()
+        )
+        return int(done["num_target_rows_deleted"])
+
+    return _retried(table, merge)
+
+
+def compact(table: Table, target_size: int = 128 * 2**20) -> Compacted:
+    """Settle, then join small files into ones of about `target_size` bytes. The rows do not change."""
+    before = len(table.files())
+    removed = settle(table)
+    _retried(
+        table,
+        lambda: table.delta.optimize.compact(
+            target_size=target_size,
+            max_concurrent_tasks=1,  # memory: one output file at a time
+            writer_properties=WRITER,
+            commit_properties=CommitProperties(custom_metadata={"cloud": "compact"}),
+            post_commithook_properties=_NO_HOOKS,
+        ),
+    )
+    table.refresh()
+    return Compacted(table.version, removed, before, len(table.files()))
+
+
+def vacuum(table: Table, retention_hours: float = 168.0, dry_run: bool = False) -> Vacuumed:
+    """Remove data files that no version younger than the retention uses, and log entries before those.
+
+    Versions that are pinned (see `pins.py`) keep their files and their log.
+    """
+    kept = sorted(set(pins(table.uri, table.storage).values()))
+    table.refresh()
+    with naming(table.uri):
+        # delta-rs counts in whole hours
+        files = table.delta.vacuum(
+            retention_hours=int(retention_hours),
+            dry_run=dry_run,
+            enforce_retention_duration=False,
+            keep_versions=kept or None,
+            full=True,
+            post_commithook_properties=_NO_HOOKS,
+        )
+    entries = _clean_log(table, kept, retention_hours, dry_run)
+    table.refresh()
+    return Vacuumed(len(files), entries, tuple(kept), dry_run)
+
+
+def _clean_log(table: Table, kept: list[int], retention_hours: float, dry_run: bool) -> int:
+    """Remove log entries older than the retention, but none that a kept version needs to be read.
+
+    A version is read from the newest checkpoint at or before it and the entries after that one; so everything
+    before the newest checkpoint that precedes all kept (and all young) versions can go.
+    """
+    fs, path = fsspec.core.url_to_fs(table.uri, **table.storage.for_fsspec(table.uri))
+    cutoff = datetime.now(UTC) - timedelta(hours=retention_hours)
+    with naming(table.uri):
+        fs.invalidate_cache()
+        entries: list[tuple[int, str, bool]] = []
+        oldest_needed = min([table.version, *kept])
+        for info in fs.ls(f"{path.rstrip('/')}/_delta_log", detail=True):
+            match = re.fullmatch(
+                r"(\d{20})\.(checkpoint\.)?.*(json|parquet|crc)", info["name"].rsplit("/", 1)[-1]
+            )
+            if not match:
+                continue
+            version, is_checkpoint = int(match[1]), match[2] is not None
+            entries.append((version, info["name"], is_checkpoint))
+            if _changed(info) >= cutoff:
+                oldest_needed = min(oldest_needed, version)
+        base = max((v for v, _, is_checkpoint in entries if is_checkpoint and v <= oldest_needed), default=0)
+        removed = [name for version, name, _ in entries if version < base]
+        if not dry_run:
+            for name in sorted(removed):  # oldest first: an interrupted clean-up leaves no hole
+                fs.rm_file(name)
+    return len(removed)
+
+
+def _changed(info: dict[str, object]) -> datetime:
+    value = info.get("mtime") or info.get("LastModified")
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    raise LakeError(f"{info['name']}: the store does not say when this was written; clean the log by hand")
+
+
+def _retried(table: Table, work: Callable[[], T]) -> T:
+    """Do `work` on the newest version; again if another writer committed meanwhile."""
+    for _ in range(_ATTEMPTS):
+        table.refresh()
+        try:
+            return work()
+        except CommitFailedError:
+            continue
+        except (DeltaError, OSError) as error:
+            raise explained(table.uri, error) from error
+    raise LakeError(f"{table.uri}: other writers kept committing; let them finish, then run again")

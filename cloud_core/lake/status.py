@@ -1,0 +1,48 @@
+"""What stands in a table, for people."""
+
+from collections import defaultdict
+from typing import Any
+
+from cloud_core.lake.pins import pins
+from cloud_core.lake.schemas import QUARANTINED
+from cloud_core.lake.storage import Storage
+from cloud_core.lake.table import Table
+
+EXAMPLES = 10
+
+
+def status(uri: str, version: int | None = None, storage: Storage | None = None) -> dict[str, Any]:
+    """Rows, files, versions, quarantine by reason, pins, of the newest version or a past one.
+
+    Raises:
+        LakeError: there is no table, or no such version.
+    """
+    table = Table.open(uri, storage, version)
+    reasons: dict[str, int] = defaultdict(int)
+    for batch in table.batches(QUARANTINED, ["reason"]):
+        for item in batch["reason"].value_counts().to_pylist():
+            reasons[item["values"]] += item["counts"]
+    return {
+        "table": uri,
+        "version": table.version,
+        "rows": table.counts(),
+        "files": len(table.files()),
+        "settled": table.is_settled,
+        "quarantine": dict(sorted(reasons.items())),
+        "pins": pins(uri, table.storage),
+    }
+
+
+def quarantine_report(table: Table, examples: int = EXAMPLES) -> list[dict[str, Any]]:
+    """A row a reason: how many, and the first ids with their messages."""
+    counts: dict[str, int] = defaultdict(int)
+    shown: dict[str, list[str]] = defaultdict(list)
+    for batch in table.batches(QUARANTINED, ["structure_id", "reason", "message"]):
+        for row in batch.to_pylist():
+            counts[row["reason"]] += 1
+            if len(shown[row["reason"]]) < examples:
+                shown[row["reason"]].append(f"{row['structure_id']}: {row['message'][:200]}")
+    return [
+        {"reason": reason, "structures": n, "examples": "\n".join(shown[reason])}
+        for reason, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]

@@ -1,0 +1,446 @@
+"""The table of structures: exactly-once append, the row that holds for each structure, past versions.
+
+Chunks are only ever appended. A row that replaces another has the same `structure_id` and a higher
+`revision`; of each structure the row with the highest revision holds, and every view shows only those.
+`settle` removes the superseded rows from the files, so that a pinned version is a plain list of files (see
+`snapshot.py`).
+"""
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+from cloud_core.lake.errors import LakeError, explained, naming
+from cloud_core.lake.index import STATE_COLUMNS, Index, hash_strings, states_of
+from cloud_core.lake.schemas import (
+    ENCODED,
+    PROVENANCE,
+    QUARANTINED,
+    STATUSES,
+    STRUCTURES,
+    WITHDRAWN,
+)
+from cloud_core.lake.storage import Storage
+
+WRITER = WriterProperties(compression="ZSTD", compression_level=3)
+_CONFIGURATION = {
+    # The log is cleaned by `vacuum` only, which knows the pinned versions.
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 36500 days",
+    "delta.checkpointInterval": "50",
+    "delta.dataSkippingStatsColumns": "structure_id,revision",
+}
+_ATTEMPTS = 200  # commits lost to other writers before giving up
+
+Columns = Sequence[str] | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A chunk's work: the key of its commit, which rows to encode `[n]`, and the revisions they have now."""
+
+    key: str
+    todo: np.ndarray
+    revisions: np.ndarray
+
+
+class Table:
+    """A Delta table of structures. One object may be used by several threads."""
+
+    def __init__(self, delta: DeltaTable, uri: str, storage: Storage) -> None:
+        self.delta = delta  # for `maintenance`; others take the methods here
+        self.uri = uri
+        self.storage = storage
+        self._lock = threading.RLock()
+        self._index: Index | None = None
+        self._indexed: set[str] = set()  # data files that the index has seen
+
+    @classmethod
+    def open(cls, uri: str, storage: Storage | None = None, version: int | None = None) -> Self:
+        """Open a table, at its newest version or a past one (which is then read-only).
+
+        Raises:
+            LakeError: there is no table, no such version, or the store does not let us in.
+        """
+        storage = storage or Storage.from_environment()
+        try:
+            with naming(uri):
+                delta = DeltaTable(uri, version=version, storage_options=storage.for_delta(uri))
+        except LakeError as error:
+            if version is not None and not isinstance(error.__cause__, TableNotFoundError):
+                raise LakeError(
+                    f"{uri}: no version {version} here; `cloud status` lists them ({error})"
+                ) from error
+            raise
+        missing = [name for name in STRUCTURES.names if name not in {f.name for f in delta.schema().fields}]
+        if missing:
+            raise LakeError(f"{uri}: a Delta table, but not of structures (no column {', '.join(missing)})")
+        return cls(delta, uri, storage)
+
+    @classmethod
+    def create(
+        cls, uri: str, storage: Storage | None = None, configuration: dict[str, str] | None = None
+    ) -> Self:
+        """Open the table, making an empty one where there is none.
+
+        `configuration` overrides Delta properties of a new table, e.g. `delta.deletedFileRetentionDuration`.
+        """
+        storage = storage or Storage.from_environment()
+        with naming(uri):
+            if not DeltaTable.is_deltatable(uri, storage.for_delta(uri)):
+                # two writers may both find nothing: the one that comes second opens the first one's table
+                with suppress(CommitFailedError):
+                    DeltaTable.create(
+                        uri,
+                        STRUCTURES,
+                        mode="ignore",
+                        partition_by=["status"],
+                        configuration=_CONFIGURATION | (configuration or {}),
+                        storage_options=storage.for_delta(uri),
+                    )
+        return cls.open(uri, storage)
+
+    @classmethod
+    def exists(cls, uri: str, storage: Storage | None = None) -> bool:
+        """Whether there is a Delta table at `uri`."""
+        with naming(uri):
+            return DeltaTable.is_deltatable(uri, (storage or Storage.from_environment()).for_delta(uri))
+
+    @property
+    def version(self) -> int:
+        return self.delta.version()
+
+    def refresh(self) -> None:
+        """See what other writers have committed."""
+        with self._lock, naming(self.uri):
+            self.delta.update_incremental()
+
+    # -- reading
+
+    def batches(
+        self, status: str | None = None, columns: Columns = None, where: ds.Expression | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows that hold, of one status or all, as a stream; memory does not grow with the table."""
+        if status is not None and status not in STATUSES:
+            raise LakeError(f"{self.uri}: no status {status!r}; there are {', '.join(STATUSES)}")
+        names = list(columns) if columns is not None else list(STRUCTURES.names)
+        unknown = [name for name in names if name not in STRUCTURES.names]
+        if unknown:
+            raise LakeError(
+                f"{self.uri}: no column {', '.join(unknown)}; columns: {', '.join(STRUCTURES.names)}"
+            )
+        superseded = self._superseding()
+        read = names if superseded is None else list(dict.fromkeys([*names, "structure_id", "revision"]))
+        condition = ds.field("status") == status if status is not None else None
+        if where is not None:
+            condition = where if condition is None else condition & where
+        with naming(self.uri):
+            dataset = self._dataset()
+            for batch in dataset.to_batches(
+                columns=read, filter=condition, batch_size=16_384, batch_readahead=2, fragment_readahead=1
+            ):
+                if superseded is not None:
+                    batch = batch.filter(superseded(batch))
+                if batch.num_rows:
+                    yield batch.select(names)
+
+    def rows(
+        self, status: str | None = None, columns: Columns = None, where: ds.Expression | None = None
+    ) -> pa.Table:
+        """`batches` as one table."""
+        names = list(columns) if columns is not None else list(STRUCTURES.names)
+        schema = pa.schema([STRUCTURES.field(name) for name in names if name in STRUCTURES.names])
+        return pa.Table.from_batches((b.cast(schema) for b in self.batches(status, columns, where)), schema)
+
+    def scope(self, columns: Columns = None) -> pa.Table:
+        """The encoded structures."""
+        return self.rows(ENCODED, columns)
+
+    def quarantine(self, columns: Columns = None) -> pa.Table:
+        """The structures that could not be encoded, with reason, message and payload."""
+        return self.rows(QUARANTINED, columns)
+
+    def files(self, status: str | None = None) -> list[str]:
+        """URIs of the data files of this version, of one status or all."""
+        return sorted(self.delta.file_uris([("status", "=", status)] if status is not None else None))
+
+    def counts(self) -> dict[str, int]:
+        """Rows that hold, by status."""
+        counts = dict.fromkeys(STATUSES, 0)
+        if not self.is_settled:
+            for batch in self.batches(columns=["status"]):
+                for item in batch["status"].value_counts().to_pylist():
+                    counts[item["values"]] += item["counts"]
+            return counts
+        for action in self._actions().to_pylist():
+            counts[action["partition.status"]] += action["num_records"]
+        return counts
+
+    def look_up(self, ids: Sequence[str]) -> pa.Table:
+        """The rows that hold for these structure ids, without the strings: what a merge has to know."""
+        names = ["structure_id", "status", "content_hash", "fingerprint", "modified_at", "revision"]
+        return self.rows(columns=names, where=ds.field("structure_id").isin(list(ids)))
+
+    def content_hash(self) -> str:
+        """Hash of the rows that hold, sorted by id, without PROVENANCE: equal for equal content.
+
+        Neither the number of workers, the size of chunks, the order of commits nor compaction moves it.
+        """
+        names = [name for name in STRUCTURES.names if name not in PROVENANCE]
+        ids: list[pa.Array] = []
+        digests: list[bytes] = []
+        for batch in self.batches(columns=names):
+            ids.append(batch["structure_id"])
+            digests += row_digests(batch)
+        order = (
+            pc.sort_indices(pa.chunked_array(ids, pa.string())).to_numpy() if ids else np.empty(0, np.int64)
+        )
+        total = hashlib.sha256()
+        for i in order:
+            total.update(digests[i])
+        return total.hexdigest()
+
+    # -- writing
+
+    @property
+    def index(self) -> Index:
+        """What the table holds, by id. Read from the files at first use, kept up to date by own commits."""
+        with self._lock:
+            if self._index is None:
+                self._index, self._indexed = Index(), set()
+                self._catch_up()
+            return self._index
+
+    def unchanged(self, rows: pa.Table) -> np.ndarray:
+        """Whether `[n]` each row's structure is in the table with the same content, labels and fingerprint.
+
+        `rows` has `structure_id` and the columns of `index.STATE_COLUMNS` but for `status`.
+        """
+        with self._lock:
+            known, _ = self.index.look_up(hash_strings(rows["structure_id"]))
+        return known == states_of(rows)
+
+    def claim(self, inputs: pa.Table, name: str) -> "Claim":
+        """What of `inputs` is to be done, and a key for it: the begin of a chunk's work.
+
+        Two writers that claim the same inputs of the same state of the table get the same key, so that only
+        one of them commits. `inputs` is as in `unchanged`.
+        """
+        with self._lock:
+            ids = hash_strings(inputs["structure_id"])
+            known, revisions = self.index.look_up(ids)
+            todo = known != states_of(inputs)
+            key, attempt = name, 1
+            # The key of a commit outlives its rows (a `restore` takes the rows back): what is to be done is
+            # told by the rows that hold, and the key only keeps two writers of it apart.
+            while todo.any() and self.delta.transaction_version(key) is not None:
+                attempt += 1
+                key = f"{name}~{attempt}"
+            return Claim(key, todo, revisions[todo])
+
+    def append_chunk(
+        self, rows: pa.Table, key: str, seen: np.ndarray | None = None, metadata: dict[str, str] | None = None
+    ) -> bool:
+        """Commit rows under a key, once; each replaces the row that its structure has, if any.
+
+        `rows` has columns of STRUCTURES (missing ones become null; `revision`, `chunk_key` and `encoded_at`
+        are filled in here) and each structure id once. Safe against other processes: the commit is made only
+        if nobody else committed since this one last looked; otherwise it looks again, and leaves out what
+        another writer has written meanwhile. `seen` are the revisions `[n]` that the rows' structures had
+        when work on them began (`Claim.revisions`); `metadata` goes into the commit's entry in the log.
+
+        Returns:
+            Whether something was written; False if the key, or every one of the rows, was there already.
+
+        Raises:
+            LakeError: the store refused, or the rows are not of this table.
+        """
+        rows = conform(rows)
+        ids = hash_strings(rows["structure_id"])
+        if len(np.unique(ids)) != len(ids):
+            raise LakeError(f"{self.uri}: chunk {key} has a structure id twice")
+        with self._lock:
+            first_seen = self.index.look_up(ids)[1] if seen is None else seen
+            for attempt in range(_ATTEMPTS):
+                if self.delta.transaction_version(key) is not None or rows.num_rows == 0:
+                    return False
+                known, revisions = self.index.look_up(ids)
+                theirs = (revisions != first_seen) & (known == states_of(rows))
+                if theirs.any():
+                    keep = ~theirs
+                    rows, ids, first_seen = rows.filter(pa.array(keep)), ids[keep], first_seen[keep]
+                    continue
+                stamped = _stamp(rows, revisions + 1, key)
+                if self._commit(stamped, key, metadata or {}):
+                    self._remember(stamped)
+                    return True
+                time.sleep(random.uniform(0, 0.01 * min(attempt + 1, 20)))
+                self.refresh()
+                self._catch_up()
+        raise LakeError(
+            f"{self.uri}: {_ATTEMPTS} commits lost to other writers; let them finish, then run again"
+        )
+
+    def withdraw(self, ids: Sequence[str], key: str) -> int:
+        """Mark structures as withdrawn, in one commit; returns how many were not yet."""
+        with self._lock:
+            held = self.rows(
+                where=ds.field("structure_id").isin(list(ids)) & (ds.field("status") != WITHDRAWN)
+            )
+            if not held.num_rows:
+                return 0
+            status = pa.array([WITHDRAWN] * held.num_rows, pa.string())
+            marked = held.set_column(
+                held.schema.get_field_index("status"), STRUCTURES.field("status"), status
+            )
+            return held.num_rows if self.append_chunk(marked, key) else 0
+
+    # -- inside
+
+    def _commit(self, rows: pa.Table, key: str, metadata: dict[str, str]) -> bool:
+        """One attempt on top of the version in memory; False if another writer was first."""
+        properties = CommitProperties(
+            app_transactions=[Transaction(key, 1)],
+            custom_metadata={**metadata, "chunk_key": key},
+            max_commit_retries=0,
+        )
+        try:
+            write_deltalake(
+                self.delta, rows, mode="append", commit_properties=properties, writer_properties=WRITER
+            )
+        except CommitFailedError:
+            return False
+        except (DeltaError, OSError) as error:
+            raise explained(self.uri, error) from error
+        return True
+
+    def _actions(self) -> pa.Table:
+        """One row a data file of this version: path, num_records, partition and statistics."""
+        return pa.table(self.delta.get_add_actions(flatten=True))
+
+    def _dataset(self) -> ds.Dataset:
+        return self.delta.to_pyarrow_dataset(schema=STRUCTURES)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether every row in the files holds, so that the files alone are the table."""
+        return not self._replacing_files()
+
+    def _replacing_files(self) -> list[str]:
+        """Files with rows that may replace others: those that hold a revision above 0."""
+        actions = self._actions()
+        if "max.revision" not in actions.column_names:
+            return []
+        return [row["path"] for row in actions.to_pylist() if row["num_records"] and row["max.revision"] != 0]
+
+    def replacements(self) -> pd.Series | None:
+        """Highest revision by structure id, of structures with a row above revision 0; None if settled."""
+        if self.is_settled:
+            return None
+        with naming(self.uri):
+            rows = self._dataset().to_table(
+                columns=["structure_id", "revision"], filter=ds.field("revision") > 0
+            )
+        frame = rows.to_pandas()
+        return frame.groupby("structure_id")["revision"].max()
+
+    def _superseding(self) -> Callable[[pa.RecordBatch], pa.Array] | None:
+        """A filter that keeps the rows that hold, or None if they all do."""
+        highest = self.replacements()
+        if highest is None:
+            return None
+        revisions = np.append(highest.to_numpy(), -1)  # the last one answers for "not replaced"
+
+        def holds(batch: pa.RecordBatch) -> pa.Array:
+            places = highest.index.get_indexer(batch["structure_id"].to_pandas())
+            return pa.array(batch["revision"].to_numpy() >= revisions[places])
+
+        return holds
+
+    def _remember(self, rows: pa.Table) -> None:
+        self._indexed = set(self.delta.file_uris())
+        self.index.put(hash_strings(rows["structure_id"]), states_of(rows), rows["revision"].to_numpy())
+
+    def _catch_up(self) -> None:
+        """Take the rows of files that the index has not seen."""
+        files = set(self.delta.file_uris())
+        if self._index is None:
+            return
+        if (
+            self._indexed - files
+        ):  # compacted, or restored to a past version: what is gone must not be remembered
+            self._index, self._indexed = Index(), set()
+        new = files - self._indexed
+        names = ["structure_id", "revision", *STATE_COLUMNS]
+        with naming(self.uri):
+            dataset = self._dataset()
+            if self._indexed:
+                paths = {uri.rsplit("/", 1)[-1] for uri in new}
+                fragments = [f for f in dataset.get_fragments() if f.path.rsplit("/", 1)[-1] in paths]
+                dataset = ds.FileSystemDataset(fragments, STRUCTURES, dataset.format, dataset.filesystem)
+            for batch in dataset.to_batches(columns=names, batch_readahead=2, fragment_readahead=1):
+                rows = pa.Table.from_batches([batch])
+                self._index.put(
+                    hash_strings(rows["structure_id"]), states_of(rows), rows["revision"].to_numpy()
+                )
+        self._indexed = files
+
+
+def conform(rows: pa.Table) -> pa.Table:
+    """`rows` in the columns and types of STRUCTURES.
+
+    Raises:
+        LakeError: a column that the table does not have, or an id or status that is missing.
+    """
+    unknown = [name for name in rows.column_names if name not in STRUCTURES.names]
+    if unknown:
+        raise LakeError(f"rows have columns that the table lacks: {', '.join(unknown)}")
+    columns = []
+    for field in STRUCTURES:
+        if field.name in rows.column_names:
+            columns.append(rows[field.name].cast(field.type))
+        elif field.nullable:
+            columns.append(pa.nulls(rows.num_rows, field.type))
+        else:
+            raise LakeError(f"rows lack the column {field.name}")
+    return pa.Table.from_arrays(columns, schema=STRUCTURES)
+
+
+def _stamp(rows: pa.Table, revisions: np.ndarray, key: str) -> pa.Table:
+    n = rows.num_rows
+    stamps: dict[str, Any] = {
+        "revision": pa.array(revisions, pa.int32()),
+        "chunk_key": pa.array([key] * n, pa.string()),
+        "encoded_at": pa.array([datetime.now(UTC)] * n, STRUCTURES.field("encoded_at").type),
+    }
+    for name, values in stamps.items():
+        rows = rows.set_column(STRUCTURES.get_field_index(name), STRUCTURES.field(name), values)
+    return rows
+
+
+def row_digests(batch: pa.RecordBatch) -> list[bytes]:
+    """A 16-byte hash of each row; maps count without their order, numbers by their exact value."""
+    columns: list[list[Any]] = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        values = column.to_pylist()
+        if pa.types.is_map(STRUCTURES.field(name).type):
+            values = [value and sorted(value) for value in values]
+        columns.append(values)
+    return [
+        hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        for row in zip(*columns, strict=True)
+    ]

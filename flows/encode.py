@@ -1,0 +1,122 @@
+"""Structures of a source into a table: encoded, or in quarantine with a reason.
+
+python -m flows.encode --config deployments/configs/encode.yaml
+"""
+
+import time
+from typing import Any
+
+from prefect import flow
+from pydantic import BaseModel, Field
+
+from cloud_core.lake.maintenance import settle
+from cloud_core.lake.status import quarantine_report
+from cloud_core.lake.storage import Storage
+from cloud_core.lake.table import Table
+from cloud_core.scope.settings import fingerprint
+from cloud_core.sources.catalogue import open_source
+from flows.configs import FlowConfig
+from tasks.cluster import ClusterConfig, cluster
+from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
+from tasks.reporting import Progress, flow_run_link, publish_markdown, publish_table
+
+
+class EncodeConfig(FlowConfig):
+    """What is encoded, to where, and with what."""
+
+    source: str | dict[str, Any] = Field(
+        description="a folder, archive, table or named set, or a mapping as in docs/sources.md"
+    )
+    table: str = Field(default="runs/lake/structures", description="the table: a folder or an s3:// address")
+    storage: Storage | None = Field(
+        default=None, description="object store; default: from the AWS_… environment"
+    )
+    encoding: EncodingOptions = Field(
+        default=EncodingOptions(), description="forms, tolerances, limits, portions"
+    )
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="where the work runs")
+
+
+class EncodeResult(BaseModel):
+    """What a run did: `n_records` = `n_encoded` + `n_quarantined` + `n_skipped` (there already)."""
+
+    table: str
+    version: int
+    n_records: int
+    n_encoded: int
+    n_quarantined: int
+    n_skipped: int
+    n_superseded: int
+    reasons: dict[str, int]
+    fingerprint: str
+    seconds: float
+    seconds_starting: float
+
+    @property
+    def wrote_nothing(self) -> bool:
+        return self.n_encoded == self.n_quarantined == 0
+
+
+@flow(name="encode", persist_result=False, validate_parameters=True)
+def encode(config: EncodeConfig) -> EncodeResult:
+    """Encode what is new or changed in a source; running it again writes nothing."""
+    started = time.monotonic()
+    source = open_source(config.source)
+    shards = plan(source.partitions(), config.encoding.shard_rows)
+    table = Table.create(config.table, config.storage)
+    known = [p.n_rows for shard in shards for p in shard.partitions]
+    total = sum(n for n in known if n is not None)
+    with (
+        cluster(config.cluster) as client,
+        Progress(total, f"encode {source.name}", unit="structures") as progress,
+    ):
+        ready = time.monotonic()
+
+        def show(n: int, counts: Counts) -> None:
+            progress.total = max(progress.total, counts.n_records)
+            progress.advance(n, skipped=counts.n_skipped, **dict(counts.reasons.most_common(5)))
+
+        workers = config.cluster.workers
+        at_once = max(2, workers // 8)
+        encoding = Encoding(
+            source,
+            table,
+            client,
+            config.encoding,
+            run=flow_run_link()[0] or "",
+            on_progress=show,
+            chunks_in_flight=-(-(2 * workers + 2) // at_once),
+        )
+        encode_shards(encoding, shards, at_once)
+    superseded = settle(table)
+    encoding.check()
+    table.refresh()
+    counts = encoding.counts
+    result = EncodeResult(
+        table=config.table,
+        version=table.version,
+        n_records=counts.n_records,
+        n_encoded=counts.n_encoded,
+        n_quarantined=counts.n_quarantined,
+        n_skipped=counts.n_skipped,
+        n_superseded=superseded,
+        reasons=dict(counts.reasons),
+        fingerprint=fingerprint(config.encoding.settings),
+        seconds=round(time.monotonic() - started, 3),
+        seconds_starting=round(ready - started, 3),
+    )
+    publish_markdown(f"encode-{source.name}", _summary(result), "What was encoded")
+    publish_table(f"quarantine-{source.name}", quarantine_report(table), "Quarantine by reason")
+    return result
+
+
+def _summary(result: EncodeResult) -> str:
+    if result.wrote_nothing:
+        head = f"Nothing to do: all {result.n_records:,} structures stand in the table already."
+    else:
+        head = (
+            f"{result.n_encoded:,} encoded, {result.n_quarantined:,} quarantined, "
+            f"{result.n_skipped:,} there already, in {result.seconds:.1f} s."
+        )
+    reasons = "".join(f"\n- {reason}: {n:,}" for reason, n in sorted(result.reasons.items()))
+    return f"{head}\n\nTable `{result.table}`, version {result.version}.{reasons}"

@@ -1,0 +1,173 @@
+"""A chunk's work, as Dask's workers run it: records in, rows of the table out. Imports no Prefect."""
+
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cloud_core.lake.schemas import ENCODED, QUARANTINED, STRUCTURES
+from cloud_core.scope.settings import EncoderSettings, fingerprint
+from cloud_core.scope.workers import Encoded, Refused, encode_many
+from cloud_core.sources.record import Record
+from cloud_core.structures.cell import Cell
+from cloud_core.structures.errors import StructureError
+
+# Columns that say what is to be encoded; the others say what came of it.
+INPUT_COLUMNS = (
+    "structure_id",
+    "source",
+    "licence",
+    "content_hash",
+    "fingerprint",
+    "labels",
+    "label_units",
+    "modified_at",
+)
+CELL_FORMAT = "cell"
+
+
+def input_rows(records: Sequence[Record], settings: EncoderSettings) -> pa.Table:
+    """INPUT_COLUMNS of the table for these records."""
+    columns: dict[str, list[Any]] = {
+        "structure_id": [_text(record.structure_id) for record in records],
+        "source": [record.source for record in records],
+        "licence": [record.licence for record in records],
+        "content_hash": [record.content_hash for record in records],
+        "fingerprint": [fingerprint(settings)] * len(records),
+        "labels": [list(record.labels.items()) for record in records],
+        "label_units": [list(record.label_units.items()) for record in records],
+        "modified_at": [record.modified_at for record in records],
+    }
+    schema = pa.schema([STRUCTURES.field(name) for name in INPUT_COLUMNS])
+    return pa.table(columns, schema=schema)
+
+
+def encode_chunk(
+    records: Sequence[Record],
+    settings: EncoderSettings,
+    timeout_s: float,
+    memory_mb: int | None,
+    isolated: bool = False,
+) -> pa.Table:
+    """OUTCOME of each record, in order.
+
+    Not isolated, the structures are encoded in this process, as fast as it goes: one that hangs, crashes or
+    eats memory ends the process, and the caller tries the chunk again, isolated. Then each structure is in
+    the hands of `scope.workers`, which ends and names the guilty one and goes on with its neighbours.
+    """
+    readable = [record for record in records if record.refusal is None]
+    if isolated:
+        outcomes = encode_many(readable, settings, timeout_s=timeout_s, memory_mb=memory_mb)
+    else:
+        outcomes = _encode_here(readable, settings, timeout_s)
+    rows = []
+    for record in records:
+        if record.refusal is not None:
+            rows.append(refused(record, record.refusal.value, record.message))
+            continue
+        outcome = next(outcomes)
+        if isinstance(outcome, Encoded):
+            rows.append(encoded(outcome.scope))
+        else:
+            rows.append(refused(record, outcome.reason.value, outcome.message))
+    tolerances = {"symprec": settings.symprec, "angle_tolerance": settings.angle_tolerance}
+    return outcome_table([row | tolerances for row in rows])
+
+
+def _encode_here(
+    records: Sequence[Record], settings: EncoderSettings, timeout_s: float
+) -> Iterator[Encoded | Refused]:
+    from cloud_core.scope.encoder import encode_cell
+    from cloud_core.structures.formats import read
+
+    try:
+        for record in records:
+            # The kernel's default for SIGALRM ends the process. No thread of ours could: a C library that
+            # hangs does so with the interpreter's lock in its hands.
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+            try:
+                yield Encoded(record.id, encode_cell(read(record.payload, record.format), settings))
+            except StructureError as error:
+                yield Refused(record.id, error.reason, str(error))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def outcome_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows as dictionaries of OUTCOME columns -> a table."""
+    return pa.table({field.name: [row.get(field.name) for row in rows] for field in OUTCOME}, schema=OUTCOME)
+
+
+OUTCOME = pa.schema(
+    [
+        field
+        for field in STRUCTURES
+        if field.name not in (*INPUT_COLUMNS, "encoded_at", "chunk_key", "revision")
+    ]
+)
+
+
+def encoded(scope: Any) -> dict[str, Any]:
+    elements = sorted(scope.composition)
+    return {
+        "status": ENCODED,
+        "canonical": scope.canonical,
+        "element_key": scope.element_key,
+        "official": scope.official,
+        "full": scope.full,
+        "space_group": scope.space_group,
+        "space_group_official": scope.space_group_official,
+        "wyckoff": list(scope.wyckoff),
+        "elements": elements,
+        "fractions": [scope.composition[element] for element in elements],
+        "n_sites": scope.n_sites,
+        "n_atoms_primitive": scope.n_atoms_primitive,
+        "n_atoms_conventional": scope.n_atoms_conventional,
+        "flags": list(scope.flags),
+    }
+
+
+def refused(record: Record, reason: str, message: str) -> dict[str, Any]:
+    payload, payload_format = pack(record)
+    return {
+        "status": QUARANTINED,
+        "reason": reason,
+        "message": _text(message),
+        "payload": payload,
+        "payload_format": payload_format,
+    }
+
+
+def pack(record: Record) -> tuple[str, str]:
+    """A record's payload as text and its format; `unpack` is the way back."""
+    if isinstance(record.payload, str):
+        return _text(record.payload), record.format
+    cell = record.payload
+    values = {
+        "lattice": cell.lattice.tolist(),
+        "species": list(cell.species),
+        "fractions": cell.fractions.tolist(),
+        "occupancies": None if cell.occupancies is None else [dict(site) for site in cell.occupancies],
+    }
+    return json.dumps(values), CELL_FORMAT
+
+
+def unpack(payload: str, payload_format: str) -> str | Cell:
+    if payload_format != CELL_FORMAT:
+        return payload
+    values = json.loads(payload)
+    occupancies = values["occupancies"]
+    return Cell(
+        np.array(values["lattice"], float),
+        tuple(values["species"]),
+        np.array(values["fractions"], float).reshape(-1, 3),
+        None if occupancies is None else tuple(occupancies),
+    )
+
+
+def _text(text: str) -> str:
+    """Text that Parquet can hold: half a surrogate pair (a byte that was not UTF-8) is written out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

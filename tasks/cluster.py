@@ -1,0 +1,132 @@
+"""Where the work runs: Dask on this machine, at an address, on Slurm or on Kubernetes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.deploy import Cluster
+
+
+class ClusterError(ValueError):
+    """A cluster that cannot be had. The message names it and the remedy."""
+
+
+class ClusterConfig(BaseModel):
+    """A Dask cluster. Slurm and Kubernetes scale between `minimum` and `workers`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["local", "address", "slurm", "kubernetes"] = Field(default="local", description="local: processes of this machine; address: a scheduler that runs already"
+    )
+    workers: int = Field(default=2, ge=1, description="worker processes, one thread each; on Slurm and Kubernetes at most"
+    )
+    minimum: int = Field(default=0, ge=0, description="Slurm and Kubernetes: workers that are kept even when idle")
+    memory_gb: float = Field(default=2.0, gt=0, description="memory of a worker, GB; one that passes it is restarted")
+    address: str | None = Field(default=None, description="kind address: the scheduler, e.g. tcp://scheduler:8786")
+    options: dict[str, Any] = Field(default={},
+        description="Slurm, Kubernetes: further arguments of dask_jobqueue.SLURMCluster (queue, account, "
+        "walltime, …) or dask_kubernetes.operator.KubeCluster (image, namespace, …)",
+    )
+    start_timeout_s: float = Field(default=60.0, gt=0, description="seconds to wait for the first worker")
+
+    @model_validator(mode="after")
+    def _address_is_named(self) -> "ClusterConfig":
+        if (self.kind == "address") != (self.address is not None):
+            raise ValueError("`address` goes with kind: address, and only with it")
+        if self.options and self.kind not in ("slurm", "kubernetes"):
+            raise ValueError("`options` are for kind: slurm and kubernetes")
+        return self
+
+
+# One chunk a worker at a time; a structure that ends its process must not take its neighbours along.
+_DASK = {
+    "distributed.worker.daemon": False,  # workers have child processes of their own (see scope.workers)
+    "distributed.scheduler.allowed-failures": 0,  # a chunk that ended its worker is tried anew, isolated
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": 0.85,
+    "distributed.worker.memory.terminate": 0.95,
+    "distributed.comm.timeouts.connect": "30s",
+}
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+@contextmanager
+def cluster(config: ClusterConfig) -> Iterator["Client"]:
+    """A Dask client with at least one worker; what was started is stopped at the end.
+
+    Raises:
+        ClusterError: no scheduler at the address, no worker in time, or the back end is not installed.
+    """
+    import dask
+    from distributed import Client
+
+    with dask.config.set(_DASK):
+        if config.kind == "address":
+            try:
+                client = Client(config.address, timeout=config.start_timeout_s, set_as_default=False)
+            except OSError as error:
+                raise ClusterError(
+                    f"{config.address}: no Dask scheduler answers there; start one (`dask scheduler`), or check "
+                    "
+                    "the address"
+                ) from error
+            with client:
+                _wait_for_worker(client, config)
+                yield client
+            return
+        with _start(config) as started, Client(started, set_as_default=False) as client:
+            _wait_for_worker(client, config)
+            yield client
+
+
+def _start(config: ClusterConfig) -> "Cluster":
+    if config.kind == "local":
+        from distributed import LocalCluster
+
+        return LocalCluster(
+            n_workers=config.workers,
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=f"{config.memory_gb}GB",
+            host="127.0.0.1",
+            dashboard_address=None,
+            env=_ENVIRONMENT,
+            silence_logs=40,
+        )
+    if config.kind == "slurm":
+        try:
+            from dask_jobqueue import SLURMCluster
+        except ImportError as error:
+            raise ClusterError(
+                "kind: slurm needs dask-jobqueue; install it: pip install 'cloud-pipeline[slurm]'"
+            ) from error
+        defaults = {"cores": 1, "processes": 1, "memory": f"{config.memory_gb}GB", "worker_extra_args": []}
+        started = SLURMCluster(**(defaults | config.options))
+    else:
+        try:
+            from dask_kubernetes.operator import KubeCluster
+        except ImportError as error:
+            raise ClusterError(
+                "kind: kubernetes needs dask-kubernetes; install it: pip install 'cloud-pipeline[kubernetes]'"
+            ) from error
+        started = KubeCluster(**({"n_workers": config.minimum, "env": _ENVIRONMENT} | config.options))
+    started.adapt(minimum=config.minimum, maximum=config.workers)
+    return started
+
+
+def _wait_for_worker(client: "Client", config: ClusterConfig) -> None:
+    try:
+        client.wait_for_workers(
+            1 if config.kind != "local" else config.workers, timeout=config.start_timeout_s
+        )
+    except TimeoutError as error:
+        raise ClusterError(
+            f"{config.address or config.kind}: no Dask worker within {config.start_timeout_s:.0f} s; start "
+            "workers (`dask worker ADDRESS`), look at the queue, or raise `start_timeout_s`"
+        ) from error

@@ -1,0 +1,371 @@
+"""Encoding of a source into a table: shards as Prefect tasks, chunks as Dask tasks and Delta commits.
+
+The flow's process reads the source, tells what is new, and commits; Dask's workers do nothing but encode, so
+that one of them may die or come back from the dead at any moment without a trace in the table.
+"""
+
+import hashlib
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud_core.lake.index import Index, hash_strings
+from cloud_core.lake.schemas import ENCODED, QUARANTINED
+from cloud_core.lake.table import Table
+from cloud_core.scope.settings import EncoderSettings, fingerprint
+from cloud_core.sources.record import Partition, Record, Refusal, Source, SourceError
+from cloud_core.structures.errors import Reason
+from tasks.chunks import encode_chunk, input_rows, outcome_table, refused
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+UNCOUNTED_ROWS = 1000  # taken for a partition that does not know its number of rows
+MAX_SHARDS = 500  # a Prefect task costs 0.1 to 0.2 s
+
+
+ISOLATED_ATTEMPTS = 3  # a worker may also end for reasons of its own: a lost node, an operator
+# What a library raises on bad input beyond the reasons we know; isolated, it gets its reason code.
+UNEXPECTED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, MemoryError)
+
+
+class EncodeError(ValueError):
+    """A run that did not account for every record. The message says what is missing and what to do."""
+
+
+class EncodingOptions(BaseModel):
+    """What is computed of each structure, and in what portions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    forms: tuple[str, ...] = Field(
+        default=("canonical",), description="strings to compute: canonical, official, full"
+    )
+    symprec: float = Field(default=0.01, gt=0, description="symmetry tolerance, Å")
+    angle_tolerance: float = Field(
+        default=5.0, description="symmetry tolerance of angles, degrees; -1: the engine's own"
+    )
+    check_tolerance: bool = Field(
+        default=False, description="flag structures whose space group moves at symprec / 2 or · 2"
+    )
+    timeout_s: float = Field(default=30.0, gt=0, description="time limit of one structure, s")
+    memory_mb: int | None = Field(
+        default=1024, ge=256, description="memory limit of the encoding process, MB"
+    )
+    chunk_rows: int = Field(default=2000, ge=1, description="structures in one Dask task and one commit")
+    shard_rows: int = Field(default=50_000, ge=1, description="structures in one Prefect task, about")
+
+    @property
+    def settings(self) -> EncoderSettings:
+        return EncoderSettings(
+            symprec=self.symprec,
+            angle_tolerance=self.angle_tolerance,
+            forms=self.forms,
+            check_tolerance=self.check_tolerance,
+        )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Partitions that one Prefect task encodes."""
+
+    number: int
+    partitions: tuple[Partition, ...]
+
+
+@dataclass
+class Counts:
+    """What became of the records that were read."""
+
+    n_records: int = 0
+    n_encoded: int = 0
+    n_quarantined: int = 0
+    n_skipped: int = 0
+    n_chunks: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(
+            self.n_records + other.n_records,
+            self.n_encoded + other.n_encoded,
+            self.n_quarantined + other.n_quarantined,
+            self.n_skipped + other.n_skipped,
+            self.n_chunks + other.n_chunks,
+            self.reasons + other.reasons,
+        )
+
+
+def plan(partitions: Iterable[Partition], shard_rows: int) -> list[Shard]:
+    """Neighbouring partitions together, about `shard_rows` in each, at most MAX_SHARDS; none is cut."""
+    listed = list(partitions)
+    sizes = [UNCOUNTED_ROWS if p.n_rows is None else p.n_rows for p in listed]
+    target = max(shard_rows, sum(sizes) // MAX_SHARDS)
+    shards: list[Shard] = []
+    group: list[Partition] = []
+    rows = 0
+    for partition, size in zip(listed, sizes, strict=True):
+        group.append(partition)
+        rows += size
+        if rows >= target:
+            shards.append(Shard(len(shards) + 1, tuple(group)))
+            group, rows = [], 0
+    if group:
+        shards.append(Shard(len(shards) + 1, tuple(group)))
+    return shards
+
+
+@dataclass
+class _Chunk:
+    """A chunk on its way through a worker."""
+
+    key: str
+    records: list[Record]
+    inputs: pa.Table
+    revisions: np.ndarray
+    n_skipped: int
+    metadata: dict[str, str]
+    future: "Future | None" = None
+
+
+class Encoding:
+    """One run: a source, a table, a cluster, and what has been seen. Used by several threads."""
+
+    def __init__(
+        self,
+        source: Source,
+        table: Table,
+        client: "Client",
+        options: EncodingOptions,
+        run: str = "",
+        on_progress: Callable[[int, Counts], None] | None = None,
+        chunks_in_flight: int = 4,
+    ) -> None:
+        self.source = source
+        self.table = table
+        self.client = client
+        self.options = options
+        self.run = run
+        self.chunks_in_flight = chunks_in_flight
+        self._settings = options.settings
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._seen = Index()
+        self.counts = Counts()
+        self.unreadable: list[str] = []
+
+    def encode_shard(self, shard: Shard) -> Counts:
+        """Read the shard's partitions, encode what is new or changed, commit it chunk by chunk."""
+        total = Counts()
+        pending: deque[_Chunk] = deque()
+        try:
+            for chunk in self._chunks(shard):
+                if chunk.records:
+                    chunk.future = self._submit(chunk.records)
+                    pending.append(chunk)
+                else:
+                    total += self._finish(chunk)
+                while len(pending) >= self.chunks_in_flight:
+                    total += self._finish(pending.popleft())
+            while pending:
+                total += self._finish(pending.popleft())
+        finally:
+            for chunk in pending:
+                if chunk.future is not None:
+                    chunk.future.cancel()
+        return total
+
+    # -- reading
+
+    def _chunks(self, shard: Shard) -> Iterator[_Chunk]:
+        """Equal positions of a partition make equal chunks, whatever of them is already encoded."""
+        for partition in shard.partitions:
+            records = self.source.read(partition)
+            number = 0
+            while True:
+                batch: list[Record] = []
+                try:
+                    batch.extend(islice(records, self.options.chunk_rows))
+                    ended = not batch
+                except SourceError as error:
+                    self.unreadable.append(f"{partition.key}: {error}")
+                    ended = True
+                if batch:
+                    yield self._claim(batch, shard, partition, number)
+                    number += 1
+                if ended:
+                    break
+
+    def _claim(self, records: list[Record], shard: Shard, partition: Partition, number: int) -> _Chunk:
+        inputs = input_rows(records, self._settings)
+        records, inputs = self._without_repeats(records, inputs, partition, number)
+        claim = self.table.claim(inputs, self._key(inputs, partition))
+        return _Chunk(
+            key=claim.key,
+            records=[record for record, is_todo in zip(records, claim.todo, strict=True) if is_todo],
+            inputs=inputs.filter(pa.array(claim.todo)),
+            revisions=claim.revisions,
+            n_skipped=int((~claim.todo).sum()),
+            metadata={
+                "run": self.run,
+                "shard": str(shard.number),
+                "partition": partition.key,
+                "cursor": partition.cursor,
+                "chunk": str(number),
+            },
+        )
+
+    def _key(self, inputs: pa.Table, partition: Partition) -> str:
+        digest = hashlib.sha256(
+            f"{partition.key}\n{partition.cursor}\n{fingerprint(self._settings)}\n".encode()
+        )
+        for name in ("structure_id", "content_hash"):
+            digest.update("\n".join(inputs[name].to_pylist()).encode())
+        return f"chunk-{digest.hexdigest()[:32]}"
+
+    def _without_repeats(
+        self, records: list[Record], inputs: pa.Table, partition: Partition, number: int
+    ) -> tuple[list[Record], pa.Table]:
+        """An id that this run has met before goes to quarantine under an id of its own."""
+        ids = hash_strings(inputs["structure_id"])
+        with self._lock:
+            _, met = self._seen.look_up(ids)
+            repeated = met >= 0
+            _, first = np.unique(ids, return_index=True)
+            again = np.ones(len(ids), bool)
+            again[first] = False
+            repeated |= again
+            if repeated.any():
+                for i in np.flatnonzero(repeated):
+                    place = f"{partition.key}, record {number * self.options.chunk_rows + int(i)}"
+                    records[i] = replace(
+                        records[i],
+                        id=f"{records[i].id}~{place}",
+                        refusal=Refusal.DUPLICATE_ID,
+                        message=f"an earlier record of this source has the id {records[i].id} already",
+                    )
+                inputs = input_rows(records, self._settings)
+                ids = hash_strings(inputs["structure_id"])
+            self._seen.put(ids, np.ones(len(ids), np.uint64), np.zeros(len(ids), np.int32))
+        return records, inputs
+
+    # -- encoding
+
+    def _submit(self, records: Sequence[Record], isolated: bool = False) -> "Future":
+        options = self.options
+        return self.client.submit(
+            encode_chunk,
+            records,
+            self._settings,
+            options.timeout_s,
+            options.memory_mb,
+            isolated,
+            pure=False,
+        )
+
+    def _outcome(self, chunk: _Chunk) -> pa.Table:
+        """What became of a chunk's records. One that ended its worker is tried again, isolated."""
+        from distributed import KilledWorker
+
+        assert chunk.future is not None
+        try:
+            return chunk.future.result()
+        except (KilledWorker, *UNEXPECTED):
+            return self._isolated(chunk.records)
+
+    def _isolated(self, records: Sequence[Record]) -> pa.Table:
+        """Isolated, and in halves should even that end the worker, until the guilty one stands alone."""
+        from distributed import KilledWorker
+
+        for _ in range(ISOLATED_ATTEMPTS):
+            try:
+                return self._submit(records, isolated=True).result()
+            except KilledWorker:
+                continue
+        if len(records) == 1:
+            tolerances = {"symprec": self.options.symprec, "angle_tolerance": self.options.angle_tolerance}
+            message = "the worker process ended each time that this structure was tried"
+            return outcome_table([refused(records[0], Reason.CRASHED.value, message) | tolerances])
+        middle = len(records) // 2
+        return pa.concat_tables([self._isolated(records[:middle]), self._isolated(records[middle:])])
+
+    def _finish(self, chunk: _Chunk) -> Counts:
+        """Wait for a chunk, commit it, count it."""
+        counts = Counts(n_skipped=chunk.n_skipped)
+        if chunk.records:
+            outcome = self._outcome(chunk)
+            chunk.future = None
+            rows = chunk.inputs
+            for name in outcome.column_names:
+                rows = rows.append_column(outcome.schema.field(name), outcome[name])
+            self.table.append_chunk(rows, chunk.key, chunk.revisions, chunk.metadata)
+            statuses = Counter(rows["status"].to_pylist())
+            counts.n_encoded, counts.n_quarantined = statuses[ENCODED], statuses[QUARANTINED]
+            counts.reasons.update(reason for reason in rows["reason"].to_pylist() if reason is not None)
+            counts.n_chunks = 1
+        counts.n_records = chunk.n_skipped + counts.n_encoded + counts.n_quarantined
+        with self._lock:
+            self.counts += counts
+            if self._on_progress is not None:
+                self._on_progress(counts.n_records, self.counts)
+        return counts
+
+    # -- the account
+
+    def check(self) -> None:
+        """Read the table anew: every record that was read stands in it, encoded or quarantined, once.
+
+        Raises:
+            EncodeError: some are missing, or a partition could not be read to its end.
+        """
+        found = 0
+        table = Table.open(self.table.uri, self.table.storage)
+        for batch in table.batches(columns=["structure_id", "status"]):
+            held = batch.filter(pa.compute.is_in(batch["status"], pa.array([ENCODED, QUARANTINED])))
+            found += int((self._seen.look_up(hash_strings(held["structure_id"]))[1] >= 0).sum())
+        if found != len(self._seen) or self.counts.n_records != len(self._seen):
+            raise EncodeError(
+                f"{self.table.uri}: {len(self._seen)} records were read, {self.counts.n_records} accounted for, "
+                f"and {found} stand in the table at version {table.version}; run the same encoding again, and "
+                "report this if it stays"
+            )
+        if self.unreadable:
+            raise EncodeError(
+                f"{len(self.unreadable)} partitions could not be read to their end, the rest is in the table: "
+                + "; ".join(self.unreadable[:3])
+            )
+
+
+@task(name="encode shard", task_run_name="shard {shard.number}", cache_policy=NO_CACHE, persist_result=False)
+def encode_shard(encoding: Encoding, shard: Shard) -> Counts:
+    return encoding.encode_shard(shard)
+
+
+def encode_shards(encoding: Encoding, shards: Sequence[Shard], at_once: int = 2) -> Counts:
+    """Each shard as a Prefect task, `at_once` of them submitted at a time. Call it inside a flow."""
+    total = Counts()
+    running: deque[PrefectFuture[Counts]] = deque()
+    waiting = deque(shards)
+    failure: Any = None
+    while waiting or running:
+        while waiting and len(running) < at_once and failure is None:
+            running.append(encode_shard.submit(encoding, waiting.popleft()))
+        if not running:
+            break
+        result = running.popleft().result(raise_on_failure=False)
+        if isinstance(result, BaseException):
+            failure = failure or result
+        else:
+            total += result
+    if failure is not None:
+        raise failure
+    return total
