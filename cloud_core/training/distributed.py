@@ -105,7 +105,8 @@ def spread(module: nn.Module, layers: nn.ModuleList, ranks: Ranks, strategy: Str
         mesh = dist.device_mesh.init_device_mesh(ranks.device.type, (ranks.world,))
         for layer in layers:
             fully_shard(layer, mesh=mesh)
-        fully_shard(module, mesh=mesh)
+        # The root would stay whole after a forward pass without a backward one, and hide its shards.
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
         return module
     device_ids = [ranks.device.index] if ranks.device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=device_ids, gradient_as_bucket_view=True)
