@@ -11,6 +11,7 @@ from cloud_core.sources.files import TAR, FilesSpec
 from cloud_core.sources.opening import COMPRESSIONS, locate, open_bytes
 from cloud_core.sources.optimade import OptimadeSpec
 from cloud_core.sources.record import Source, SourceError
+from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.tables import TableSpec
 
 AnySpec = Annotated[FilesSpec | TableSpec | OptimadeSpec, Field(discriminator="kind")]
@@ -18,17 +19,18 @@ _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
 _KINDS = ("files", "table", "optimade")
 
 
-def open_source(spec: str | Mapping[str, Any]) -> Source:
+def open_source(spec: str | Mapping[str, Any], secrets: SecretLookup = from_environment) -> Source:
     """The source that `spec` names.
 
     Args:
+        secrets: finds a key by its name, when a source needs one (`MP_API_KEY`).
         spec: a path or fsspec URI (a folder, glob, archive, structure file or table), or a mapping
             `{"kind": "files" | "table", …}`.
 
     Raises:
         SourceError: the kind is unknown, a key is wrong, or the path cannot be opened.
     """
-    return parse_spec(spec).open()
+    return parse_spec(spec).open(secrets)
 
 
 def parse_spec(spec: str | Mapping[str, Any]) -> AnySpec:

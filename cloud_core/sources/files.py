@@ -24,7 +24,8 @@ from cloud_core.sources.opening import (
     open_bytes,
     refuse_html,
 )
-from cloud_core.sources.record import Partition, Record, Refusal, SourceError, short_hash
+from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash
+from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.spec import SourceSpec, stem
 
 ZIP = (".zip",)
@@ -47,7 +48,7 @@ class FilesSpec(SourceSpec):
     )
     labels: LabelTable | None = Field(None, description="a table beside the files with a row for each")
 
-    def open(self) -> "FilesSource":
+    def open(self, secrets: SecretLookup = from_environment) -> "FilesSource":
         return FilesSource(self)
 
 
@@ -59,7 +60,7 @@ class FilesSource:
         self.name = spec.name or stem(spec.path)
         self.licence = spec.licence
 
-    def partitions(self, since: datetime | None = None) -> Iterator[Partition]:
+    def partitions(self, since: Since = None) -> Iterator[Partition]:
         """Files are dealt into partitions by a hash of their names, so that a new file moves one of them.
 
         Raises:

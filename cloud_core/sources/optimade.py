@@ -12,8 +12,15 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cloud_core.sources.record import Partition, Record, Refusal, SourceError, short_hash
-from cloud_core.sources.remote import JsonClient, Politeness, RefusedError, ServerBusyError
+from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash, since_of
+from cloud_core.sources.remote import (
+    JsonClient,
+    Politeness,
+    RefusedError,
+    SecretLookup,
+    ServerBusyError,
+    from_environment,
+)
 from cloud_core.sources.spec import SourceSpec
 from cloud_core.sources.tables import Label, timestamp
 from cloud_core.structures.errors import Reason
@@ -62,7 +69,7 @@ class OptimadeSpec(SourceSpec):
             raise ValueError("two providers have one name")
         return self
 
-    def open(self) -> "OptimadeSource":
+    def open(self, secrets: SecretLookup = from_environment) -> "OptimadeSource":
         return OptimadeSource(self)
 
 
@@ -83,29 +90,30 @@ class OptimadeSource:
             [*_STRUCTURE_FIELDS, *(label.column or n for n, label in spec.labels.items())]
         )
 
-    def partitions(self, since: datetime | None = None) -> Iterator[Partition]:
-        """One request a provider: how many structures there are (modified since) and the newest.
+    def partitions(self, since: Since = None) -> Iterator[Partition]:
+        """One request a provider: how many structures there are and which was modified last.
 
         A provider that fails here still has its partition, and reading that raises the error, so that
         the others go on. One that does not tell `last_modified` is read whole each time.
         """
         for provider in self.spec.providers:
             filter = _both(self.spec.filter, provider.filter)
-            if since is not None:
-                moment = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-                filter = _both(filter, f'last_modified >= "{moment}"')
             try:
                 count, newest = self._newest(provider, filter)
             except SourceError as error:
-                at = {"provider": provider.name, "error": str(error)}
-                yield Partition(provider.name, f"unreachable {short_hash(str(error))}", None, at)
+                failed = {"provider": provider.name, "error": str(error)}
+                yield Partition(provider.name, f"unreachable {short_hash(str(error))}", None, failed)
                 continue
-            if count == 0 and since is not None:
-                continue
-            state = short_hash([self.spec.digest(), provider.url, filter, count, newest])
-            at = {"provider": provider.name, "filter": filter, "state": state}
-            cursor = state if newest else f"{state} {datetime.now(UTC).isoformat()}"
-            yield Partition(provider.name, cursor, count, at)
+            cursor = short_hash([self.spec.digest(), provider.url, filter, count, newest])
+            moment = since_of(since, provider.name)
+            if moment is not None and newest:
+                text = moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+                filter = _both(filter, f'last_modified >= "{text}"')
+            state = short_hash([cursor, filter])
+            at: dict[str, Any] = {"provider": provider.name, "filter": filter, "state": state, "total": count}
+            if not newest:  # nothing tells whether it changed
+                cursor = f"{cursor} {datetime.now(UTC).isoformat()}"
+            yield Partition(provider.name, cursor, None if moment else count, at)
 
     def read(self, partition: Partition) -> Iterator[Record]:
         at = partition.at
@@ -113,30 +121,32 @@ class OptimadeSource:
             raise SourceError(at["error"])
         provider = next(p for p in self.spec.providers if p.name == at["provider"])
         seen: set[str] = set()
+        announced: int | None = None
         for page in self._pages(provider, at["filter"], at["state"]):
+            announced = page["announced"] if announced is None else announced
             for entry in page["data"]:
                 identifier = str(entry.get("id", ""))
                 if identifier in seen:  # entries move between pages when the database changes meanwhile
                     continue
                 seen.add(identifier)
                 yield self._record(provider, identifier, entry)
-        if self.spec.check_count and partition.n_rows is not None and len(seen) < partition.n_rows:
+        if self.spec.check_count and announced is not None and len(seen) < announced:
             self._spool(provider, at["state"]).discard()
             raise SourceError(
-                f"{provider.url}: announced {partition.n_rows} structures and gave {len(seen)}; it changed "
+                f"{provider.url}: announced {announced} structures and gave {len(seen)}; it changed "
                 "meanwhile (sync again) or counts wrongly (set check_count: false)"
             )
 
-    def ids(self) -> Iterator[str]:
-        """Ids of all structures there are now, to tell which were withdrawn."""
-        for provider in self.spec.providers:
-            with _closing(self.spec.politeness) as client:
-                filter = _both(self.spec.filter, provider.filter)
-                url: str | None = _query(provider.url, filter, "id", self.spec.page_limit)
-                while url:
-                    page, url = self._page(client, provider, url)
-                    for entry in page["data"]:
-                        yield f"{provider.name}/{entry['id']}"
+    def ids(self, partition: Partition) -> Iterator[str]:
+        """Ids of all structures of a provider now."""
+        provider = next(p for p in self.spec.providers if p.name == partition.at["provider"])
+        filter = _both(self.spec.filter, provider.filter)
+        with _closing(self.spec.politeness) as client:
+            url: str | None = _query(provider.url, filter, "id", self.spec.page_limit)
+            while url:
+                page, url = self._page(client, provider, url)
+                for entry in page["data"]:
+                    yield f"{provider.name}/{entry['id']}"
 
     # -- paging
 
@@ -190,7 +200,9 @@ class OptimadeSource:
             raise SourceError(
                 f"{provider.url}: an empty page that is not the last; report it to the provider"
             )
-        return {"data": data}, _same_origin(link, url) if link else None
+        announced = answer.get("meta", {}).get("data_returned")
+        page = {"data": data, "announced": announced if isinstance(announced, int) else None}
+        return page, _same_origin(link, url) if link else None
 
     def _spool(self, provider: Provider, state: str) -> "_Spool":
         root = self.spec.cache or str(Path(os.environ.get("CLOUD_RUNS", "runs")) / "cache" / "optimade")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason
@@ -91,13 +91,17 @@ class Partition:
     at: dict[str, Any] = field(default_factory=dict)
 
 
+Since = datetime | Mapping[str, datetime] | None
+
+
 class Source(Protocol):
     """Where structures come from.
 
-    `partitions` may be called often and is cheap. `since` restricts a source that knows when its
-    structures changed to those modified at or after that time; other sources list everything, and
-    the caller tells by the cursors what moved. `read` yields each record once; it raises SourceError
-    where the partition ends before its end (a truncated file), after the records that were whole.
+    `partitions` may be called often and is cheap: an unchanged partition has an unchanged cursor.
+    `since` (one time, or one by partition key) restricts what `read` gives to what was modified at or
+    after it, where the source is a Feed; others give everything, and the caller tells what moved.
+    `read` yields each record once; it raises SourceError where the partition ends before its end (a
+    truncated file), after the records that were whole.
     """
 
     @property
@@ -106,9 +110,19 @@ class Source(Protocol):
     @property
     def licence(self) -> str: ...
 
-    def partitions(self, since: datetime | None = None) -> Iterator[Partition]: ...
+    def partitions(self, since: Since = None) -> Iterator[Partition]: ...
 
     def read(self, partition: Partition) -> Iterator[Record]: ...
+
+
+@runtime_checkable
+class Feed(Source, Protocol):
+    """A database that tells when each structure changed (`Record.modified_at`), so that only what is
+    new has to be read. A partition's `at["total"]` is the number of structures there now (or None)."""
+
+    def ids(self, partition: Partition) -> Iterator[str]:
+        """Native ids of everything in the partition now, to tell which were withdrawn."""
+        ...
 
 
 def content_hash(payload: str | Cell) -> str:
@@ -123,6 +137,11 @@ def content_hash(payload: str | Cell) -> str:
         if payload.occupancies is not None:
             digest.update(repr(payload.occupancies).encode())
     return digest.hexdigest()
+
+
+def since_of(since: Since, key: str) -> datetime | None:
+    """The time that holds for one partition."""
+    return since.get(key) if isinstance(since, Mapping) else since
 
 
 def short_hash(value: Any) -> str:

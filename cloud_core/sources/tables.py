@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.sources import rows
 from cloud_core.sources.opening import COMPRESSIONS, decode, file_cursor, locate, naming
-from cloud_core.sources.record import Partition, Record, Refusal, SourceError, short_hash
+from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash
+from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.shapes import CONVERTERS, cell_from_arrays
 from cloud_core.sources.spec import SourceSpec, stem
 from cloud_core.structures.cell import Cell
@@ -89,7 +90,7 @@ class TableSpec(SourceSpec):
         table_format(self.path, self.format)
         return self
 
-    def open(self) -> "TableSource":
+    def open(self, secrets: SecretLookup = from_environment) -> "TableSource":
         return TableSource(self)
 
 
@@ -135,7 +136,7 @@ class TableSource:
         self._units = {name: label.unit for name, label in spec.labels.items()}
         self._second: dict[str, tuple[Any, ...]] | None = None
 
-    def partitions(self, since: datetime | None = None) -> Iterator[Partition]:
+    def partitions(self, since: Since = None) -> Iterator[Partition]:
         """Row ranges of a Parquet file; one partition for a text file, which only reading can count.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A real OPTIMADE server (the reference implementation) on structures of its own package, and a faulty proxy."""
+"""A real OPTIMADE server (the reference implementation), and a faulty proxy."""
 
 import copy
 import json

@@ -14,7 +14,7 @@ import pytest
 
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.optimade import _smaller
-from cloud_core.sources.record import Record, Source, SourceError
+from cloud_core.sources.record import Feed, Record, Source, SourceError
 from cloud_core.structures.errors import Reason
 from cloud_core.structures.formats import read
 from tests.servers import free_port, stop
@@ -83,7 +83,11 @@ def test_only_what_changed_since(optimade_server: str, tmp_path: Path) -> None:
     boundary = datetime(2019, 6, 8, 5, 13, 37, tzinfo=UTC)
     newer = [r for r in records(opened, boundary) if r.modified_at and r.modified_at >= boundary]
     assert len(newer) == len(records(opened, boundary)) == 16  # mpf_3819 is of 2018
-    assert list(opened.partitions(datetime(2020, 1, 1, tzinfo=UTC))) == []
+    assert records(opened, datetime(2020, 1, 1, tzinfo=UTC)) == []
+    assert records(opened, {"another": boundary}) == records(opened)
+    whole, part = (next(iter(opened.partitions(since))) for since in (None, boundary))
+    assert whole.cursor == part.cursor and part.at["total"] == 17  # the cursor is of the database
+    assert isinstance(opened, Feed) and sum(1 for _ in opened.ids(part)) == 17
 
 
 def test_the_cursor_moves_when_the_database_does(tmp_path: Path) -> None:
@@ -236,5 +240,5 @@ def test_disorder_and_assemblies_are_refused_with_a_reason(tmp_path: Path) -> No
 
 
 def test_a_wrong_filter_is_a_clear_error(optimade_server: str, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="HTTP 400.*check the address, the filter"):
+    with pytest.raises(SourceError, match=r"HTTP 400.*check the address, the filter"):
         records(source(optimade_server, tmp_path, filter="nelements >"))

@@ -1,0 +1,428 @@
+"""What keeps a table equal to a source: the last sync's memory, and rows that wait until a sync is whole."""
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, cast
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from cloud_core.lake.errors import naming
+from cloud_core.lake.index import ABSENT, hash_strings, states_of
+from cloud_core.lake.schemas import STRUCTURES, WITHDRAWN
+from cloud_core.lake.storage import Storage
+from cloud_core.lake.table import Claim, Table
+from cloud_core.sources.record import Feed, Partition, Record, Since, Source, SourceError
+from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
+from tasks.reporting import Progress
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_NONE = pa.array([], pa.string())
+ROWS_PER_COMMIT = 500_000  # a sync of more changes is several commits
+
+
+class SyncError(ValueError):
+    """A sync that did not bring everything over. The table is at its last good version, or better."""
+
+
+def secret(name: str) -> str | None:
+    """A secret by its environment variable, else by the Prefect Secret block of that name.
+
+    `MP_API_KEY` is the block `mp-api-key`. None where there is neither.
+    """
+    if value := os.environ.get(name):
+        return value
+    from prefect.blocks.system import Secret
+
+    try:
+        block = cast(Secret, Secret.load(name.lower().replace("_", "-")))
+    except ValueError:  # Prefect's word for a block that is not there
+        return None
+    return str(block.get())
+
+
+# -- what the last sync knew
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the last good sync of a source left: where each partition stood, and which ids it held."""
+
+    fingerprint: str = ""
+    cursors: Mapping[str, str] = field(default_factory=dict)
+    newest: Mapping[str, datetime] = field(default_factory=dict)
+    ids: Mapping[str, pa.Array] = field(default_factory=dict)  # structure ids by partition key
+
+
+class MemoryFile:
+    """A Parquet file `_sync/<name>/memory.parquet` beside the Delta log; replaced as a whole."""
+
+    def __init__(self, table: Table, name: str) -> None:
+        self._fs, path = _filesystem(table.uri, table.storage)
+        self._folder = f"{path}/_sync/{name}"
+        self.incoming = f"{table.uri.rstrip('/')}/_sync/{name}/incoming"
+        self._path = f"{self._folder}/memory.parquet"
+
+    def read(self) -> Memory:
+        self._fs.invalidate_cache()
+        if not self._fs.exists(self._path):
+            return Memory()
+        with naming(self._path), self._fs.open(self._path, "rb") as stream:
+            rows = pq.read_table(stream)
+        texts = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
+        cursors, newest, ids = {}, {}, {}
+        for key in [key[7:] for key in texts if key.startswith("cursor ")]:
+            cursors[key] = texts[f"cursor {key}"]
+            if f"newest {key}" in texts:
+                newest[key] = datetime.fromisoformat(texts[f"newest {key}"])
+            ids[key] = _flat(rows.filter(pc.equal(rows["partition"], key))["structure_id"])
+        return Memory(texts["fingerprint"], cursors, newest, ids)
+
+    def write(self, memory: Memory) -> None:
+        texts = {"fingerprint": memory.fingerprint}
+        texts |= {f"cursor {key}": cursor for key, cursor in memory.cursors.items()}
+        texts |= {f"newest {key}": moment.isoformat() for key, moment in memory.newest.items()}
+        schema = pa.schema([("partition", pa.string()), ("structure_id", pa.string())], metadata=texts)
+        parts = [
+            pa.table([pa.array([key] * len(ids), pa.string()), ids], schema=schema)
+            for key, ids in memory.ids.items()
+        ]
+        rows = pa.concat_tables(parts) if parts else schema.empty_table()
+        sink = pa.BufferOutputStream()
+        pq.write_table(rows, sink, compression="zstd")
+        with naming(self._path):
+            self._fs.makedirs(self._folder, exist_ok=True)
+            data = sink.getvalue().to_pybytes()
+            if "file" in self._fs.protocol:
+                self._fs.pipe_file(f"{self._path}.new", data)
+                self._fs.mv(f"{self._path}.new", self._path)
+            else:
+                self._fs.pipe_file(self._path, data)
+
+    def discard_incoming(self) -> None:
+        """Remove the rows that waited; they are in the table now."""
+        folder = f"{self._folder}/incoming"
+        with naming(folder):
+            if self._fs.exists(folder):
+                self._fs.rm(folder, recursive=True)
+
+
+def _filesystem(uri: str, storage: Storage) -> tuple[fsspec.AbstractFileSystem, str]:
+    fs, path = fsspec.core.url_to_fs(uri, **storage.for_fsspec(uri))
+    return fs, path.rstrip("/")
+
+
+# -- rows that wait
+
+
+class Incoming:
+    """Stands in for the table while a sync encodes: what is new goes to a table of its own, and all of
+    it is published in one commit at the end. A sync that was killed finds there what it had encoded.
+
+    Of a feed, an update that is older than what the table holds came late, and is left out.
+    """
+
+    def __init__(self, table: Table, memory: MemoryFile, is_feed: bool) -> None:
+        self.table = table
+        self.waiting = Table.create(memory.incoming, table.storage)
+        self.uri = self.waiting.uri
+        self.storage = table.storage
+        self._is_feed = is_feed
+        self._lock = threading.Lock()
+        self.n_late = 0
+        self._touched: dict[str, datetime] = {}  # unchanged, but the source says a later time
+
+    def claim(self, inputs: pa.Table, name: str) -> Claim:
+        done = self.table.unchanged(inputs)
+        if self._is_feed:
+            done |= self._late(inputs, done)
+        inner = self.waiting.claim(inputs, name)
+        return Claim(inner.key, inner.todo & ~done, inner.revisions[~done[inner.todo]])
+
+    def append_chunk(
+        self, rows: pa.Table, key: str, seen: np.ndarray | None, metadata: dict[str, str] | None
+    ) -> bool:
+        return self.waiting.append_chunk(rows, key, seen, metadata)
+
+    def _late(self, inputs: pa.Table, unchanged: np.ndarray) -> np.ndarray:
+        """Whether `[n]` the table holds something newer; of two updates of one time the greater content
+        hash holds, so that the order of their coming does not matter."""
+        ids = inputs["structure_id"].to_pylist()
+        held = {
+            row["structure_id"]: row
+            for row in self.table.look_up(ids).to_pylist()
+            if row["status"] != WITHDRAWN and row["modified_at"] is not None
+        }
+        late = np.zeros(len(ids), bool)
+        for i, (identifier, moment, digest) in enumerate(
+            zip(ids, inputs["modified_at"].to_pylist(), inputs["content_hash"].to_pylist(), strict=True)
+        ):
+            row = held.get(identifier)
+            if row is None or moment is None:
+                continue
+            if unchanged[i]:
+                if moment > row["modified_at"]:
+                    self._touched[identifier] = moment
+            elif row["fingerprint"] == inputs["fingerprint"][i].as_py():
+                late[i] = (row["modified_at"], row["content_hash"]) > (moment, digest)
+        with self._lock:
+            self.n_late += int(late.sum())
+        return late
+
+    def rows(self, ids: pa.Array) -> Iterator[pa.Table]:
+        """What waits of these structures and differs from the table, in portions of a commit."""
+        portion: list[pa.Table] = []
+        size = 0
+        for batch in self.waiting.batches():
+            part = pa.Table.from_batches([batch]).filter(pc.is_in(batch["structure_id"], ids))
+            part = part.filter(pa.array(~self.table.unchanged(part)))
+            if part.num_rows:
+                portion.append(part)
+                size += part.num_rows
+            if size >= ROWS_PER_COMMIT:
+                yield pa.concat_tables(portion)
+                portion, size = [], 0
+        if portion:
+            yield pa.concat_tables(portion)
+
+    def touched(self, withdrawn: pa.Array) -> pa.Table:
+        """The rows of structures whose time moved and nothing else, with the new time."""
+        ids = minus(pa.array(list(self._touched), pa.string()), withdrawn)
+        rows = self.table.rows(where=ds.field("structure_id").isin(ids))
+        times = pa.array(
+            [self._touched[i] for i in rows["structure_id"].to_pylist()], STRUCTURES.field("modified_at").type
+        )
+        place = STRUCTURES.get_field_index("modified_at")
+        return rows.set_column(place, STRUCTURES.field("modified_at"), times)
+
+
+# -- reading
+
+
+class _Reading:
+    """A source that notes of each partition its newest change, and whether it came to its end."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.name = source.name
+        self.licence = source.licence
+        self.failed: dict[str, str] = {}
+        self.newest: dict[str, datetime] = {}
+
+    def partitions(self, since: Since = None) -> Iterator[Partition]:
+        return self._source.partitions(since)
+
+    def read(self, partition: Partition) -> Iterator[Record]:
+        newest: datetime | None = None
+        try:
+            for record in self._source.read(partition):
+                moment = record.modified_at
+                if moment is not None and (newest is None or moment > newest):
+                    newest = moment
+                yield record
+        except SourceError as error:
+            self.failed[partition.key] = str(error)
+            raise
+        if newest is not None:
+            self.newest[partition.key] = newest
+
+
+class _Encoding(Encoding):
+    """An encoding that keeps the structure ids of each partition."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.ids: dict[str, list[pa.Array]] = {}
+
+    def _without_repeats(
+        self, records: list[Record], inputs: pa.Table, partition: Partition, number: int
+    ) -> tuple[list[Record], pa.Table]:
+        records, inputs = super()._without_repeats(records, inputs, partition, number)
+        self.ids.setdefault(partition.key, []).append(_flat(inputs["structure_id"]))
+        return records, inputs
+
+
+class Reader:
+    """Reads partitions of a source, encodes what is new into `incoming`, and keeps the account."""
+
+    def __init__(self, source: Source, incoming: Incoming, options: EncodingOptions) -> None:
+        self._reading = _Reading(source)
+        self._incoming = incoming
+        self._options = options
+        self.counts = Counts()
+        self.ids: dict[str, pa.Array] = {}  # structure ids of each partition that was read to its end
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Partition -> why it could not be read to its end."""
+        return self._reading.failed
+
+    @property
+    def newest(self) -> dict[str, datetime]:
+        """Partition -> the latest change of a structure in it."""
+        return self._reading.newest
+
+    def read(
+        self, partitions: Sequence[Partition], client: "Client", workers: int, progress: Progress, run: str
+    ) -> None:
+        """Each partition, in shards as `flows.encode` does it. Call it inside a flow."""
+
+        def show(n: int, counts: Counts) -> None:
+            progress.total = max(progress.total, counts.n_records)
+            progress.advance(n, skipped=counts.n_skipped, **dict(counts.reasons.most_common(5)))
+
+        encoding = _Encoding(
+            self._reading,
+            self._incoming,
+            client,
+            self._options,
+            run=run,
+            on_progress=show,
+            chunks_in_flight=workers + 2,
+        )
+        encode_shards(encoding, plan(partitions, self._options.shard_rows), 2)
+        self.counts += encoding.counts
+        for partition in partitions:
+            if partition.key not in self.failed:
+                self.ids[partition.key] = pa.concat_arrays([*encoding.ids.get(partition.key, ()), _NONE])
+
+
+# -- the difference
+
+
+@dataclass
+class Changes:
+    """What a sync did to the table."""
+
+    new: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    withdrawn: list[str] = field(default_factory=list)
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.new or self.changed or self.withdrawn)
+
+
+def withdrawn_ids(
+    source: Source, partitions: Sequence[Partition], memory: Memory, reader: Reader
+) -> tuple[pa.Array, list[Partition]]:
+    """Structure ids that the source no longer has, and partitions of a feed that must be read whole.
+
+    Of files and tables, what a partition held at the last sync and none has now is gone (while one of
+    them cannot be read, nothing is: it may have moved there). A feed gives only what changed: where its
+    total differs from what is known, its ids are listed; an id that was never given (it came late, under
+    an old time) means that the partition must be read whole.
+    """
+    gone: list[pa.Array] = [_NONE]
+    unknown: list[Partition] = []
+    if not isinstance(source, Feed):
+        if reader.failed:
+            return _NONE, []
+        now = [reader.ids.get(p.key, memory.ids.get(p.key, _NONE)) for p in partitions]
+        before = pa.concat_arrays([*memory.ids.values(), _NONE])
+        return minus(before, pa.concat_arrays([*now, _NONE])), []
+    for partition in partitions:
+        if partition.key in reader.failed or partition.at.get("total") is None:
+            continue
+        known = known_ids(partition.key, memory, reader)
+        if partition.at["total"] == len(known):
+            continue
+        try:
+            now_there = [f"{source.name}:{identifier}" for identifier in source.ids(partition)]
+        except SourceError as error:
+            reader.failed[partition.key] = str(error)
+            continue
+        listed = pa.array(now_there, pa.string())
+        gone.append(minus(known, listed))
+        if len(minus(listed, known)):
+            unknown.append(partition)
+    return pa.concat_arrays(gone), unknown
+
+
+def known_ids(key: str, memory: Memory, reader: Reader) -> pa.Array:
+    """Everything that a partition of a feed is known to hold."""
+    return pc.unique(pa.concat_arrays([memory.ids.get(key, _NONE), reader.ids.get(key, _NONE)]))
+
+
+def remembered(
+    memory: Memory, partitions: Sequence[Partition], reader: Reader, withdrawn: pa.Array, is_feed: bool
+) -> Memory:
+    """What the next sync has to know.
+
+    A partition that could not be read keeps its ids and has no cursor. So does, while there is such a
+    one, each partition of files that lost an id: whether it was withdrawn is for the next sync to say.
+    """
+    cursors: dict[str, str] = {}
+    ids: dict[str, pa.Array] = {}
+    for partition in partitions:
+        key = partition.key
+        held = memory.ids.get(key, _NONE)
+        read = reader.ids.get(key, held)
+        cursors[key] = "" if key in reader.failed else partition.cursor
+        if is_feed:
+            ids[key] = minus(known_ids(key, memory, reader), withdrawn)
+        elif reader.failed and len(lost := minus(held, read)):
+            cursors[key], ids[key] = "", pa.concat_arrays([read, lost])
+        else:
+            ids[key] = read
+    if reader.failed and not is_feed:
+        for key in memory.ids.keys() - cursors.keys():  # a part that is gone, and not yet accounted for
+            cursors[key], ids[key] = "", memory.ids[key]
+    newest: dict[str, datetime] = {}
+    for key in cursors if is_feed else ():
+        known = [memory.newest.get(key), None if key in reader.failed else reader.newest.get(key)]
+        if times := [moment for moment in known if moment is not None]:
+            newest[key] = max(times)
+    return Memory(memory.fingerprint, cursors, newest, ids)
+
+
+def publish(table: Table, incoming: Incoming, ids: pa.Array, withdrawn: pa.Array, name: str) -> Changes:
+    """Bring what waits into the table and mark what was withdrawn: one commit, if it is not too large."""
+    changes = Changes()
+    portions = list(incoming.rows(ids)) or [STRUCTURES.empty_table()]
+    for portion in portions:
+        _, revisions = table.index.look_up(hash_strings(portion["structure_id"]))
+        names = np.array(portion["structure_id"].to_pylist(), dtype=object)
+        changes.new += names[revisions == ABSENT].tolist()
+        changes.changed += names[revisions != ABSENT].tolist()
+        for reason in portion["reason"].drop_null().to_pylist():
+            changes.reasons[reason] = changes.reasons.get(reason, 0) + 1
+    held = table.rows(where=ds.field("structure_id").isin(withdrawn) & (ds.field("status") != WITHDRAWN))
+    changes.withdrawn = held["structure_id"].to_pylist()
+    marks = pa.array([WITHDRAWN] * held.num_rows, pa.string())
+    marked = held.set_column(STRUCTURES.get_field_index("status"), STRUCTURES.field("status"), marks)
+    portions[-1] = pa.concat_tables([portions[-1], marked, incoming.touched(withdrawn)])
+    for portion in portions:
+        if portion.num_rows:
+            # the version: what was withdrawn, returned and is withdrawn again needs a key of its own
+            key = f"sync-{name}-{table.version}-{_digest(portion)}"
+            table.append_chunk(portion, key, metadata={"sync": name})
+    return changes
+
+
+def missing(table: Table, ids: pa.Array) -> int:
+    """How many of these structures the table does not hold."""
+    return int((table.index.look_up(hash_strings(ids))[0] == 0).sum()) if len(ids) else 0
+
+
+def minus(ids: pa.Array, others: pa.Array) -> pa.Array:
+    """The ids that are not among the others."""
+    return ids.filter(pc.invert(pc.is_in(ids, others)))
+
+
+def _flat(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays([*column.chunks, _NONE])
+
+
+def _digest(rows: pa.Table) -> str:
+    total = np.bitwise_xor.reduce(hash_strings(rows["structure_id"]) ^ states_of(rows), initial=np.uint64(0))
+    return f"{int(total):016x}"
