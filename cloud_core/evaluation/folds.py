@@ -35,9 +35,8 @@ def matbench_folds(n_rows: int, classes: ArrayLike | None = None) -> list[NDArra
     if classes is None:
         folds = KFold(N_FOLDS, shuffle=True, random_state=MATBENCH_SEED).split(rows)
     else:
-        folds = StratifiedKFold(N_FOLDS, shuffle=True, random_state=MATBENCH_SEED).split(
-            rows, np.asarray(classes)
-        )
+        stratified = StratifiedKFold(N_FOLDS, shuffle=True, random_state=MATBENCH_SEED)
+        folds = stratified.split(rows, np.asarray(classes))
     return [test for _, test in folds]
 
 
@@ -49,7 +48,7 @@ def groups_of(keys: Sequence[str]) -> NDArray[np.int64]:
 def take_groups(
     rows: NDArray[np.int64], groups: NDArray[np.int64], fraction: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(rest, taken) of `rows`: about `fraction` of them are taken, by whole groups, in an order drawn from `seed`.
+    """(rest, taken) of `rows`: about `fraction` of them are taken, by whole groups, as `seed` draws them.
 
     Raises:
         SplitError: one part would be empty.
@@ -62,8 +61,8 @@ def take_groups(
     mask = taken[inverse]
     if mask.all() or not mask.any():
         raise SplitError(
-            f"{len(rows)} rows of {len(distinct)} distinct crystals do not split with a share of {fraction:g}; "
-            "give more rows or another share"
+            f"{len(rows)} rows of {len(distinct)} distinct crystals do not split with a share of "
+            f"{fraction:g}; give more rows or another share"
         )
     return rows[~mask], rows[mask]
 

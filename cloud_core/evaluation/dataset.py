@@ -1,0 +1,278 @@
+"""Labelled SCOPE strings, from a table of structures or from a file: what is split, fitted and scored."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cloud_core.evaluation.folds import Split
+from cloud_core.lake.snapshot import Snapshot
+from cloud_core.lake.table import Table
+from cloud_core.models.heads import Target, target_from
+from cloud_core.scope import EncoderSettings, canonicalise
+from cloud_core.scope.workers import Encoded, encode_many
+from cloud_core.training.examples import Examples
+from cloud_core.training.property import LABELS
+
+Form = Literal["canonical", "official", "full"]
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be used; names the file or table, the column, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Structure:
+    """What `encode_many` takes."""
+
+    id: str
+    payload: str
+    format: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N crystals with a SCOPE string each and labels `[N, targets]` (nan: none) in physical units.
+
+    Labels of a classification are indices of its target's classes.
+    """
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    keys: tuple[str, ...]
+    """canonical strings: rows that share one are one crystal to a split"""
+    labels: NDArray[np.float64]
+    targets: tuple[Target, ...]
+    form: Form
+    left_out: dict[str, int] = field(default_factory=dict)
+    """rows of the source that are not here, by reason"""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def examples(self, rows: NDArray[np.int64], positions: int) -> Examples:
+        """Tokenized rows with their labels."""
+        return Examples.from_texts([self.texts[i] for i in rows], {LABELS: self.labels[rows]}, positions)
+
+    def take_texts(self, rows: NDArray[np.int64]) -> list[str]:
+        return [self.texts[i] for i in rows]
+
+    def save(self, path: Path, split: Split) -> None:
+        """One Parquet file with the rows, their labels and their part of the split."""
+        parts = np.full(len(self), "", dtype=object)
+        for name, rows in zip(Split._fields, split, strict=True):
+            parts[rows] = name
+        columns: dict[str, Any] = {"id": self.ids, "text": self.texts, "key": self.keys, "part": parts}
+        columns |= {f"label {i}": self.labels[:, i] for i in range(len(self.targets))}
+        facts = {
+            "form": self.form,
+            "targets": [asdict(target) for target in self.targets],
+            "left_out": self.left_out,
+        }
+        table = pa.table(columns).replace_schema_metadata({"dataset": json.dumps(facts)})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        pq.write_table(table, partial)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> tuple["Dataset", Split]:
+        """What `save` wrote."""
+        table = pq.read_table(path)
+        facts = json.loads(table.schema.metadata[b"dataset"])
+        targets = tuple(target_from(entry) for entry in facts["targets"])
+        labels = [table[f"label {i}"].to_numpy() for i in range(len(targets))]
+        ids, texts, keys = (tuple(table[name].to_pylist()) for name in ("id", "text", "key"))
+        parts = np.array(table["part"].to_pylist())
+        data = cls(ids, texts, keys, np.stack(labels, axis=1), targets, facts["form"], facts["left_out"])
+        return data, Split(*(np.flatnonzero(parts == name) for name in Split._fields))
+
+
+def from_table(
+    uri: str, targets: Sequence[Target], form: Form = "canonical", version: int | None = None
+) -> tuple[Dataset, Snapshot]:
+    """The encoded rows of a table of structures that carry at least one of the labels named like the targets.
+
+    Raises:
+        DatasetError: no row has a label of that name, or a row lacks a string of this form.
+        LakeError: there is no such table or version.
+    """
+    snapshot = Snapshot.of(uri, version)
+    columns = list(dict.fromkeys(["structure_id", form, "canonical", "labels"]))
+    rows = Table.open(uri, version=snapshot.version).scope(columns)
+    labels = np.full((rows.num_rows, len(targets)), np.nan)
+    for place, target in enumerate(targets):
+        found = pc.map_lookup(rows["labels"].combine_chunks(), target.name, "first")
+        labels[:, place] = found.to_numpy(zero_copy_only=False)
+    any_label = [bool((~np.isnan(labels[:, place])).any()) for place in range(len(targets))]
+    if not all(any_label):
+        empty = [t.name for t, has in zip(targets, any_label, strict=True) if not has]
+        known = sorted({key for entry in rows["labels"].to_pylist() if entry for key, _ in entry})
+        raise DatasetError(f"{uri}: no row has a label '{empty[0]}'; labels: {', '.join(known) or 'none'}")
+    texts = rows[form].to_pylist()
+    frame = pd.DataFrame({"id": rows["structure_id"].to_pylist(), "text": texts})
+    missing = int(frame["text"].isna().sum())
+    if missing:
+        raise DatasetError(f"{uri}: {missing} rows have no {form} string; encode the table with that form")
+    return _assemble(frame, rows["canonical"].to_pylist(), labels, targets, form, {}), snapshot
+
+
+def from_file(
+    path: str | Path,
+    targets: Sequence[Target],
+    scope_column: str | None = None,
+    structure_column: str | None = None,
+    id_column: str | None = None,
+    form: Form = "canonical",
+    processes: int = 1,
+) -> Dataset:
+    """The rows of a CSV, Parquet or JSON file (compressed or not) that have at least one label.
+
+    Structures are encoded here; those that are refused are counted in `left_out`.
+
+    Args:
+        scope_column: holds SCOPE strings; canonical ones are made of them where `form` is canonical, else
+            they are taken as they are; or
+        structure_column: holds CIF text or pymatgen JSON.
+        id_column: names the rows; without it they are numbered.
+
+    Raises:
+        DatasetError: the file, or a column, is missing, or a string is no SCOPE string.
+    """
+    frame = read_frame(path)
+    return from_frame(frame, str(path), targets, scope_column, structure_column, id_column, form, processes)
+
+
+def from_frame(
+    frame: pd.DataFrame,
+    name: str,
+    targets: Sequence[Target],
+    scope_column: str | None = None,
+    structure_column: str | None = None,
+    id_column: str | None = None,
+    form: Form = "canonical",
+    processes: int = 1,
+) -> Dataset:
+    """`from_file` on what a file holds; `name` is used in messages."""
+    if (scope_column is None) == (structure_column is None):
+        raise DatasetError(f"{name}: name either the column of SCOPE strings or that of structures")
+    content = scope_column or structure_column
+    for column in (content, id_column, *(target.name for target in targets)):
+        if column is not None and column not in frame.columns:
+            raise DatasetError(
+                f"{name}: no column '{column}' (columns: {', '.join(map(str, frame.columns))})"
+            )
+    labels = np.stack([_numbers(frame[target.name], target, name) for target in targets], axis=1)
+    ids = frame[id_column].astype(str) if id_column else pd.Series([str(i) for i in range(len(frame))])
+    left_out: dict[str, int] = {}
+    if scope_column is not None:
+        keys = [canonicalise(text) if isinstance(text, str) else None for text in frame[scope_column]]
+        texts = keys if form == "canonical" else frame[scope_column].tolist()
+    else:
+        texts, keys, left_out = _encode(ids.tolist(), frame[str(structure_column)].tolist(), form, processes)
+    return _assemble(
+        pd.DataFrame({"id": ids.to_numpy(), "text": texts}), keys, labels, targets, form, left_out
+    )
+
+
+def read_frame(path: str | Path) -> pd.DataFrame:
+    """A CSV, Parquet or JSON file as a frame; JSON in records or split form, as MatBench publishes it.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    name = str(path)
+    plain = name.removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
+    try:
+        if plain.endswith((".parquet", ".pq")):
+            return pd.read_parquet(path)
+        if plain.endswith(".csv"):
+            return pd.read_csv(path)
+        if plain.endswith(".json"):
+            # MatBench's files have an "index" beside "columns" and "data".
+            raw: Any = pd.read_json(path, typ="series", dtype=False, convert_dates=False)
+            if {"columns", "data"} <= set(raw.index):
+                return pd.DataFrame(raw["data"], columns=raw["columns"])
+            return pd.read_json(path, dtype=False, convert_dates=False)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{name}: no such file; check the path") from error
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"{name}: cannot be read ({' '.join(str(error).split())})") from error
+    raise DatasetError(f"{name}: of unknown kind; give .csv, .parquet or .json (or one of them compressed)")
+
+
+def _numbers(values: pd.Series, target: Target, name: str) -> NDArray[np.float64]:
+    if target.kind == "classification":
+        text = values.map(lambda value: None if pd.isna(value) else str(value))
+        unknown = sorted(set(text.dropna()) - set(target.classes))
+        if unknown:
+            raise DatasetError(
+                f"{name}: column '{target.name}' holds {unknown[0]!r}, not one of {', '.join(target.classes)}"
+            )
+        return np.asarray(text.map({c: i for i, c in enumerate(target.classes)}), dtype=np.float64)
+    try:
+        return np.asarray(pd.to_numeric(values), dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise DatasetError(f"{name}: column '{target.name}' holds what is no number ({error})") from error
+
+
+def _encode(
+    ids: list[str], structures: list[Any], form: Form, processes: int
+) -> tuple[list[str | None], list[str | None], dict[str, int]]:
+    """(strings, canonical strings, reasons of refusals counted); None where a structure was refused."""
+    forms = ("canonical",) if form == "canonical" else ("canonical", form)
+    records = [
+        _Structure(name, structure if isinstance(structure, str) else json.dumps(structure))
+        for name, structure in zip(ids, structures, strict=True)
+    ]
+    texts: list[str | None] = []
+    keys: list[str | None] = []
+    refused: dict[str, int] = {}
+    for result in encode_many(records, EncoderSettings(forms=forms), processes):
+        if isinstance(result, Encoded):
+            texts.append(getattr(result.scope, form))
+            keys.append(result.scope.canonical)
+        else:
+            texts.append(None)
+            keys.append(None)
+            refused[str(result.reason)] = refused.get(str(result.reason), 0) + 1
+    return texts, keys, refused
+
+
+def _assemble(
+    frame: pd.DataFrame,
+    keys: Sequence[str | None],
+    labels: NDArray[np.float64],
+    targets: Sequence[Target],
+    form: Form,
+    left_out: dict[str, int],
+) -> Dataset:
+    """The rows with a string and a label, and how many there are without."""
+    has_text = frame["text"].notna().to_numpy()
+    has_label = (~np.isnan(labels)).any(axis=1)
+    counts = dict(left_out)
+    missing = int((~has_text).sum()) - sum(left_out.values())
+    if missing:
+        counts["no string"] = missing
+    if (has_text & ~has_label).any():
+        counts["no label"] = int((has_text & ~has_label).sum())
+    chosen = np.flatnonzero(has_text & has_label)
+    if not len(chosen):
+        raise DatasetError(f"no row has both a string and a label ({counts}); check the column names")
+    return Dataset(
+        ids=tuple(frame["id"].iloc[chosen]),
+        texts=tuple(frame["text"].iloc[chosen]),
+        keys=tuple(str(keys[i]) for i in chosen.tolist()),
+        labels=labels[chosen],
+        targets=tuple(targets),
+        form=form,
+        left_out=counts,
+    )

@@ -1,0 +1,128 @@
+"""The finetuning flow on real rows: a real Prefect server, MLflow store and torchrun."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from sklearn.metrics import mean_absolute_error
+
+from cloud_core.inference import Predictor
+from cloud_core.models.checkpoint import CheckpointError
+from flows.configs import ConfigError
+from flows.finetune import FinetuneConfig, finetune
+from tasks.registry import RegistryError
+
+TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "feed_forward": 64}
+QUICK = {"epochs": 3, "batch_size": 32, "optimiser": {"learning_rate": 2e-3}}
+
+
+@pytest.fixture(scope="module")
+def dielectric(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Published SCOPE strings with refractive indices, in a file of the user's."""
+    frame = pd.read_csv(shared / "data" / "cloud_example" / "finetune_dielectric_train_and_val.csv")
+    frame = frame.sample(240, random_state=1).reset_index(names="row")
+    frame["gap"] = np.where(frame.index % 3 == 0, np.nan, 10.0 / frame["n"])
+    path = tmp_path_factory.mktemp("data") / "dielectric.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def config(file: Path, **changes: Any) -> FinetuneConfig:
+    values: dict[str, Any] = {
+        "name": "n",
+        "file": file,
+        "scope_column": "scope",
+        "id_column": "row",
+        "targets": [{"label": "n"}, {"label": "gap", "unit": "eV", "scaling": "log"}],
+        "from_scratch": True,
+        "geometry": TINY,
+        "fit": QUICK,
+        "baselines": ["mean", "composition random forest"],
+    }
+    return FinetuneConfig.model_validate(values | changes)
+
+
+@pytest.mark.integration
+def test_model_is_shown_beside_its_baselines_and_serves(
+    dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str
+) -> None:
+    result = finetune(config(dielectric, seeds=(0, 1)))
+    table = pd.read_csv(result.predictions)
+    assert result.rows["test"] == len(table)
+    assert sum(result.rows.values()) == 240
+    for target in ("n", "gap"):
+        has = table[target].notna()
+        for name, key in (("model", "test"), ("mean", "baseline/mean")):
+            mae = mean_absolute_error(table[target][has], table[f"{target}: {name}"][has])
+            assert result.metrics[f"{key}/{target}/mae"] == pytest.approx(mae, rel=1e-6)
+        assert result.metrics[f"baseline/mean/{target}/mae_over_mad"] == pytest.approx(1.0)
+    # the folder predicts what the run predicted, for strings and with the ensemble's deviation
+    rows = Predictor.load(result.model_folder).predict(table["scope"].head(5).tolist())
+    np.testing.assert_allclose([row["n"] for row in rows], table["n: model"].head(5), rtol=1e-5)
+    np.testing.assert_allclose([row["n_std"] for row in rows], table["n: model (std)"].head(5), rtol=1e-4)
+    # lineage: parent with figures, a child a seed with its learning curve
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    parent = client.get_run(result.run_id)
+    assert parent.info.status == "FINISHED"
+    names = {item.path for item in client.list_artifacts(result.run_id)}
+    assert {"learning_curves.png", "comparison.json", "leakage.json", "test_predictions.csv"} <= names
+    figures = {item.path for item in client.list_artifacts(result.run_id, "n")}
+    assert {"n/parity.png", "n/calibration.png", "n/error_by_element.png"} <= figures
+    children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{result.run_id}'")
+    assert {child.data.params["seed"] for child in children} == {"0", "1"}
+    history = client.get_metric_history(children[0].info.run_id, "validation_loss")
+    assert sorted({metric.step for metric in history}) == [0, 1, 2, 3]  # 0: the best one, at the end
+
+
+@pytest.mark.integration
+def test_finished_seeds_are_not_fitted_again(
+    dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str
+) -> None:
+    first = finetune(config(dielectric, baselines=["mean"]))
+    (folder,) = (runs / "finetune").iterdir()
+    before = (folder / "seed-0" / "model" / "model.safetensors").stat().st_mtime_ns
+    again = finetune(config(dielectric, baselines=["mean"]))
+    assert (folder / "seed-0" / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert again.metrics == first.metrics
+    assert again.run_id != first.run_id
+
+
+@pytest.mark.integration
+def test_torchrun_gives_the_model_of_one_process(
+    dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str
+) -> None:
+    # without dropout, whose numbers belong to a rank, two ranks compute what one does
+    still = TINY | {"dropout": 0.0, "attention_dropout": 0.0}
+    alone = finetune(config(dielectric, geometry=still, baselines=["mean"], name="alone"))
+    two = finetune(
+        config(dielectric, geometry=still, baselines=["mean"], name="two", launch={"processes": 2})
+    )
+    left, right = (pd.read_csv(result.predictions)["n: model"] for result in (alone, two))
+    np.testing.assert_allclose(left, right, atol=2e-4)
+
+
+def test_missing_encoder_is_an_error_and_no_start_from_scratch(dielectric: Path, tmp_path: Path) -> None:
+    with pytest.raises((RegistryError, CheckpointError), match="nowhere"):
+        config(dielectric, encoder=str(tmp_path / "nowhere"), from_scratch=False).start()
+    with pytest.raises(ValueError, match="from_scratch"):
+        config(dielectric, from_scratch=False)
+    with pytest.raises(ValueError, match="never both"):
+        config(dielectric, encoder="somewhere")
+
+
+def test_encoder_of_another_form_is_refused(dielectric: Path, tmp_path: Path) -> None:
+    from cloud_core.models.checkpoint import save_encoder
+    from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+
+    folder = save_encoder(
+        tmp_path / "encoder", MaskedLanguageModel(EncoderConfig(**TINY)), {"form": "official"}
+    )
+    with pytest.raises(ConfigError, match="form: official"):
+        config(dielectric, encoder=str(folder), from_scratch=False).start()
+    started = config(dielectric, encoder=str(folder), from_scratch=False, form="official")
+    assert started.start() == {"start_from": str(folder)}
+    assert json.loads((folder / "config.json").read_text())["kind"] == "encoder"
