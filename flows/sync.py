@@ -7,9 +7,10 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
+import typer
 from prefect import flow
 from prefect.events import emit_event
 from pydantic import BaseModel, Field
@@ -245,12 +246,10 @@ def named(name: str, folder: str | Path = "deployments/configs") -> SyncConfig:
     return load_config(path, SyncConfig)
 
 
-def main(config: Path) -> None:
+def main(config: Annotated[Path, typer.Option("--config", help="YAML file of a sync")]) -> None:
     """One sync as a YAML file says."""
     sync(SyncConfig.from_yaml(config))
 
 
 if __name__ == "__main__":
-    import typer
-
     typer.run(main)
