@@ -4,8 +4,10 @@ python -m flows.encode --config deployments/configs/encode.yaml
 """
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from prefect import flow
 from pydantic import BaseModel, Field
 
@@ -16,7 +18,7 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
 from flows.configs import FlowConfig
-from tasks.cluster import ClusterConfig, cluster
+from tasks.cluster import ClusterConfig, LazyCluster
 from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
 from tasks.reporting import Progress, flow_run_link, publish_markdown, publish_table
 
@@ -51,6 +53,7 @@ class EncodeResult(BaseModel):
     fingerprint: str
     seconds: float
     seconds_starting: float
+    seconds_encoding: float
 
     @property
     def wrote_nothing(self) -> bool:
@@ -67,10 +70,9 @@ def encode(config: EncodeConfig) -> EncodeResult:
     known = [p.n_rows for shard in shards for p in shard.partitions]
     total = sum(n for n in known if n is not None)
     with (
-        cluster(config.cluster) as client,
+        LazyCluster(config.cluster) as client,
         Progress(total, f"encode {source.name}", unit="structures") as progress,
     ):
-        ready = time.monotonic()
 
         def show(n: int, counts: Counts) -> None:
             progress.total = max(progress.total, counts.n_records)
@@ -103,7 +105,8 @@ def encode(config: EncodeConfig) -> EncodeResult:
         reasons=dict(counts.reasons),
         fingerprint=fingerprint(config.encoding.settings),
         seconds=round(time.monotonic() - started, 3),
-        seconds_starting=round(ready - started, 3),
+        seconds_starting=round(client.seconds_starting, 3),
+        seconds_encoding=round((encoding.ended_at or 0.0) - (encoding.started_at or 0.0), 3),
     )
     publish_markdown(f"encode-{source.name}", _summary(result), "What was encoded")
     publish_table(f"quarantine-{source.name}", quarantine_report(table), "Quarantine by reason")
@@ -120,3 +123,14 @@ def _summary(result: EncodeResult) -> str:
         )
     reasons = "".join(f"\n- {reason}: {n:,}" for reason, n in sorted(result.reasons.items()))
     return f"{head}\n\nTable `{result.table}`, version {result.version}.{reasons}"
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="YAML file, see deployments/configs/encode.yaml")],
+) -> None:
+    """Encode a source as a YAML file says."""
+    print(encode(EncodeConfig.from_yaml(config)).model_dump_json(indent=2))
+
+
+if __name__ == "__main__":
+    typer.run(main)

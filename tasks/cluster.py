@@ -1,13 +1,16 @@
 """Where the work runs: Dask on this machine, at an address, on Slurm or on Kubernetes."""
 
+import logging
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
     from distributed.deploy import Cluster
 
 
@@ -20,14 +23,24 @@ class ClusterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["local", "address", "slurm", "kubernetes"] = Field(default="local", description="local: processes of this machine; address: a scheduler that runs already"
+    kind: Literal["local", "address", "slurm", "kubernetes"] = Field(
+        default="local",
+        description="local: processes of this machine; address: a scheduler that runs already",
     )
-    workers: int = Field(default=2, ge=1, description="worker processes, one thread each; on Slurm and Kubernetes at most"
+    workers: int = Field(
+        default=2, ge=1, description="worker processes, one thread each; on Slurm and Kubernetes at most"
     )
-    minimum: int = Field(default=0, ge=0, description="Slurm and Kubernetes: workers that are kept even when idle")
-    memory_gb: float = Field(default=2.0, gt=0, description="memory of a worker, GB; one that passes it is restarted")
-    address: str | None = Field(default=None, description="kind address: the scheduler, e.g. tcp://scheduler:8786")
-    options: dict[str, Any] = Field(default={},
+    minimum: int = Field(
+        default=0, ge=0, description="Slurm and Kubernetes: workers that are kept even when idle"
+    )
+    memory_gb: float = Field(
+        default=2.0, gt=0, description="memory of a worker, GB; one that passes it is restarted"
+    )
+    address: str | None = Field(
+        default=None, description="kind address: the scheduler, e.g. tcp://scheduler:8786"
+    )
+    options: dict[str, Any] = Field(
+        default={},
         description="Slurm, Kubernetes: further arguments of dask_jobqueue.SLURMCluster (queue, account, "
         "walltime, …) or dask_kubernetes.operator.KubeCluster (image, namespace, …)",
     )
@@ -66,15 +79,16 @@ def cluster(config: ClusterConfig) -> Iterator["Client"]:
     import dask
     from distributed import Client
 
+    # Prefect lifts the level of every logger; Dask would tell each connection it makes.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     with dask.config.set(_DASK):
         if config.kind == "address":
             try:
                 client = Client(config.address, timeout=config.start_timeout_s, set_as_default=False)
             except OSError as error:
                 raise ClusterError(
-                    f"{config.address}: no Dask scheduler answers there; start one (`dask scheduler`), or check "
-                    "
-                    "the address"
+                    f"{config.address}: no Dask scheduler answers there; start one (`dask scheduler`), "
+                    "or check the address"
                 ) from error
             with client:
                 _wait_for_worker(client, config)
@@ -83,6 +97,36 @@ def cluster(config: ClusterConfig) -> Iterator["Client"]:
         with _start(config) as started, Client(started, set_as_default=False) as client:
             _wait_for_worker(client, config)
             yield client
+
+
+class LazyCluster:
+    """A cluster that starts when its client is first asked for: a run with nothing to do starts none."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self.config = config
+        self._lock = threading.Lock()
+        self._stack = ExitStack()
+        self._client: Client | None = None
+        self.seconds_starting = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def submit(self, *arguments: Any, **options: Any) -> "Future":
+        """`Client.submit` of the cluster."""
+        return self.client.submit(*arguments, **options)
+
+    @property
+    def client(self) -> "Client":
+        with self._lock:
+            if self._client is None:
+                started = time.monotonic()
+                self._client = self._stack.enter_context(cluster(self.config))
+                self.seconds_starting = time.monotonic() - started
+            return self._client
 
 
 def _start(config: ClusterConfig) -> "Cluster":

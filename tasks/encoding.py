@@ -6,6 +6,7 @@ that one of them may die or come back from the dead at any moment without a trac
 
 import hashlib
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -25,7 +27,8 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import EncoderSettings, fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal, Source, SourceError
 from cloud_core.structures.errors import Reason
-from tasks.chunks import encode_chunk, input_rows, outcome_table, refused
+from tasks.chunks import INPUT_COLUMNS, encode_chunk, input_rows, outcome_table, refused, unpack
+from tasks.cluster import LazyCluster
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -135,6 +138,7 @@ class _Chunk:
     n_skipped: int
     metadata: dict[str, str]
     future: "Future | None" = None
+    before: pa.ChunkedArray | None = None  # of a replay: the reasons that the rows had
 
 
 class Encoding:
@@ -142,9 +146,9 @@ class Encoding:
 
     def __init__(
         self,
-        source: Source,
+        source: Source | None,
         table: Table,
-        client: "Client",
+        client: "Client | LazyCluster",
         options: EncodingOptions,
         run: str = "",
         on_progress: Callable[[int, Counts], None] | None = None,
@@ -162,6 +166,8 @@ class Encoding:
         self._seen = Index()
         self.counts = Counts()
         self.unreadable: list[str] = []
+        self.started_at: float | None = None  # first submission
+        self.ended_at: float | None = None  # last commit
 
     def encode_shard(self, shard: Shard) -> Counts:
         """Read the shard's partitions, encode what is new or changed, commit it chunk by chunk."""
@@ -188,6 +194,7 @@ class Encoding:
 
     def _chunks(self, shard: Shard) -> Iterator[_Chunk]:
         """Equal positions of a partition make equal chunks, whatever of them is already encoded."""
+        assert self.source is not None
         for partition in shard.partitions:
             records = self.source.read(partition)
             number = 0
@@ -262,6 +269,8 @@ class Encoding:
 
     def _submit(self, records: Sequence[Record], isolated: bool = False) -> "Future":
         options = self.options
+        if self.started_at is None:
+            self.started_at = time.monotonic()
         return self.client.submit(
             encode_chunk,
             records,
@@ -307,7 +316,8 @@ class Encoding:
             rows = chunk.inputs
             for name in outcome.column_names:
                 rows = rows.append_column(outcome.schema.field(name), outcome[name])
-            self.table.append_chunk(rows, chunk.key, chunk.revisions, chunk.metadata)
+            self._commit(chunk, rows)
+            self.ended_at = time.monotonic()
             statuses = Counter(rows["status"].to_pylist())
             counts.n_encoded, counts.n_quarantined = statuses[ENCODED], statuses[QUARANTINED]
             counts.reasons.update(reason for reason in rows["reason"].to_pylist() if reason is not None)
@@ -318,6 +328,9 @@ class Encoding:
             if self._on_progress is not None:
                 self._on_progress(counts.n_records, self.counts)
         return counts
+
+    def _commit(self, chunk: _Chunk, rows: pa.Table) -> None:
+        self.table.append_chunk(rows, chunk.key, chunk.revisions, chunk.metadata)
 
     # -- the account
 
@@ -330,19 +343,67 @@ class Encoding:
         found = 0
         table = Table.open(self.table.uri, self.table.storage)
         for batch in table.batches(columns=["structure_id", "status"]):
-            held = batch.filter(pa.compute.is_in(batch["status"], pa.array([ENCODED, QUARANTINED])))
+            held = batch.filter(pc.is_in(batch["status"], pa.array([ENCODED, QUARANTINED])))
             found += int((self._seen.look_up(hash_strings(held["structure_id"]))[1] >= 0).sum())
         if found != len(self._seen) or self.counts.n_records != len(self._seen):
             raise EncodeError(
-                f"{self.table.uri}: {len(self._seen)} records were read, {self.counts.n_records} accounted for, "
-                f"and {found} stand in the table at version {table.version}; run the same encoding again, and "
-                "report this if it stays"
+                f"{self.table.uri}: {len(self._seen)} records were read, {self.counts.n_records} accounted "
+                f"for, and {found} stand in the table at version {table.version}; run the same encoding "
+                "again, and report this if it stays"
             )
         if self.unreadable:
             raise EncodeError(
-                f"{len(self.unreadable)} partitions could not be read to their end, the rest is in the table: "
+                f"{len(self.unreadable)} partitions could not be read to the end, the rest is in the table: "
                 + "; ".join(self.unreadable[:3])
             )
+
+
+class Replay(Encoding):
+    """The quarantine again, from the payloads that the table holds. Its one shard has no partitions."""
+
+    def __init__(self, table: Table, reasons: Sequence[str] | None, *arguments: Any, **options: Any) -> None:
+        super().__init__(None, table, *arguments, **options)
+        self.reasons = reasons
+        self.n_not_replayable = 0
+
+    def _chunks(self, shard: Shard) -> Iterator[_Chunk]:
+        held = Table.open(self.table.uri, self.table.storage)  # one version, whatever is committed meanwhile
+        columns = [*INPUT_COLUMNS, "reason", "payload", "payload_format"]
+        number = 0
+        for batch in held.batches(QUARANTINED, columns):
+            rows = pa.Table.from_batches([batch])
+            wanted = pc.invert(pc.is_in(rows["reason"], pa.array([refusal.value for refusal in Refusal])))
+            self.n_not_replayable += rows.num_rows - int(pc.sum(wanted).as_py() or 0)
+            if self.reasons is not None:
+                wanted = pc.and_(wanted, pc.is_in(rows["reason"], pa.array(self.reasons, pa.string())))
+            rows = rows.filter(wanted)
+            for start in range(0, rows.num_rows, self.options.chunk_rows):
+                yield self._again(rows.slice(start, self.options.chunk_rows), number)
+                number += 1
+
+    def _again(self, rows: pa.Table, number: int) -> _Chunk:
+        records = [
+            Record(
+                row["structure_id"], unpack(row["payload"], row["payload_format"]), row["payload_format"], ""
+            )
+            for row in rows.select(["structure_id", "payload", "payload_format"]).to_pylist()
+        ]
+        fingerprints = pa.array([fingerprint(self._settings)] * rows.num_rows, pa.string())
+        inputs = rows.select(list(INPUT_COLUMNS)).set_column(
+            INPUT_COLUMNS.index("fingerprint"), "fingerprint", fingerprints
+        )
+        ids = hash_strings(inputs["structure_id"])
+        with self._lock:
+            self._seen.put(ids, np.ones(len(ids), np.uint64), np.zeros(len(ids), np.int32))
+        claim = self.table.claim(inputs, f"replay-{self._key(inputs, Partition('replay', ''))}", again=True)
+        metadata = {"run": self.run, "partition": "replay", "chunk": str(number)}
+        return _Chunk(claim.key, records, inputs, claim.revisions, 0, metadata, before=rows["reason"])
+
+    def _commit(self, chunk: _Chunk, rows: pa.Table) -> None:
+        """Only what came out differently: a structure refused for the same reason keeps its row."""
+        changed = pc.not_equal(pc.fill_null(rows["reason"], ""), pc.fill_null(chunk.before, ""))
+        rows, revisions = rows.filter(changed), chunk.revisions[np.asarray(changed)]
+        self.table.append_chunk(rows, chunk.key, revisions, chunk.metadata)
 
 
 @task(name="encode shard", task_run_name="shard {shard.number}", cache_policy=NO_CACHE, persist_result=False)

@@ -12,7 +12,7 @@ from cloud_core.lake.schemas import WITHDRAWN
 ABSENT = -1  # revision of a structure that the table does not hold
 
 # What decides whether a structure has to be encoded again.
-STATE_COLUMNS = ("content_hash", "fingerprint", "status", "labels", "label_units", "licence")
+STATE_COLUMNS = ("content_hash", "request", "status", "labels", "label_units", "licence")
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -64,7 +64,7 @@ def states_of(rows: pa.Table) -> np.ndarray:
     """
     state = np.zeros(rows.num_rows, np.uint64)
     with np.errstate(over="ignore"):
-        for name in ("content_hash", "fingerprint", "licence"):
+        for name in ("content_hash", "request", "licence"):
             state = _mix(state * _ODD + hash_strings(rows[name]))
         for name in ("labels", "label_units"):
             state = _mix(state * _ODD + _hash_maps(rows[name]))

@@ -30,6 +30,7 @@ STRUCTURES = pa.schema(
         pa.field("flags", pa.list_(pa.string())),
         pa.field("content_hash", pa.string()),  # of the payload alone
         pa.field("fingerprint", pa.string()),  # of the encoder and its settings
+        pa.field("request", pa.string()),  # the fingerprint asked for; a replay may use other tolerances
         pa.field("symprec", pa.float64()),  # Å
         pa.field("angle_tolerance", pa.float64()),  # degrees
         pa.field("labels", pa.map_(pa.string(), pa.float64())),

@@ -234,8 +234,8 @@ class Table:
             known, _ = self.index.look_up(hash_strings(rows["structure_id"]))
         return known == states_of(rows)
 
-    def claim(self, inputs: pa.Table, name: str) -> "Claim":
-        """What of `inputs` is to be done, and a key for it: the begin of a chunk's work.
+    def claim(self, inputs: pa.Table, name: str, again: bool = False) -> Claim:
+        """What of `inputs` is to be done (all, if `again`), and a key for it: the begin of a chunk's work.
 
         Two writers that claim the same inputs of the same state of the table get the same key, so that only
         one of them commits. `inputs` is as in `unchanged`.
@@ -243,7 +243,7 @@ class Table:
         with self._lock:
             ids = hash_strings(inputs["structure_id"])
             known, revisions = self.index.look_up(ids)
-            todo = known != states_of(inputs)
+            todo = np.ones(len(ids), bool) if again else known != states_of(inputs)
             key, attempt = name, 1
             # The key of a commit outlives its rows (a `restore` takes the rows back): what is to be done is
             # told by the rows that hold, and the key only keeps two writers of it apart.
