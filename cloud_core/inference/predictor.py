@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cloud_core.inference.thermodynamics import CURVE_TEMPERATURES, UNITS, thermodynamics
 from cloud_core.models.checkpoint import CheckpointError, read_config
-from cloud_core.models.debye import heat_capacity, internal_energy
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.heads import PropertyModel
@@ -17,8 +17,6 @@ from cloud_core.scope import ScopeError, decode, encode
 from cloud_core.structures.errors import StructureError
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Precision, outputs
-
-ROOM_TEMPERATURE = 300.0  # K
 
 Model = PropertyModel | Ensemble | DebyeModel
 
@@ -36,6 +34,8 @@ class Predictor:
         """form of SCOPE that the model was trained on"""
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.precision: Precision = "float32"
+        self.temperatures: Sequence[float] = CURVE_TEMPERATURES
+        """K, of the curves that a Debye model gives"""
         members: Iterable[Any] = model.members if isinstance(model, Ensemble) else [model]
         self.positions = min(member.config.positions for member in members)
 
@@ -59,11 +59,7 @@ class Predictor:
     def units(self) -> dict[str, str]:
         """Unit of each predicted quantity."""
         if isinstance(self.model, DebyeModel):
-            return {
-                "debye_temperature": "K",
-                "heat_capacity_300K": "J/(mol atoms K)",
-                "internal_energy_300K": "J/(mol atoms), zero-point energy included",
-            }
+            return dict(UNITS)
         return {target.name: target.unit for target in self.model.targets}
 
     def predict(self, structures: Sequence[Any]) -> list[dict[str, Any]]:
@@ -115,12 +111,7 @@ class Predictor:
         """`predict_texts` for strings that are tokenized already."""
         found = outputs(self.model, examples, self.precision, self.device)
         if isinstance(self.model, DebyeModel):
-            theta = torch.from_numpy(found).double()
-            return {
-                "debye_temperature": theta.numpy(),
-                "heat_capacity_300K": heat_capacity(theta, ROOM_TEMPERATURE).numpy(),
-                "internal_energy_300K": internal_energy(theta, ROOM_TEMPERATURE, zero_point=True).numpy(),
-            }
+            return thermodynamics(found, self.temperatures)
         arrays: dict[str, NDArray[Any]] = dict(self.model.physical(found))
         for target in self.model.targets:
             if target.kind == "classification":

@@ -170,6 +170,6 @@ def thermal_loss(
         error = torch.where(known, predicted - target.nan_to_num(), 0.0).abs()
         if basis == "cell":
             error = error * columns["n_atoms"].to(theta.dtype)[:, None]
-        return error.sum() / known.sum() / scale
+        return error.sum() / known.sum().clamp(min=1) / scale
 
     return loss

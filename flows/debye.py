@@ -1,0 +1,161 @@
+"""Train a Debye model: θ_D from the encoder, C_v(T) or U(T) by the Debye integral.
+
+    python -m flows.debye deployments/configs/debye.yaml
+
+On the same test rows stand the control that any claim must beat (the training rows' mean per atom times the
+number of atoms), regressors without physics, and the best that the Debye form itself can do.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow
+from pydantic import BaseModel, Field, model_validator
+
+from cloud_core.evaluation.gate import GateDecision, better_than
+from cloud_core.models.encoder import EncoderConfig
+from cloud_core.training.thermal import Basis
+from flows.configs import FlowConfig
+from tasks.debye import (
+    BEST,
+    CONTROL,
+    MODEL,
+    Split,
+    Start,
+    Training,
+    as_metrics,
+    compare,
+    control,
+    figures,
+    predicted_theta,
+    prediction_table,
+    split_table,
+    train_debye,
+    train_direct,
+)
+from tasks.registry import promote, register, resolve
+from tasks.reporting import publish_figure, publish_table
+from tasks.thermal import ThermalData, parse_temperatures
+from tasks.tracking import git_commit, runs_folder, tracked_run
+
+
+class DebyeConfig(FlowConfig):
+    """What to train on, from which encoder, and how."""
+
+    name: str = Field("debye", pattern=r"^[\w.-]+$", description="of the MLflow run and the model folder")
+    experiment: str = Field("debye", description="MLflow experiment")
+    data: ThermalData = Field(description="labels of heat capacity or internal energy")
+    encoder: str | None = Field(None, description="model folder, models:/… or runs:/… to start from")
+    from_scratch: EncoderConfig | None = Field(None, description="instead of encoder: geometry of a new one")
+    split: Split = Field(default=Split(), description="by canonical string")
+    training: Training = Field(default=Training(), description="loss, bounds of θ_D, epochs")
+    report_per: Basis = Field("cell", description="figures per mole of cells or of atoms")
+    direct: bool = Field(
+        True, description="train regressors without physics beside it (one temperature only)"
+    )
+    temperatures: str = Field("0:1000:10", description="of the curves, K: first:last:step")
+    crystals: int = Field(3, ge=0, description="test crystals to draw curves of")
+    register_as: str | None = Field(None, description="name in the MLflow registry")
+    parent_run_id: str | None = Field(None, description="MLflow run to file this one under")
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "DebyeConfig":
+        if (self.encoder is None) == (self.from_scratch is None):
+            raise ValueError("give either encoder or from_scratch")
+        return self
+
+
+class DebyeResult(BaseModel):
+    """A trained model, and how it does on crystals that it has not seen."""
+
+    model_folder: str
+    run_id: str
+    n_train: int
+    n_validation: int
+    n_test: int
+    metrics: dict[str, float]
+    comparison: list[dict[str, Any]]
+    curves: str
+    gate: str
+    version: str | None = None
+    promoted: bool = False
+
+
+@flow(name="debye", persist_result=False, validate_parameters=True)
+def debye(config: DebyeConfig) -> DebyeResult:
+    """Split by canonical string, train, compare, draw, and log it all to MLflow."""
+    temperatures = parse_temperatures(config.temperatures)
+    parts = split_table(config.data, config.split)
+    start = Start(
+        folder=str(resolve(config.encoder)) if config.encoder else None, from_scratch=config.from_scratch
+    )
+    folder = runs_folder() / "models" / config.name
+    tags = {"labels": config.data.path, "parent": config.encoder or "from scratch"}
+    with tracked_run(config.experiment, config.name, config, None, config.parent_run_id, tags) as run:
+        lineage = {
+            "form": "canonical",
+            "labels": config.data.model_dump(mode="json"),
+            "code": git_commit(),
+            "run_id": run.run_id,
+            "parent": config.encoder,
+        }
+        train_debye(config.data, config.split, config.training, start, str(folder), run.run_id, lineage)
+        theta = predicted_theta(folder, parts.test)
+        contenders = {MODEL: parts.test.curves(theta), CONTROL: control(parts)}
+        if config.direct and len(parts.test.temperatures) == 1:
+            for with_atoms in (True, False):
+                name = f"direct regressor, {'with' if with_atoms else 'without'} n_atoms"
+                values = train_direct(config.data, config.split, config.training, start, with_atoms)
+                contenders[name] = np.array(values)[:, None]
+        bounds = (config.training.lowest_theta, config.training.highest_theta)
+        contenders[BEST] = parts.test.curves(parts.test.best_theta(*bounds))
+        comparison = compare(parts, contenders, config.report_per)
+        publish_table(f"{config.name}-comparison", comparison, "Test rows, never trained on")
+        run.log_table(pd.DataFrame(comparison), "comparison.json")
+        metrics = as_metrics(comparison[0], "test_") | as_metrics(comparison[1], "control_")
+        run.log_metrics(metrics)
+        predictions = prediction_table(parts.test, theta, contenders[CONTROL], config.report_per)
+        run.log_table(predictions, "test_predictions.json")
+        pictures = folder.with_name(f"{folder.name}-figures")
+        pictures.mkdir(parents=True, exist_ok=True)
+        drawn = figures(parts, theta, contenders, temperatures, config.crystals, config.report_per)
+        for name, figure in drawn.items():
+            run.log_figure(figure, f"{name}.png")
+            publish_figure(f"{config.name}-{name}", figure)
+            figure.savefig(pictures / f"{name}.png", dpi=110)
+        decision = gate(predictions)
+        version, promoted = None, False
+        if config.register_as:
+            version = register(folder, config.register_as, run.run_id, metrics)
+            promoted = promote(config.register_as, version, decision)
+    return DebyeResult(
+        model_folder=str(folder),
+        run_id=run.run_id,
+        n_train=len(parts.train),
+        n_validation=len(parts.validation),
+        n_test=len(parts.test),
+        metrics=metrics,
+        comparison=comparison,
+        curves=str(pictures / "curves.png"),
+        gate=decision.message,
+        version=version,
+        promoted=promoted,
+    )
+
+
+def gate(predictions: pd.DataFrame) -> GateDecision:
+    """A Debye model serves only where it beats mean per atom × n_atoms."""
+    return better_than(predictions["true"], predictions["predicted"], predictions["control"], CONTROL)
+
+
+def main(config: Path) -> None:
+    """Train a Debye model as a YAML file says."""
+    debye(DebyeConfig.from_yaml(config))
+
+
+if __name__ == "__main__":
+    import typer
+
+    typer.run(main)

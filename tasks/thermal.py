@@ -1,0 +1,102 @@
+"""Tables of heat capacities and energies: read, and made from phonon densities of states."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from cloud_core.evaluation.wbm import read_table
+from cloud_core.models.debye_model import Quantity
+from cloud_core.scope import ScopeError, canonicalise
+from cloud_core.training.thermal import ThermalError, ThermalTable, assemble
+
+
+class ThermalData(BaseModel):
+    """A CSV or Parquet table of labels; a row is one crystal at one temperature."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="CSV (compressed or not) or Parquet")
+    scope: str = Field("cloud", description="column of SCOPE strings, official or canonical")
+    value: str = Field("cv", description="column of labels, J/(mol K) for C_v or J/mol for U")
+    quantity: Quantity = Field("heat_capacity", description="internal_energy has the zero-point energy in it")
+    basis: Literal["cell", "atom"] = Field("cell", description="labels are per mole of cells or of atoms")
+    n_atoms: str = Field("n_atoms", description="column: atoms of the cell that the label is of")
+    temperature: float | str = Field(300.0, description="K, one for all rows or the name of a column")
+    id: str | None = Field(None, description="column that tells crystals apart, for several rows a crystal")
+
+
+def read_thermal(data: ThermalData) -> ThermalTable:
+    """The table in canonical strings, per atom.
+
+    Raises:
+        ThermalError: a column is missing or a row cannot be used.
+        DiscoveryError: the file cannot be read.
+    """
+    frame = read_table(data.path)
+    wanted = [data.scope, data.value, data.n_atoms]
+    wanted += [name for name in (data.temperature, data.id) if isinstance(name, str)]
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing:
+        raise ThermalError(
+            f"{data.path}: no column {', '.join(missing)}; columns: {', '.join(map(str, frame.columns))}"
+        )
+    texts = []
+    for row, text in enumerate(frame[data.scope], start=1):
+        try:
+            texts.append(canonicalise(str(text)))
+        except ScopeError as error:
+            raise ThermalError(f"{data.path}, row {row}: {error}") from error
+    temperatures: Any = frame[data.temperature] if isinstance(data.temperature, str) else data.temperature
+    try:
+        return assemble(
+            texts,
+            _numbers(frame, data.value),
+            _numbers(frame, data.n_atoms),
+            np.broadcast_to(np.asarray(temperatures, dtype=np.float64), len(frame)),
+            data.quantity,
+            data.basis,
+            frame[data.id].astype(str).tolist() if data.id else None,
+        )
+    except ThermalError as error:
+        raise ThermalError(f"{data.path}: {error}") from error
+
+
+def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
+    try:
+        return pd.to_numeric(frame[column]).to_numpy(dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ThermalError(f"column {column}: not numbers ({error})") from error
+
+
+def parse_temperatures(text: str) -> np.ndarray:
+    """`0:1000:10` (first, last, step in K, both ends in) or a list `77,300` [K].
+
+    Raises:
+        ThermalError: neither, or a temperature below 0 K.
+    """
+    try:
+        if ":" in text:
+            first, last, step = (float(part) for part in text.split(":"))
+            if step <= 0 or last < first:
+                raise ValueError("the step must be above 0, the last not below the first")
+            values = first + step * np.arange(int(np.floor((last - first) / step + 1e-9)) + 1)
+        else:
+            values = np.array([float(part) for part in text.split(",")])
+    except ValueError as error:
+        raise ThermalError(
+            f"temperatures {text!r}: give first:last:step in K, such as 0:1000:10, or a list ({error})"
+        ) from error
+    if (values < 0).any() or not np.isfinite(values).all():
+        raise ThermalError(f"temperatures {text!r}: below 0 K")
+    return values
+
+
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Under another name until it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    frame.to_parquet(partial, index=False)
+    partial.replace(path)

@@ -1,0 +1,126 @@
+"""The Debye flow on real rows, through a real Prefect server and MLflow's SQLite store."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cloud_core.inference.predictor import Predictor
+from cloud_core.models.encoder import EncoderConfig
+from cloud_core.training.finetune import FitSettings
+from cloud_core.training.optimiser import OptimiserSettings
+from flows.configs import ConfigError
+from flows.debye import DebyeConfig, debye
+from tasks.debye import Split, Training, compare, control, split_table
+from tasks.registry import RegistryError, resolve
+from tasks.thermal import ThermalData, parse_temperatures, read_thermal
+from tasks.tracking import mlflow_client
+
+TINY = EncoderConfig(hidden_size=32, layers=1, heads=2, feed_forward=64, dropout=0.0)
+FIT = FitSettings(epochs=30, batch_size=16, optimiser=OptimiserSettings(learning_rate=3e-3, layer_decay=1.0))
+
+
+@pytest.fixture
+def table(project: Path, tmp_path: Path) -> Path:
+    """300 rows of the C_v example."""
+    frame = pd.read_csv(project / "flows/demo_data/heat_capacity.csv").head(300)
+    path = tmp_path / "cv.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.integration
+def test_trains_registers_and_answers(prefect_server: str, mlflow_uri: str, table: Path) -> None:
+    config = DebyeConfig(
+        data=ThermalData(path=str(table)),
+        from_scratch=TINY,
+        training=Training(fit=FIT),
+        register_as="debye",
+    )
+    result = debye(config)
+    assert result.n_train + result.n_validation + result.n_test == 300
+    assert result.n_test == pytest.approx(60, abs=2)
+    assert result.metrics["test_mae"] < result.metrics["control_mae"]
+    models = [row["model"] for row in result.comparison]
+    assert models[:2] == ["Debye model", "control: mean per atom × n_atoms"]
+    assert "direct regressor, with n_atoms" in models and "direct regressor, without n_atoms" in models
+    assert result.comparison[-1]["MAE"] < 0.05 * result.comparison[1]["MAE"]
+    assert Path(result.curves).stat().st_size > 10_000
+    assert "test rows" in result.gate
+
+    run = mlflow_client().get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test_mae"] == pytest.approx(result.metrics["test_mae"])
+    assert run.data.params["training.lowest_theta"] == "20.0"
+    names = {item.path for item in mlflow_client().list_artifacts(result.run_id)}
+    assert {"curves.png", "parity.png", "comparison.json", "test_predictions.json"} <= names
+
+    folder = resolve("models:/debye@challenger")
+    predictor = Predictor.load(folder)
+    row = predictor.predict([pd.read_csv(table)["cloud"][0]])[0]
+    assert 20 < row["debye_temperature"] < 5000
+    assert len(row["heat_capacity"]) == len(row["temperature"]) == 21
+    # the first test crystals again, from the registered model: the logged predictions
+    parts = split_table(config.data, config.split)
+    again = predictor.predict_texts(parts.test.texts)["debye_temperature"]
+    predicted = parts.test.scaled(parts.test.curves(again), "cell")[:, 0]
+    true = parts.test.scaled(parts.test.values, "cell")[:, 0]
+    assert np.abs(predicted - true).mean() == pytest.approx(result.metrics["test_mae"], abs=1e-3)
+
+
+def test_control_is_the_training_mean_per_atom(table: Path) -> None:
+    data = ThermalData(path=str(table))
+    parts = split_table(data, Split())
+    frame = pd.read_csv(table)
+    rows = compare(parts, {"control": control(parts)}, "cell")
+    true = parts.test.values[:, 0] * parts.test.n_atoms
+    mean = parts.train.values.mean()
+    assert rows[0]["MAE"] == pytest.approx(np.abs(mean * parts.test.n_atoms - true).mean(), abs=1e-4)
+    # the whole table's own control, as published: mean C_v per atom × n_atoms
+    everything = read_thermal(data)
+    assert everything.values[:, 0] * everything.n_atoms == pytest.approx(frame["cv"].to_numpy())
+
+
+def test_held_out_temperatures_are_not_in_training(tmp_path: Path, table: Path) -> None:
+    frame = pd.read_csv(table).head(60)
+    frame["id"] = [f"c{i}" for i in range(len(frame))]
+    long = pd.concat([frame.assign(temperature=t, cv=frame["cv"] * t / 300) for t in (200.0, 300.0, 400.0)])
+    path = tmp_path / "long.parquet"
+    long.to_parquet(path)
+    data = ThermalData(path=str(path), temperature="temperature", id="id")
+    parts = split_table(data, Split(held_out_temperatures=(300.0,)))
+    assert parts.train.temperatures.tolist() == [200.0, 400.0]
+    assert parts.test.temperatures.tolist() == [200.0, 300.0, 400.0]
+    rows = compare(parts, {"control": control(parts)}, "atom")
+    assert {"MAE", "held-out T: MAE"} <= set(rows[0])
+    with pytest.raises(ValueError, match="held_out_temperatures"):
+        split_table(data, Split(held_out_temperatures=(250.0,)))
+
+
+def test_temperatures() -> None:
+    assert parse_temperatures("0:1000:10").tolist() == list(range(0, 1001, 10))
+    assert parse_temperatures("77,300").tolist() == [77.0, 300.0]
+    for bad in ("0:10", "a", "10:0:1", "-5", "0:10:0"):
+        with pytest.raises(ValueError, match="temperatures"):
+            parse_temperatures(bad)
+
+
+def test_bad_input_is_named(tmp_path: Path, table: Path, mlflow_uri: str) -> None:
+    with pytest.raises(ValueError, match=r"no column heat; columns: cloud, cv, n_atoms"):
+        read_thermal(ThermalData(path=str(table), value="heat"))
+    with pytest.raises(ValueError, match="no such file"):
+        read_thermal(ThermalData(path=str(tmp_path / "none.csv")))
+    frame = pd.read_csv(table)
+    frame.loc[4, "cloud"] = "not a string"
+    frame.to_csv(tmp_path / "bad.csv")
+    with pytest.raises(ValueError, match=r"bad\.csv, row 5"):
+        read_thermal(ThermalData(path=str(tmp_path / "bad.csv")))
+    with pytest.raises(ValueError, match="either encoder or from_scratch"):
+        DebyeConfig(data=ThermalData(path=str(table)))
+    with pytest.raises(RegistryError):
+        resolve("models:/nothing@champion")
+    config = tmp_path / "debye.yaml"
+    config.write_text("data: {path: x.csv}\nfrom_scratch: {}\nepochs: 3\n")
+    with pytest.raises(ConfigError, match="'epochs' is not a key of DebyeConfig"):
+        DebyeConfig.from_yaml(config)
