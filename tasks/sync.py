@@ -319,8 +319,8 @@ def withdrawn_ids(
 
     Of files and tables, what a partition held at the last sync and none has now is gone (while one of
     them cannot be read, nothing is: it may have moved there). A feed gives only what changed: where its
-    total differs from what is known, its ids are listed; an id that was never given (it came late, under
-    an old time) means that the partition must be read whole.
+    total differs from what is known (or it tells none), its ids are listed; an id that was never given
+    (it came late, under an old time) means that the partition must be read whole.
     """
     gone: list[pa.Array] = [_NONE]
     unknown: list[Partition] = []
@@ -331,10 +331,10 @@ def withdrawn_ids(
         before = pa.concat_arrays([*memory.ids.values(), _NONE])
         return minus(before, pa.concat_arrays([*now, _NONE])), []
     for partition in partitions:
-        if partition.key in reader.failed or partition.at.get("total") is None:
+        if partition.key not in reader.ids:  # unchanged, or not read to its end
             continue
         known = known_ids(partition.key, memory, reader)
-        if partition.at["total"] == len(known):
+        if partition.at.get("total") == len(known):
             continue
         try:
             now_there = [f"{source.name}:{identifier}" for identifier in source.ids(partition)]

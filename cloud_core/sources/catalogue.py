@@ -8,15 +8,16 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cloud_core.sources.files import TAR, FilesSpec
+from cloud_core.sources.materials_project import MaterialsProjectSpec
 from cloud_core.sources.opening import COMPRESSIONS, locate, open_bytes
 from cloud_core.sources.optimade import OptimadeSpec
 from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.tables import TableSpec
 
-AnySpec = Annotated[FilesSpec | TableSpec | OptimadeSpec, Field(discriminator="kind")]
+AnySpec = Annotated[FilesSpec | TableSpec | OptimadeSpec | MaterialsProjectSpec, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
-_KINDS = ("files", "table", "optimade")
+_KINDS = ("files", "table", "optimade", "materials_project")
 
 
 def open_source(spec: str | Mapping[str, Any], secrets: SecretLookup = from_environment) -> Source:

@@ -1,0 +1,241 @@
+"""The Materials Project (https://materialsproject.org), through its own client, mp-api."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+
+from cloud_core.sources.record import (
+    Partition,
+    Record,
+    Refusal,
+    Since,
+    SourceError,
+    short_hash,
+    since_of,
+)
+from cloud_core.sources.remote import (
+    BUSY,
+    JsonClient,
+    Pace,
+    Politeness,
+    SecretLookup,
+    ServerBusyError,
+    from_environment,
+    redacted,
+)
+from cloud_core.sources.spec import SourceSpec
+from cloud_core.sources.tables import Label, timestamp
+from cloud_core.structures.errors import Reason, StructureError
+
+KEY = "MP_API_KEY"
+PUBLIC = "https://api.materialsproject.org"
+_PARTITION = "summary"
+_LICENCES = {"BY-C": "CC-BY-4.0", "BY-NC": "CC-BY-NC-4.0"}  # builder_meta.license
+_IDS_PER_PAGE = 1000  # of the listing; the service gives no more at once
+T = TypeVar("T")
+
+
+class MaterialsProjectSpec(SourceSpec):
+    """Materials of the Materials Project, all of them or those of a query."""
+
+    kind: Literal["materials_project"] = "materials_project"
+    licence: str = Field("CC-BY-4.0", description="where a document does not state its own")
+    query: dict[str, Any] = Field(
+        {},
+        description="arguments of MPRester.materials.summary.search, e.g. elements: [Ti, O], is_stable: true",
+    )
+    labels: dict[str, Label] = Field(
+        {}, description="label name -> field of the document (`a.b` for nested) and unit"
+    )
+    include_gnome: bool = Field(False, description="GNoME's materials too, which are licensed CC-BY-NC")
+    ids_per_request: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        500,
+        description="materials asked for at once; an address with more than some 600 is too long",
+    )
+    endpoint: str = Field("", description="address of the API; default: the public one")
+    politeness: Politeness = Politeness()
+
+    def open(self, secrets: SecretLookup = from_environment) -> "MaterialsProjectSource":
+        return MaterialsProjectSource(self, secrets)
+
+
+class MaterialsProjectSource:
+    """A feed of one partition.
+
+    The database has versions: an unchanged one costs the request that tells it. Under a new version the
+    ids are listed with the time of their last update, and the documents of those that changed are read,
+    `ids_per_request` at a time. Deprecated materials are not listed, and so count as withdrawn.
+    """
+
+    def __init__(self, spec: MaterialsProjectSpec, secrets: SecretLookup) -> None:
+        self.spec = spec
+        self.name = spec.name or "mp"
+        self.licence = spec.licence
+        self._secrets = secrets
+        self._units = {name: label.unit for name, label in spec.labels.items()}
+        self._endpoint = (spec.endpoint or os.environ.get("MP_API_ENDPOINT") or PUBLIC).rstrip("/")
+        self._pace = Pace(spec.politeness)
+        self._client: Any = None
+        self._listings: dict[str, list[tuple[str, datetime | None]]] = {}
+
+    def partitions(self, since: Since = None) -> Iterator[Partition]:
+        """One small request, without mp-api. Raises SourceError: no answer, or none of this service."""
+        client = JsonClient(self.spec.politeness)
+        try:
+            version = client.get(f"{self._endpoint}/heartbeat").get("db_version")
+        finally:
+            client.close()
+        if not version:
+            raise SourceError(f"{self._endpoint}: the heartbeat tells no db_version; check the address")
+        moment = since_of(since, _PARTITION)
+        at = {"version": version, "since": moment.isoformat() if moment else None, "total": None}
+        yield Partition(_PARTITION, short_hash([self.spec.digest(), version]), None, at)
+
+    def read(self, partition: Partition) -> Iterator[Record]:
+        since = datetime.fromisoformat(partition.at["since"]) if partition.at["since"] else None
+        wanted = [
+            identifier
+            for identifier, updated in self._listing(partition.at["version"])
+            if since is None or updated is None or updated >= since
+        ]
+        fields = sorted(
+            {"material_id", "structure", "last_updated", "builder_meta"}
+            | {(label.column or name).split(".")[0] for name, label in self.spec.labels.items()}
+        )
+        for start in range(0, len(wanted), self.spec.ids_per_request):
+            chunk = wanted[start : start + self.spec.ids_per_request]
+            documents = self._documents(chunk, fields)
+            for identifier in chunk:
+                yield self._record(identifier, documents.get(identifier))
+
+    def ids(self, partition: Partition) -> Iterator[str]:
+        """Ids of all materials of the query; the listing that `read` made, if it did."""
+        for identifier, _ in self._listing(partition.at["version"]):
+            yield identifier
+
+    # -- the service
+
+    def _listing(self, version: str) -> list[tuple[str, datetime | None]]:
+        """(id, last update) of every material of the query, sorted by id."""
+        if version not in self._listings:
+            found: dict[str, datetime | None] = {}
+            page = 1
+            while True:
+                documents = self._search(page, ["material_id", "last_updated"])
+                for document in documents:
+                    updated = document.get("last_updated")
+                    found[str(document["material_id"])] = timestamp(updated) if updated else None
+                if len(documents) < _IDS_PER_PAGE:
+                    break
+                page += 1
+            self._listings = {version: sorted(found.items())}
+        return self._listings[version]
+
+    def _documents(self, ids: Sequence[str], fields: list[str]) -> dict[str, dict[str, Any]]:
+        def ask(client: Any) -> list[dict[str, Any]]:
+            return client.materials.summary.search(
+                material_ids=list(ids), fields=fields, all_fields=False, chunk_size=len(ids), num_chunks=1
+            )
+
+        return {str(document["material_id"]): document for document in self._ask(ask)}
+
+    def _search(self, page: int, fields: list[str]) -> list[dict[str, Any]]:
+        def ask(client: Any) -> list[dict[str, Any]]:
+            return client.materials.summary.search(
+                **{"deprecated": False, "include_gnome": self.spec.include_gnome} | self.spec.query,
+                fields=fields,
+                all_fields=False,
+                chunk_size=_IDS_PER_PAGE,
+                num_chunks=1,
+                _page=page,
+                _sort_fields="material_id",
+            )
+
+        return self._ask(ask)
+
+    def _ask(self, call: Callable[[Any], T]) -> T:
+        """`call(client)` with retries; what mp-api raises becomes a SourceError without the key in it."""
+        key = self._secrets(KEY)
+        if not key:
+            raise SourceError(
+                f"{self.name}: the Materials Project needs an API key (from "
+                f"https://materialsproject.org/api); set {KEY}, or make the Prefect Secret block mp-api-key"
+            )
+        from mp_api.client.core import MPRestError
+        from requests.exceptions import RequestException
+
+        def attempt() -> T:
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    if self._client is None:
+                        self._client = _rester(key, self._endpoint)
+                    return call(self._client)
+            except (MPRestError, RequestException, ValueError, KeyError) as error:
+                message = " ".join(redacted(f"{type(error).__name__}: {error}", [key]).split())[:400]
+            # raised here and not above, so that no chained exception carries the key
+            found = re.search(r"status code (\d{3})", message)
+            status = int(found[1]) if found else None
+            if status in (401, 403):
+                raise SourceError(f"{self.name}: the service refuses the key; check {KEY} ({message})")
+            if status is not None and status not in BUSY:
+                raise SourceError(f"{self.name}: the service refuses the request; check `query` ({message})")
+            if "32 characters" in message:
+                raise SourceError(
+                    f"{self.name}: {KEY} is no key of the Materials Project: those have 32 characters"
+                )
+            raise ServerBusyError(f"{self.name}: {message}; try again later")
+
+        return self._pace.retrying(attempt, ServerBusyError)
+
+    # -- records
+
+    def _record(self, identifier: str, document: dict[str, Any] | None) -> Record:
+        refusal: Refusal | Reason | None = None
+        message = ""
+        payload: Any = ""
+        labels: dict[str, float] = {}
+        document = document or {}
+        structure = document.get("structure")
+        if structure is None:
+            refusal, message = Refusal.MISSING_STRUCTURE, "the service gave no structure for this id"
+        else:
+            from cloud_core.structures.formats import read
+
+            try:
+                payload = read(structure, "pymatgen")
+            except StructureError as error:
+                refusal, message = error.reason, str(error)
+        for name, label in self.spec.labels.items():
+            value: Any = document
+            for part in (label.column or name).split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            if isinstance(value, bool | int | float):
+                labels[name] = float(value)
+            elif value is not None:
+                refusal, message = Refusal.BAD_LABEL, f"{name} is not a number: {str(value)[:60]!r}"
+        updated = document.get("last_updated")
+        licence = (document.get("builder_meta") or {}).get("license")
+        return Record(
+            identifier,
+            "" if refusal else payload,
+            "" if refusal else "cell",
+            self.name,
+            _LICENCES.get(str(licence), self.licence),
+            labels,
+            {name: self._units[name] for name in labels},
+            timestamp(updated) if updated else None,
+            refusal,
+            f"{identifier}: {message}" if refusal else "",
+        )
+
+
+def _rester(key: str, endpoint: str) -> Any:
+    from mp_api.client import MPRester
+
+    return MPRester(key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True)
