@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_core.structures.cell import Cell
-from cloud_core.structures.cif import read_cif
+from cloud_core.structures.cif import read_cif, read_plain
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.optimade import is_optimade, read_optimade
 from cloud_core.structures.pymatgen import PARSER_ERRORS, from_pymatgen, read_pymatgen
@@ -26,28 +26,30 @@ def read(payload: Any, format: str | None = None, fast: bool = True) -> Cell:
     `FORMATS`, or None to tell from the payload. `fast=False` switches the fast readers off; the cells are
     the same. Raises StructureError with a reason code.
     """
+    if isinstance(payload, Cell):
+        return payload
     if format is not None and format not in FORMATS:
         raise StructureError(Reason.UNKNOWN_FORMAT, f"format {format!r} is none of {', '.join(FORMATS)}")
     if isinstance(payload, bytes):
         payload = payload.decode("utf-8", errors="replace")
-    if (
-        isinstance(payload, str)
-        and "\n" not in payload
-        and "\r" not in payload
-        and payload.strip()[:1] != "{"
-    ):
+    if isinstance(payload, str) and _is_path(payload):
         payload = Path(payload)
     if isinstance(payload, Path):
         payload, format = _read_file(payload, format)
     if isinstance(payload, str):
         return _read_text(payload, format or _format_of(payload), fast)
-    if isinstance(payload, Cell):
-        return payload
     if isinstance(payload, Mapping):
         return read_optimade(payload) if is_optimade(payload) else read_pymatgen(payload, fast)
     if hasattr(payload, "lattice") and hasattr(payload, "frac_coords"):
         return from_pymatgen(payload)
     raise StructureError(Reason.UNKNOWN_FORMAT, f"cannot read a structure from {type(payload).__name__}")
+
+
+def read_quickly(payload: Any, format: str | None) -> Cell | None:
+    """The cell where it needs no pymatgen and is certain to be right, else None: then call `read`."""
+    if isinstance(payload, Cell):
+        return payload
+    return read_plain(payload) if format == "cif" and isinstance(payload, str) else None
 
 
 def _read_text(text: str, format: str, fast: bool) -> Cell:
@@ -71,7 +73,7 @@ def _is_path(text: str) -> bool:
 
 
 def _format_of(text: str) -> str:
-    """The format of a text: JSON by its brace, CIF by its data_ line, else POSCAR."""
+    """The format of a text: JSON by its brace, CIF by its tags, else POSCAR."""
     if text.lstrip()[:1] == "{":
         return "pymatgen"
     if re.search(r"^\s*(data_|_cell_|_atom_site_)", text, re.MULTILINE | re.IGNORECASE):
