@@ -32,6 +32,10 @@ _REMEDIES = (
         "the store refuses the credentials: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run again",
     ),
     (
+        ("Object at location",),
+        "a data file is gone: this version was vacuumed; read a newer one, and pin versions that are to last",
+    ),
+    (
         ("NoSuchBucket",),
         "the bucket does not exist: create it, or name another one",
     ),

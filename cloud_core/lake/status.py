@@ -41,7 +41,7 @@ def quarantine_report(table: Table, examples: int = EXAMPLES) -> list[dict[str, 
         for row in batch.to_pylist():
             counts[row["reason"]] += 1
             if len(shown[row["reason"]]) < examples:
-                shown[row["reason"]].append(f"{row['structure_id']}: {row['message'][:200]}")
+                shown[row["reason"]].append(f"{row['structure_id']}: {(row['message'] or '')[:200]}")
     return [
         {"reason": reason, "structures": n, "examples": "\n".join(shown[reason])}
         for reason, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))

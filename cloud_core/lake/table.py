@@ -65,6 +65,7 @@ class Table:
         self.delta = delta  # for `maintenance`; others take the methods here
         self.uri = uri
         self.storage = storage
+        self._is_past = False
         self._lock = threading.RLock()
         self._index: Index | None = None
         self._indexed: set[str] = set()  # data files that the index has seen
@@ -89,7 +90,9 @@ class Table:
         missing = [name for name in STRUCTURES.names if name not in {f.name for f in delta.schema().fields}]
         if missing:
             raise LakeError(f"{uri}: a Delta table, but not of structures (no column {', '.join(missing)})")
-        return cls(delta, uri, storage)
+        table = cls(delta, uri, storage)
+        table._is_past = version is not None
+        return table
 
     @classmethod
     def create(
@@ -269,6 +272,8 @@ class Table:
         Raises:
             LakeError: the store refused, or the rows are not of this table.
         """
+        if self._is_past:
+            raise LakeError(f"{self.uri}: opened at the past version {self.version}, which cannot be written")
         rows = conform(rows)
         ids = hash_strings(rows["structure_id"])
         if len(np.unique(ids)) != len(ids):

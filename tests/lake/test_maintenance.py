@@ -1,0 +1,115 @@
+"""Versions that somebody named survive compaction, vacuum and log clean-up."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from cloud_core.lake.errors import LakeError
+from cloud_core.lake.maintenance import compact, settle, vacuum
+from cloud_core.lake.pins import pin, pins, unpin
+from cloud_core.lake.snapshot import Snapshot
+from cloud_core.lake.status import quarantine_report, status
+from cloud_core.lake.table import Table
+
+
+@pytest.fixture
+def busy(tmp_path, rows) -> Table:
+    """Twelve chunks, a checkpoint every second commit, and Delta properties that forget at once."""
+    table = Table.create(
+        str(tmp_path / "busy"),
+        configuration={
+            "delta.checkpointInterval": "2",
+            "delta.logRetentionDuration": "interval 0 days",
+            "delta.deletedFileRetentionDuration": "interval 0 days",
+        },
+    )
+    for k in range(12):
+        table.append_chunk(rows(10 * k, 10), f"chunk {k}")
+    return table
+
+
+def test_a_pinned_version_survives_everything(busy, rows):
+    snapshot = Snapshot.of(Table.open(busy.uri, version=5), version=5, pin="run-1")
+    content = Table.open(busy.uri, version=5).content_hash()
+    busy.append_chunk(rows(0, 40, content="b"), "update")
+    compact(busy)
+    newest = busy.content_hash()
+    removed = vacuum(busy, retention_hours=0)
+    assert removed.files > 0 and removed.log_entries > 0 and removed.kept_versions == (5,)
+    assert not vacuum(busy, retention_hours=0).files
+
+    assert (snapshot.version, snapshot.n_rows) == (5, 50)
+    assert sum(pq.read_metadata(file).num_rows for file in snapshot.files) == 50
+    assert Table.open(busy.uri, version=5).content_hash() == content
+    assert Table.open(busy.uri).content_hash() == newest
+    with pytest.raises(LakeError):  # nobody named version 3, and its log is gone
+        Table.open(busy.uri, version=3).content_hash()
+    with pytest.raises(LakeError, match="vacuum"):  # version 11 has its log, but not its files
+        Table.open(busy.uri, version=11).content_hash()
+
+    unpin(busy.uri, "run-1")
+    assert vacuum(busy, retention_hours=0).files > 0
+    with pytest.raises(LakeError):
+        Table.open(busy.uri, version=5).content_hash()
+    assert Table.open(busy.uri).content_hash() == newest
+
+
+def test_ordinary_commits_do_not_clean_the_log(busy, rows):
+    """Delta's own clean-up, which knows no pins, stays off even where the retention is over."""
+    for k in range(6):
+        busy.append_chunk(rows(10 * k, 10, content="c"), f"more {k}")
+    assert Table.open(busy.uri, version=1).counts()["encoded"] == 10
+
+
+def test_vacuum_keeps_what_is_young_and_what_is_being_written(busy, rows):
+    busy.append_chunk(rows(0, 40, content="b"), "update")
+    compact(busy)
+    assert vacuum(busy, retention_hours=24).files == 0
+    assert Table.open(busy.uri, version=7).counts()["encoded"] == 70
+    assert vacuum(busy, retention_hours=0, dry_run=True).files > 0
+    assert Table.open(busy.uri, version=7).content_hash()
+
+
+def test_pins(busy):
+    pin(busy.uri, "model-a", 3)
+    pin(busy.uri, "model-b", 3)
+    pin(busy.uri, "model-b", 4)
+    assert pins(busy.uri) == {"model-a": 3, "model-b": 4}
+    unpin(busy.uri, "model-a")
+    unpin(busy.uri, "model-a")
+    assert pins(busy.uri) == {"model-b": 4}
+    with pytest.raises(LakeError, match="no name"):
+        pin(busy.uri, "../outside", 1)
+    with pytest.raises(LakeError, match="no version 99"):
+        Snapshot.of(busy, version=99, pin="nothing")
+    assert "nothing" not in pins(busy.uri)
+
+
+def test_a_snapshot_never_holds_superseded_rows(busy, rows):
+    assert Snapshot.of(busy).version == 12
+    busy.append_chunk(rows(0, 5, content="b"), "update 1")
+    busy.append_chunk(rows(5, 5, content="b"), "update 2")
+    during = Snapshot.of(busy.uri)
+    assert (during.version, during.n_rows) == (12, 120)
+    with pytest.raises(LakeError, match="inside an update.*take 12"):
+        Snapshot.of(busy, version=13)
+    settle(busy)
+    after = Snapshot.of(busy)
+    assert (after.version, after.n_rows) == (busy.version, 120)
+    texts = [t for file in after.files for t in pq.read_table(file)["canonical"].to_pylist()]
+    assert len(texts) == 120 and sum(t.startswith("string b") for t in texts) == 10
+
+
+def test_status_and_quarantine_report(busy, rows):
+    busy.append_chunk(rows(0, 15, status="quarantined", content="b"), "bad")
+    pin(busy.uri, "model", 3)
+    told = status(busy.uri)
+    assert told["rows"] == {"encoded": 105, "quarantined": 15, "withdrawn": 0}
+    assert told["quarantine"] == {"timeout": 15}
+    assert told["pins"] == {"model": 3}
+    assert status(busy.uri, version=2)["rows"]["encoded"] == 20
+    (reason,) = quarantine_report(busy)
+    assert reason["reason"] == "timeout" and reason["structures"] == 15
+    assert len(reason["examples"].splitlines()) == 10
+    assert Path(busy.uri).is_dir()
