@@ -32,6 +32,8 @@ from tasks.tracking import Run, mlflow_client
 
 LOG = "torchrun.log"
 POLL_S = 0.5
+# torchrun 2.13 hands restarted ranks the store of the dead ones, and gloo finds their addresses in it.
+FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 RETRY_S = 15.0  # between attempts to reach an MLflow server that is away
 
 
@@ -87,7 +89,8 @@ class Launch(BaseModel):
 
     def environment(self) -> dict[str, str]:
         threads = self.threads or max(1, (os.cpu_count() or 1) // self.processes)
-        return os.environ | {"OMP_NUM_THREADS": str(threads), LAUNCHER_VARIABLE: str(os.getpid())}
+        launcher = {"OMP_NUM_THREADS": str(threads), LAUNCHER_VARIABLE: str(os.getpid())}
+        return os.environ | FRESH_STORE | launcher
 
 
 class Relay:

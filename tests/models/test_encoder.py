@@ -101,7 +101,9 @@ def test_old_names_and_pickled_tensors_are_read(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     old = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
         for name, tensor in theirs.state_dict().items()
     }
     torch.save(old, tmp_path / "pytorch_model.bin")

@@ -1,0 +1,341 @@
+"""Pretraining: the same run whatever the number of processes, and after any kill."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from cloud_core.models.checkpoint import CheckpointError, load_encoder
+from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.training.corpus import Corpus, epoch_batches
+from cloud_core.training.distributed import Ranks
+from cloud_core.training.masking import Masking
+from cloud_core.training.pretrain import Job, Objective, Run, main, micro_batches
+from cloud_core.training.progress import read_lines, training_operations
+from tasks.training import FRESH_STORE
+from tests.servers import free_port
+
+CPU = torch.device("cpu")
+TINY = EncoderConfig(hidden_size=32, layers=2, heads=2, feed_forward=64)
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def corpora(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpora")
+    texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:401]
+    training, validation = Corpus.from_texts(texts).split(0.1)
+    training.save(folder / "training.safetensors")
+    validation.save(folder / "validation.safetensors")
+    return folder
+
+
+def job(corpora: Path, folder: Path, dropout: float = 0.0, **changes: Any) -> Job:
+    """A tiny job: eight steps an epoch, several micro-batches a step, every step reported."""
+    return Job(
+        folder=str(folder), model=str(folder / "model"),
+        training=str(corpora / "training.safetensors"), validation=str(corpora / "validation.safetensors"),
+        encoder=replace(TINY, dropout=dropout, attention_dropout=dropout), seed=5,
+        **dict(steps=STEPS, batch_size=50, log_every=1, validate_every=6, checkpoint_every=4,
+               keep_checkpoints=9, micro_batch_tokens=400) | changes,
+    )  # fmt: skip
+
+
+def written(job: Job) -> str:
+    Path(job.folder).mkdir(parents=True)
+    path = Path(job.folder) / "job.json"
+    job.write(path)
+    return str(path)
+
+
+RANK_CODE = """
+import os, sys
+from cloud_core.training.pretrain import main
+for argument in sys.argv[1:]:
+    os.environ["MASTER_PORT"], path = argument.split(":", 1)
+    main(path)
+"""
+
+
+def side_by_side(world: int, *jobs: Job) -> None:
+    """Run jobs one after the other in `world` gloo processes, each job with a meeting point of its own."""
+    arguments = [f"{free_port()}:{written(job)}" for job in jobs]
+    group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK_CODE, *arguments], env=os.environ | group | {"RANK": str(rank)}
+        )
+        for rank in range(world)
+    ]
+    try:
+        assert [process.wait(120) for process in processes] == [0] * world
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def measured(job: Job) -> list[tuple[int, dict[str, float]]]:
+    """What was learnt at each step: everything but the rates of the machine."""
+    lines = read_lines(Path(job.folder) / "metrics.jsonl")
+    return [
+        (step, {key: value for key, value in metrics.items() if not key.startswith("system/")})
+        for step, metrics in lines
+    ]
+
+
+def losses(job: Job) -> list[float]:
+    return [m["train/loss"] for _, m in measured(job) if "train/loss" in m]
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return dict(load_file(Path(job.model) / "model.safetensors"))
+
+
+def assert_identical(one: Job, other: Job) -> None:
+    assert measured(one) == measured(other)
+    assert [step for step, m in measured(one) if "train/loss" in m] == list(range(1, STEPS + 1))
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+@pytest.fixture(scope="module")
+def alone(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """One process, without dropout."""
+    run = job(corpora, tmp_path_factory.mktemp("alone") / "run")
+    main(written(run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def pair(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+    """Two processes: replicated, sharded, and replicated with dropout."""
+    folder = tmp_path_factory.mktemp("pair")
+    jobs = {
+        "ddp": job(corpora, folder / "ddp"),
+        "fsdp": job(corpora, folder / "fsdp", strategy="fsdp"),
+        "dropout": job(corpora, folder / "dropout", dropout=0.1),
+    }
+    side_by_side(2, *jobs.values())
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def three(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    run = job(corpora, tmp_path_factory.mktemp("three") / "run")
+    side_by_side(3, run)
+    return run
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("masking", [Masking(), Masking(strategy="field")])
+def test_ranks_see_the_one_global_batch(corpora: Path, world: int, masking: Masking) -> None:
+    corpus = Corpus.load(corpora / "training.safetensors")
+    rows = epoch_batches(len(corpus), 50, 5, 1)[2]
+    whole, scored = micro_batches(corpus, rows, masking, 5, 1, Ranks(0, 1, CPU), 10**9)
+    assert len(whole) == 1 and len(whole[0].targets) == scored > 0
+
+    def strings(batch: Any) -> list[tuple[int, ...]]:
+        """Each string with its mask: the ids seen, and the true words of the chosen places."""
+        truth = batch.ids.clone()
+        truth[batch.masked] = batch.targets + 1000
+        starts = (batch.packing.positions == 0).nonzero()[1:, 0].tolist()
+        seen = torch.stack([batch.ids, truth], 1).tolist()
+        return [tuple(map(tuple, part)) for part in np.split(np.array(seen), starts)]
+
+    shares = [micro_batches(corpus, rows, masking, 5, 1, Ranks(r, world, CPU), 300) for r in range(world)]
+    assert len({len(batches) for batches, _ in shares}) == 1
+    assert {count for _, count in shares} == {scored}
+    together = [s for batches, _ in shares for batch in batches for s in strings(batch)]
+    assert sorted(together) == sorted(strings(whole[0]))
+
+
+def test_two_and_three_processes_reach_the_loss_of_one(alone: Job, pair: dict[str, Job], three: Job) -> None:
+    expected = losses(alone)
+    assert expected[0] - expected[-1] > 0.02  # it learns
+    for other in (pair["ddp"], three, pair["fsdp"]):
+        np.testing.assert_allclose(losses(other), expected, rtol=2e-6)
+        for (step, ours), (other_step, theirs) in zip(measured(alone), measured(other), strict=True):
+            assert step == other_step
+            assert ours == pytest.approx(theirs, rel=2e-5)
+        for name, tensor in weights(alone).items():
+            torch.testing.assert_close(weights(other)[name], tensor, atol=1e-4, rtol=0)
+
+
+def test_another_number_of_processes_goes_on_with_the_run(alone: Job, three: Job, tmp_path: Path) -> None:
+    """Three processes for eight steps, then one."""
+    rest = replace(three, folder=str(tmp_path / "rest"), model=str(tmp_path / "rest" / "model"))
+    path = written(rest)
+    checkpoints = tmp_path / "rest" / "checkpoints"
+    shutil.copytree(Path(three.folder) / "checkpoints" / "step-00000008", checkpoints / "step-00000008")
+    (checkpoints / "latest").write_text("step-00000008")
+    main(path)
+    assert len(losses(rest)) == 4
+    np.testing.assert_allclose(losses(rest), losses(alone)[8:], rtol=2e-6)
+
+
+def test_killed_rank_restarts_bit_for_bit(corpora: Path, pair: dict[str, Job], tmp_path: Path) -> None:
+    """SIGKILL one of two ranks: torchrun starts both again, and nothing shows that it happened."""
+    run = job(corpora, tmp_path / "run", dropout=0.1)
+    agent = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *("--max-restarts", "1", "--monitor-interval", "0.1"),
+            *("-m", "cloud_core.training.pretrain", written(run)),
+        ],
+        env=os.environ | FRESH_STORE | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        killed = kill_after_step(run, 5, agent.pid)
+        assert agent.wait(120) == 0
+    finally:
+        agent.kill()
+    assert killed
+    assert_identical(run, pair["dropout"])
+
+
+def kill_after_step(job: Job, step: int, agent: int) -> int:
+    """SIGKILL one child of `agent` as soon as the job has reported `step`."""
+    import psutil
+
+    metrics = Path(job.folder) / "metrics.jsonl"
+    for _ in range(2000):
+        if any(done >= step for done, _ in read_lines(metrics)):
+            victim = psutil.Process(agent).children()[-1]
+            victim.send_signal(signal.SIGKILL)
+            return int(victim.pid)
+        time.sleep(0.01)
+    raise AssertionError("the job reported no step")
+
+
+@pytest.mark.parametrize("kill", [1, 4, 5, 9, 11])
+def test_a_run_killed_at_any_step_ends_as_if_it_was_not(
+    corpora: Path, alone_with_dropout: Job, tmp_path: Path, kill: int
+) -> None:
+    """What a kill leaves is what is on disk: a second run gets nothing else."""
+    run = job(corpora, tmp_path / "run", dropout=0.1, log_every=3)
+    path = written(run)
+    first = Run(run, Ranks(0, 1, CPU))
+    for _ in range(kill):
+        first.take_step()
+        if first.step % run.checkpoint_every == 0:
+            first.save()
+    main(path)
+    assert measured(run)[-2:] == measured(alone_with_dropout)[-2:]
+    for name, tensor in weights(run).items():
+        assert torch.equal(tensor, weights(alone_with_dropout)[name]), name
+
+
+@pytest.fixture(scope="module")
+def alone_with_dropout(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    run = job(corpora, tmp_path_factory.mktemp("alone") / "run", dropout=0.1, log_every=3)
+    main(written(run))
+    return run
+
+
+def test_a_kill_inside_a_checkpoint_leaves_the_one_before(
+    corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = job(corpora, tmp_path / "run")
+    path = written(run)
+    first = Run(run, Ranks(0, 1, CPU))
+    for _ in range(8):
+        first.take_step()
+        if first.step == 4:
+            first.save()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            first.save()
+    assert Run(run, Ranks(0, 1, CPU)).step == 4
+    main(path)
+    assert len(losses(run)) == STEPS - 4
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_checkpoints_of_another_recipe_are_refused(alone: Job, corpora: Path) -> None:
+    with pytest.raises(CheckpointError, match="made with other seed, steps than"):
+        Run(replace(alone, seed=6, steps=20), Ranks(0, 1, CPU))
+    with pytest.raises(CheckpointError, match="made with other corpus than"):
+        Run(replace(alone, training=str(corpora / "validation.safetensors")), Ranks(0, 1, CPU))
+
+
+def test_every_checkpoint_is_a_model_folder_and_a_start(alone: Job, corpora: Path, tmp_path: Path) -> None:
+    checkpoint = Path(alone.folder) / "checkpoints" / f"step-{STEPS:08d}"
+    model, metadata = load_encoder(checkpoint)
+    final, about = load_encoder(alone.model)
+    assert metadata["step"] == about["step"] == STEPS
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, final.state_dict()[name])
+    again = Run(job(corpora, tmp_path, start_from=str(checkpoint)), Ranks(0, 1, CPU))
+    assert again.validate() == {k: v for k, v in about["metrics"].items() if k.startswith("validation/")}
+    assert again.step == 0
+
+
+def test_old_checkpoints_go(corpora: Path, tmp_path: Path) -> None:
+    run = job(corpora, tmp_path / "run", keep_checkpoints=2, checkpoint_every=3)
+    main(written(run))
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["latest", "step-00000009", "step-00000012"]
+
+
+def test_what_is_reported(alone: Job) -> None:
+    lines = dict(read_lines(Path(alone.folder) / "metrics.jsonl"))  # the last line of a step wins
+    validation = lines[STEPS]
+    assert validation["validation/perplexity"] == pytest.approx(np.exp(validation["validation/loss"]))
+    for field in ("generator", "wyckoff", "element", "fraction"):
+        assert 0 <= validation[f"validation/masked_accuracy_{field}"] <= 1
+    report = next(m for step, m in read_lines(Path(alone.folder) / "metrics.jsonl") if step == 3)
+    assert 0 < report["system/model_flop_utilisation"] < 1
+    assert report["system/tokens_per_second"] / report["system/strings_per_second"] == pytest.approx(
+        29, abs=4
+    )
+    assert report["system/memory_gb"] > 0.05
+    result = json.loads((Path(alone.folder) / "result.json").read_text())
+    assert result["step"] == STEPS
+
+
+def test_operations_are_those_that_torch_counts(corpora: Path) -> None:
+    corpus = Corpus.load(corpora / "training.safetensors")
+    rows = np.flatnonzero(corpus.lengths == 29)[:8]  # equal lengths: the counter sees no padding
+    (batch,), scored = micro_batches(corpus, rows, Masking(), 0, 0, Ranks(0, 1, CPU), 10**9)
+    objective = Objective(MaskedLanguageModel(replace(TINY, dropout=0.0, attention_dropout=0.0)))
+    # The counter knows the plain formula of attention and not the CPU's fused kernel.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        objective(batch)[0].backward()
+    assert training_operations(TINY, corpus.lengths[rows], scored) == pytest.approx(
+        counter.get_total_flops(), rel=0.02
+    )
+
+
+def test_too_little_data_for_the_processes(corpora: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="too few for 60 processes"):
+        Run(job(corpora, tmp_path), Ranks(0, 60, CPU))
+    with pytest.raises(ValueError, match="micro_batch_tokens 100 must hold two strings"):
+        job(corpora, tmp_path, micro_batch_tokens=100)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(corpora: Path, tmp_path: Path) -> None:
+    run = job(corpora, tmp_path / "run")
+    path = written(run)
+    broken = Run(run, Ranks(0, 1, CPU))
+    with torch.no_grad():
+        broken.model.bias.fill_(float("nan"))
+    broken.take_step()
+    broken.save()
+    with pytest.raises(FloatingPointError, match=r"the loss is nan; lower optimiser\.learning_rate"):
+        main(path)
