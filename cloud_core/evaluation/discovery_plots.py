@@ -160,3 +160,36 @@ def _scores(
 ) -> tuple[NDArray[np.bool_], FloatArray]:
     worst = np.nanmax(each_pred, initial=stability_threshold) + 1.0
     return each_true <= stability_threshold, -np.where(np.isnan(each_pred), worst, each_pred)
+
+
+def shortlist_figure(
+    values: FloatArray, chosen: FloatArray, spread: FloatArray | None, novel: NDArray[np.bool_], label: str
+) -> "Figure":
+    """All candidates as a histogram of a value, and the shortlist in its order with its uncertainty.
+
+    Args:
+        values: [n] of all candidates, nan left out.
+        chosen: [m] of the shortlist, best first.
+        spread: [m] standard deviations, or None.
+        novel: [m] which of the shortlist are not in the reference.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    known = values[~np.isnan(values)]
+    low, high = np.quantile(known, [0.002, 0.998]) if len(known) else (0.0, 1.0)
+    left.hist(known, bins=np.linspace(low, max(high, low + 1e-6), 80).tolist(), color="0.7")
+    if len(chosen):
+        left.axvspan(float(chosen.min()), float(chosen.max()), color="C1", alpha=0.3, label="shortlist")
+        left.legend(fontsize="small")
+    left.set(xlabel=label, ylabel="candidates", title=f"{len(known):,} candidates")
+    place = np.arange(1, len(chosen) + 1)
+    for mask, name, colour in ((novel, "novel", "C2"), (~novel, "known or not compared", "C0")):
+        if mask.any():
+            bars = spread[mask] if spread is not None else None
+            right.errorbar(place[mask], chosen[mask], bars, fmt="o", ms=3, lw=0.8, color=colour, label=name)
+    right.set(xlabel="rank", ylabel=label, title="shortlist")
+    if len(chosen):
+        right.legend(fontsize="small")
+    return figure

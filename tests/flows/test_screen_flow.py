@@ -1,0 +1,230 @@
+"""Screening of real WBM structures through a real Prefect server, resumed, judged and ranked."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cloud_core.evaluation.discovery import discovery_metrics
+from cloud_core.inference.predictor import Predictor
+from cloud_core.lake.table import Table
+from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.ensemble import Ensemble
+from cloud_core.models.heads import PropertyModel, Target
+from flows.screen import Labels, ScreenConfig, Submission, screen
+from tasks.cluster import ClusterConfig
+from tasks.screening import (
+    Reference,
+    ScopeFile,
+    candidates_of_file,
+    predict_all,
+    reference_hull,
+    run_folder,
+    shard_path,
+)
+from tasks.tracking import mlflow_client
+
+TINY = EncoderConfig(hidden_size=16, layers=1, heads=2, feed_forward=32)
+N = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained ensemble: what is tested is what becomes of its predictions."""
+    members = [
+        PropertyModel(TINY, [Target("formation_energy", "eV/atom", mean=-0.4, deviation=0.6)])
+        for _ in range(2)
+    ]
+    folder = tmp_path_factory.mktemp("models") / "ensemble"
+    return Ensemble(members).save(folder, {"form": "canonical"})
+
+
+@pytest.fixture
+def wbm(project: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Candidates (one of them spoiled, one twice under two ids) and a label file of the published schema."""
+    data = project / "flows/demo_data"
+    structures = pd.read_parquet(data / "candidates.parquet").head(N)
+    labels = pd.read_csv(data / "candidate_labels.csv")
+    labels = labels[labels["material_id"].isin(structures["material_id"])].reset_index(drop=True)
+    labels["unique_prototype"] = np.arange(len(labels)) % 3 > 0
+    species = structures.columns.get_loc("species")
+    structures.iloc[0, species] = "Xx" + structures.iloc[0, species][2:]
+    labels.to_csv(tmp_path / "wbm-summary.csv.gz", index=False)
+    double = structures.iloc[[5]].assign(material_id="double")
+    pd.concat([structures, double]).to_parquet(tmp_path / "candidates.parquet")
+    return tmp_path / "candidates.parquet", tmp_path / "wbm-summary.csv.gz"
+
+
+@pytest.mark.integration
+def test_screens_structures(
+    prefect_server: str, mlflow_uri: str, runs: Path, model: Path, wbm: tuple[Path, Path]
+) -> None:
+    structures, labels = wbm
+    config = ScreenConfig(
+        name="wbm",
+        model=str(model),
+        source=str(structures),
+        labels=Labels(path=str(labels), note="a sample"),
+        shortlist=10,
+        shard_rows=25,
+        submission=Submission(model_key="cloud", expected_rows=N + 1, facts={"model_name": "CLOUD"}),
+        cluster=ClusterConfig(workers=1),
+    )
+    result = screen(config)
+    assert (result.n_candidates, result.n_shards, result.n_shards_there) == (N + 1, 3, 0)
+    assert result.n_predicted == N  # the spoiled one has no string
+    assert result.n_judged == N
+
+    rows = pd.read_parquet(result.predictions).set_index("id")
+    truth = pd.read_csv(labels).set_index("material_id")
+    assert rows["reason"].notna().sum() == 1 and rows.loc[rows["reason"].notna(), "rank"].isna().all()
+    each = truth["e_above_hull_mp2020_corrected_ppd_mp"]
+    expected = (
+        each + rows["formation_energy"].reindex(truth.index) - truth["e_form_per_atom_mp2020_corrected"]
+    )
+    assert np.allclose(rows["hull_distance"].reindex(truth.index), expected, equal_nan=True)
+    assert result.metrics["full"] == pytest.approx(discovery_metrics(each, expected))
+    assert result.metrics["full"]["missing"] == 1
+    assert set(result.metrics) == {"full", "unique_prototypes", "most_stable_10k"}
+    assert (rows["formation_energy_std"].dropna() > 0).all()
+
+    # the registered model gives the same answers for the strings
+    some = rows[rows["scope"].notna()].head(5)
+    again = Predictor.load(model).predict_texts(some["scope"].tolist())["formation_energy"]
+    assert np.allclose(again, some["formation_energy"], atol=1e-5)
+
+    best = pd.read_csv(result.shortlist)
+    assert len(best) == 10 and best["hull_distance"].is_monotonic_increasing
+    assert rows.loc["double", "duplicate_of"] is None or isinstance(rows.loc["double", "duplicate_of"], str)
+    twins = rows[rows["key"] == rows.loc["double", "key"]]
+    assert twins["duplicate_of"].notna().sum() == 1
+
+    submitted, document = result.submission
+    assert list(pd.read_csv(submitted).columns) == ["material_id", "e_form_per_atom_cloud"]
+    assert len(pd.read_csv(submitted)) == N + 1
+    assert yaml.safe_load(Path(document).read_text())["metrics"]["discovery"]["full_test_set"]["F1"] >= 0
+    assert len(result.figures) == 5 and all(Path(f).stat().st_size > 5_000 for f in result.figures)
+
+    run = mlflow_client().get_run(result.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["input.candidates.rows"] == str(N)
+    assert run.data.metrics["full.MAE"] == pytest.approx(result.metrics["full"]["MAE"])
+
+    # again, with one shard lost: only that one is predicted, and the files are the same
+    before = Path(result.predictions).read_bytes()
+    shard_path(Path(result.folder), 1).unlink()
+    second = screen(config)
+    assert second.n_shards_there == 2 and second.folder == result.folder
+    assert pd.read_parquet(second.predictions).equals(pd.read_parquet(result.predictions))
+    assert len(Path(second.predictions).read_bytes()) == len(before)
+
+    # any table of structures, without labels: the hull of known crystals, and novelty against them
+    table = str(runs / "lake" / "candidates-wbm")
+    energies = runs / "energies.csv"
+    pd.DataFrame(
+        {
+            "formula_pretty": truth["formula"],
+            "formation_energy_per_atom": truth["e_form_per_atom_mp2020_corrected"],
+        }
+    ).to_csv(energies, index=False)
+    other = screen(
+        ScreenConfig(
+            name="other",
+            model=str(model),
+            table=table,
+            hull=Reference(energies=str(energies)),
+            known=Reference(table=table),
+            shortlist=5,
+        )
+    )
+    rows = pd.read_parquet(other.predictions)
+    assert not other.metrics and rows["hull_distance"].notna().sum() == N
+    assert not rows.loc[rows["key"].notna(), "novel"].any()  # every candidate is in the reference
+
+
+@pytest.fixture
+def scope_file(project: Path, tmp_path: Path) -> Path:
+    frame = pd.read_csv(project / "flows/demo_data/heat_capacity.csv").head(40)
+    frame = frame.assign(name=[f"crystal-{i:02d}" for i in range(40)])
+    frame.loc[7, "cloud"] = "0 2 a | nonsense"
+    frame.to_csv(tmp_path / "strings.csv", index=False)
+    return tmp_path / "strings.csv"
+
+
+def test_strings_alone_ranked_by_a_window(
+    prefect_server: str, mlflow_uri: str, model: Path, scope_file: Path
+) -> None:
+    result = screen(
+        ScreenConfig(
+            model=str(model),
+            file=ScopeFile(path=str(scope_file), id="name", scope="cloud"),
+            windows={"formation_energy": {"low": -0.5, "high": -0.3}},
+            shortlist=4,
+        )
+    )
+    rows = pd.read_parquet(result.predictions)
+    assert rows["score"].dropna().is_monotonic_increasing
+    bad = rows[rows["id"] == "crystal-07"].iloc[0]
+    assert bad["reason"].startswith("invalid_scope") and np.isnan(bad["formation_energy"])
+
+
+def test_an_interrupted_prediction_goes_on(
+    prefect_server: str, tmp_path: Path, model: Path, scope_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = candidates_of_file(ScopeFile(path=str(scope_file), id="name", scope="cloud"), "canonical")
+    folder = run_folder(tmp_path / "run", candidates, model, "float32", 10)
+    whole, there = predict_all(folder, model, "float32", "predict")
+    assert there == 0 and len(whole) == 40
+    # what a killed run leaves: whole shards, a partial file, and none of the rest
+    shard_path(folder, 2).unlink()
+    shutil.copy(shard_path(folder, 1), folder / "shards" / ".00002.parquet.partial")
+    again, there = predict_all(folder, model, "float32", "predict")
+    assert there == 3
+    pd.testing.assert_frame_equal(again, whole)
+    # another model, another folder
+    other = PropertyModel(TINY, [Target("formation_energy")]).save(tmp_path / "other", {"form": "canonical"})
+    assert run_folder(tmp_path / "run", candidates, other, "float32", 10) != folder
+    # shards that do not belong to the candidates are not taken for theirs
+    rows = pq.read_table(shard_path(folder, 0))
+    pq.write_table(rows.slice(1), shard_path(folder, 0))
+    with pytest.raises(ValueError, match="shards do not fit"):
+        predict_all(folder, model, "float32", "predict")
+
+
+def test_hull_of_a_table_of_structures(project: Path, tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    table = Table.create(uri)
+    import pyarrow as pa
+
+    rows = [
+        {"structure_id": "s:a", "status": "encoded", "elements": ["Cl", "Na"], "fractions": [0.5, 0.5],
+         "labels": [("formation_energy_per_atom", -2.1)]},
+        {"structure_id": "s:b", "status": "encoded", "elements": ["Na"], "fractions": [1.0], "labels": []},
+    ]  # fmt: skip
+    from cloud_core.lake.schemas import STRUCTURES
+
+    names = ["structure_id", "status", "elements", "fractions", "labels"]
+    schema = pa.schema([STRUCTURES.field(name) for name in names])
+    table.append_chunk(pa.Table.from_pylist(rows, schema), "chunk")
+    hull = reference_hull(Reference(table=uri))
+    assert hull.energy({"Na": 1, "Cl": 1}) == pytest.approx(-2.1)
+    assert hull.energy({"Na": 3, "Cl": 1}) == pytest.approx(-1.05)
+    with pytest.raises(ValueError, match="no formation energies"):
+        reference_hull(Reference(table=uri, formation_energy="energy"))
+
+
+def test_bad_input_is_named(tmp_path: Path, model: Path, scope_file: Path, mlflow_uri: str) -> None:
+    with pytest.raises(ValueError, match="give candidates"):
+        ScreenConfig(model="m", labels=Labels(path="x"))
+    with pytest.raises(ValueError, match="nothing to rank by"):
+        ScreenConfig(model="m", table="t")
+    with pytest.raises(ValueError, match="no column id; columns: cloud"):
+        candidates_of_file(ScopeFile(path=str(scope_file), scope="cloud"), "canonical")
+    frame = pd.read_csv(scope_file)
+    frame.assign(name="same").to_csv(tmp_path / "twice.csv")
+    with pytest.raises(ValueError, match="id same stands twice"):
+        candidates_of_file(ScopeFile(path=str(tmp_path / "twice.csv"), id="name", scope="cloud"), "canonical")
