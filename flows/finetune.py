@@ -8,7 +8,7 @@ the seeds that are missing, or returns the finished model.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +17,20 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.dataset import Dataset, Form, from_file, from_table
-from cloud_core.evaluation.folds import split_by_group
-from cloud_core.evaluation.report import MODEL
+from cloud_core.evaluation.folds import Split, split_by_group
+from cloud_core.evaluation.report import MODEL, Evaluated
+from cloud_core.evaluation.search import Space, search
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.models.checkpoint import read_config
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Scaling, Target, geometry
 from cloud_core.training.finetune import FitSettings
-from cloud_core.training.property import Objective
+from cloud_core.training.property import Job, Objective
 from flows.configs import ConfigError, FlowConfig
 from tasks.evaluation import (
     FitLaunch,
     baselines_of,
+    fit_all,
     fit_baselines,
     fit_member,
     flat_metrics,
@@ -39,7 +41,7 @@ from tasks.evaluation import (
 )
 from tasks.registry import resolve
 from tasks.reporting import publish_table
-from tasks.tracking import git_commit, runs_folder, tracked_run
+from tasks.tracking import Run, flatten, git_commit, runs_folder, tracked_run
 
 
 class TargetConfig(BaseModel):
@@ -57,6 +59,17 @@ class TargetConfig(BaseModel):
         return Target(self.label, self.unit, self.kind, self.scaling, classes=self.classes)
 
 
+SCRATCH = "encoder from scratch"
+
+
+class SearchConfig(FlowConfig):
+    """Settings to look for before the fit, by the validation rows' loss."""
+
+    trials: int = Field(20, ge=2)
+    space: Space = Field(Space(), description="ranges and choices")
+    seed: int = Field(0, ge=0)
+
+
 class FitConfig(FlowConfig):
     """What every finetuning needs, whatever it learns from."""
 
@@ -70,8 +83,13 @@ class FitConfig(FlowConfig):
     fit: FitSettings = Field(FitSettings(), description="epochs, batch size, optimiser, early stopping")
     objective: Objective = Field("l1", description="of regression, in scaled units")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one member each; several: an ensemble")
+    search: SearchConfig | None = Field(None, description="look for settings first (on the first seed)")
     baselines: tuple[str, ...] = Field(tuple(BASELINES), description="shown beside the model")
+    scratch_baseline: bool = Field(
+        False, description="show the same encoder from random weights too; as long again"
+    )
     launch: FitLaunch | None = Field(None, description="torchrun's ranks for each fit; default: this process")
+    parallel: int = Field(1, ge=1, description="fits side by side, each a process; on GPUs of their own")
     parent_run_id: str | None = Field(None, description="MLflow run to file this one under")
 
     @field_validator("baselines")
@@ -109,6 +127,76 @@ class FitConfig(FlowConfig):
 
     def positions(self) -> int:
         return (self.geometry if self.encoder is None else geometry(resolve(self.encoder))).positions
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A split with the jobs of its model, and of its baseline from scratch where there is one."""
+
+    split: Split
+    examples: Path
+    jobs: list[Job]
+    scratch: list[Job]
+
+    def all_jobs(self, name: str) -> dict[str, Job]:
+        """By name of the MLflow run."""
+        named = {f"{name}-seed-{job.settings.seed}": job for job in self.jobs}
+        return named | {f"{name}-scratch-seed-{job.settings.seed}": job for job in self.scratch}
+
+    def evaluated(self, data: Dataset, model: Path, config: FitConfig, lineage: dict[str, Any]) -> Evaluated:
+        """Write the model folder and put its test predictions beside the baselines' (all jobs are done)."""
+        models = {MODEL: join_members(self.jobs, model, data, self.split, lineage)}
+        models |= baselines_of(self.examples, config.baselines)
+        if self.scratch:
+            folder = Path(self.scratch[0].folder).parent / "model"
+            models[SCRATCH] = join_members(self.scratch, folder, data, self.split, lineage)
+        return Evaluated(self.split, models)
+
+
+def plan(
+    config: FitConfig,
+    folder: Path,
+    data: Dataset,
+    split: Split,
+    settings: FitSettings,
+    lineage: dict[str, Any],
+) -> Fitted:
+    """Write the rows and jobs of a split below `folder`."""
+    examples = write_split(folder / "examples", data, split, config.positions())
+    start = config.start()
+    rest: dict[str, Any] = {"objective": config.objective, "metadata": lineage}
+    jobs = jobs_of(folder, examples, data.targets, config.seeds, settings, **start, **rest)
+    scratch: list[Job] = []
+    if config.scratch_baseline and config.encoder is not None:
+        begin = {"from_scratch": geometry(resolve(config.encoder))}
+        scratch = jobs_of(folder / "scratch", examples, data.targets, config.seeds, settings, **begin, **rest)
+    return Fitted(split, examples, jobs, scratch)
+
+
+def find_settings(config: FitConfig, folder: Path, data: Dataset, split: Split, run: Run) -> FitSettings:
+    """The settings to fit with: the configuration's, or the best that the search finds, a child a trial."""
+    if config.search is None:
+        return config.fit
+    examples = write_split(folder / "examples", data, split, config.positions())
+
+    def loss(number: int, settings: FitSettings) -> float:
+        (job,) = jobs_of(
+            folder / f"trial-{number}",
+            examples,
+            data.targets,
+            config.seeds[:1],
+            settings,
+            objective=config.objective,
+            **config.start(),
+        )
+        path = str(Path(job.folder) / "job.json")
+        found = fit_member(path, config.experiment, f"trial-{number}", run.run_id, config.launch)
+        return float(found["validation_loss"])
+
+    best, value = search(config.search.space, config.fit, config.search.trials, config.search.seed, loss)
+    run.log_params({f"found.{key}": value for key, value in flatten(asdict(best)).items()})
+    run.log_metrics({"search/validation_loss": value})
+    return best
 
 
 class FinetuneConfig(FitConfig):
@@ -185,7 +273,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """Split by crystal, fit a member a seed, and report the test error beside the baselines."""
     start = config.start()
     data, snapshot = config.load()
-    how = {"name", "experiment", "launch", "parent_run_id", "baselines"}
+    how = {"name", "experiment", "launch", "parallel", "parent_run_id", "baselines", "scratch_baseline"}
     name = f"{config.name}-{identity(config.model_dump(mode='json', exclude=how) | start, data)}"
     if snapshot is not None:
         snapshot = Snapshot.of(snapshot.uri, snapshot.version, pin=name)
@@ -193,7 +281,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     folder, model = runs_folder() / "finetune" / name, runs_folder() / "models" / name
     inputs = {"structures": snapshot} if snapshot is not None else {}
     with tracked_run(config.experiment, config.name, config, inputs, config.parent_run_id) as run:
-        rows = dict(zip(("train", "validation", "test"), map(len, split), strict=True))
+        rows = dict(zip(Split._fields, map(len, split), strict=True))
         run.log_params({f"rows.{part}": n for part, n in rows.items()} | {"left_out": data.left_out})
         lineage = {
             "form": config.form,
@@ -203,44 +291,28 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             "run_id": run.run_id,
             "parent": config.encoder,
         }
-        examples = write_split(folder / "examples", data, split, config.positions())
-        jobs = jobs_of(
-            folder,
-            examples,
-            data.targets,
-            config.seeds,
-            config.fit,
-            objective=config.objective,
-            metadata=lineage,
-            **start,
-        )
-        for job in jobs:
-            fit_member(
-                str(Path(job.folder) / "job.json"),
-                config.experiment,
-                f"{config.name}-seed-{job.settings.seed}",
-                run.run_id,
-                config.launch,
-            )
-        fit_baselines(str(examples), config.baselines)
-        baselines = baselines_of(examples, config.baselines)
-        predictions = join_members(jobs, model, data, split, lineage)
-        comparison, leaks, file = report(run, folder, data, split, predictions, baselines, jobs)
+        settings = find_settings(config, folder / "search", data, split, run)
+        fitted = plan(config, folder, data, split, settings, lineage)
+        fit_baselines(str(fitted.examples), config.baselines)
+        jobs = fitted.all_jobs(config.name)
+        fit_all(jobs, config.experiment, run.run_id, config.launch, config.parallel)
+        part = fitted.evaluated(data, model, config, lineage)
+        found = report(run, folder, data, [part], [fitted.jobs])
         run.set_tags({"model_folder": str(model)})
         publish_table(
-            f"{config.name}-comparison", comparison, f"Test errors of {config.name} and its baselines"
+            f"{config.name}-comparison", found.comparison, f"Test errors of {config.name} and its baselines"
         )
-        publish_table(f"{config.name}-leakage", leaks, "Test rows whose string was trained on")
+        publish_table(f"{config.name}-leakage", found.leakage, "Test rows whose string was trained on")
     return FinetuneResult(
-        str(model),
-        run.run_id,
-        flat_metrics(comparison),
-        comparison,
-        leaks,
-        str(file),
-        rows,
-        data.left_out,
-        snapshot,
+        model_folder=str(model),
+        run_id=run.run_id,
+        metrics=flat_metrics(found.comparison),
+        comparison=found.comparison,
+        leakage=found.leakage,
+        predictions=str(found.predictions),
+        rows=rows,
+        left_out=data.left_out,
+        snapshot=snapshot,
     )
 
 

@@ -2,15 +2,18 @@
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
@@ -19,10 +22,12 @@ from cloud_core.evaluation.dataset import Dataset
 from cloud_core.evaluation.folds import Split
 from cloud_core.evaluation.report import (
     MODEL,
+    Evaluated,
     Predictions,
     absolute_errors,
     compare,
     leakage_rows,
+    over_folds,
     prediction_table,
     run_baselines,
 )
@@ -150,6 +155,52 @@ def jobs_of(
     return jobs
 
 
+def fit_all(
+    jobs: Mapping[str, Job],
+    experiment: str,
+    parent_run_id: str,
+    launch: FitLaunch | None = None,
+    parallel: int = 1,
+) -> None:
+    """Do all jobs (name of the MLflow run -> job), `parallel` of them at once.
+
+    One at a time they run in this process, or under `launch`. Several are torchrun's children, and each sees
+    the GPUs of its own slot, where there are any. A failed job does not stop the others; it is raised at the
+    end.
+    """
+
+    def arguments(name: str, job: Job) -> tuple[str, str, str, str]:
+        return str(Path(job.folder) / "job.json"), experiment, name, parent_run_id
+
+    if parallel == 1:
+        for name, job in jobs.items():
+            fit_member(*arguments(name, job), launch)
+        return
+    launch = launch or FitLaunch.model_validate({})
+    waiting = deque(jobs.items())
+    running: dict[int, PrefectFuture[Any]] = {}
+    done: list[PrefectFuture[Any]] = []
+    while waiting or running:
+        for slot in range(parallel):
+            if slot not in running and waiting:
+                name, job = waiting.popleft()
+                pinned = launch.model_copy(update={"devices": devices_of(slot, launch.processes)})
+                running[slot] = fit_member.submit(*arguments(name, job), pinned)
+        for slot in [slot for slot, future in running.items() if future.state.is_final()]:
+            done.append(running.pop(slot))
+        time.sleep(POLL_S)
+    for future in done:
+        future.result()
+
+
+def devices_of(slot: int, processes: int) -> str | None:
+    """GPUs of the ranks of one of several fits side by side: neighbours, taken in turn."""
+    count = torch.cuda.device_count()
+    if not count:
+        return None
+    return ",".join(str((slot * processes + rank) % count) for rank in range(processes))
+
+
 def join_members(
     jobs: Sequence[Job], folder: Path, data: Dataset, split: Split, metadata: dict[str, Any]
 ) -> Predictions:
@@ -177,58 +228,89 @@ def join_members(
     return ensemble.combine([job.predictions("test") for job in jobs])
 
 
+@dataclass(frozen=True)
+class Report:
+    """What was logged of an evaluation."""
+
+    folds: list[dict[str, Any]]
+    """a row for each fold, target and model"""
+    comparison: list[dict[str, Any]]
+    """a row for each target and model: means over folds"""
+    leakage: list[dict[str, Any]]
+    predictions: Path
+
+
 def report(
-    run: Run,
-    folder: Path,
-    data: Dataset,
-    split: Split,
-    predictions: Predictions,
-    baselines: dict[str, Predictions],
-    jobs: Sequence[Job],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Path]:
-    """Score a split and log it: (rows by target and model, leakage rows, file of test predictions)."""
-    models = {MODEL: predictions, **baselines}
-    rows = compare(data, split, models)
-    leaks = leakage_rows(data, split, predictions)
-    run.log_metrics(flat_metrics(rows))
-    run.log_table(pd.DataFrame(rows), "comparison.json")
+    run: Run, folder: Path, data: Dataset, parts: Sequence[Evaluated], jobs: Sequence[Sequence[Job]]
+) -> Report:
+    """Score one split or several folds and log it all: tables, figures over all test rows, predictions.
+
+    Args:
+        jobs: of each part, the model's members.
+    """
+    folds = [row for fold, part in enumerate(parts) for row in compare(data, part, fold)]
+    comparison = over_folds(folds)
+    leaks = [
+        {"fold": fold, **row}
+        for fold, part in enumerate(parts)
+        for row in leakage_rows(data, part.split, part.models[MODEL])
+    ]
+    run.log_metrics(flat_metrics(comparison))
+    run.log_table(pd.DataFrame(comparison), "comparison.json")
+    run.log_table(pd.DataFrame(folds), "folds.json")
     run.log_table(pd.DataFrame(leaks), "leakage.json")
     curves = {
-        Path(job.folder).name: [
+        f"fold {fold}, {Path(job.folder).name}" if len(parts) > 1 else Path(job.folder).name: [
             (step, line["train_loss"], line["validation_loss"])
             for step, line in read_lines(Path(job.folder) / METRICS)
         ]
-        for job in jobs
+        for fold, members in enumerate(jobs)
+        for job in members
     }
     run.log_figure(plots.learning_curves(curves), "learning_curves.png")
-    for place, target in enumerate(data.targets):
-        labels = data.labels[split.test, place]
-        has = ~np.isnan(labels)
-        predicted = predictions[target.name][has]
-        texts = [text for text, use in zip(data.take_texts(split.test), has, strict=True) if use]
-        errors = absolute_errors(target, labels[has], predicted)
-        name = artifact_name(target.name)
-        run.log_figure(
-            plots.error_by_crystal_system(texts, errors, target.unit), f"{name}/error_by_crystal_system.png"
-        )
-        run.log_figure(plots.error_by_element(texts, errors, target.unit), f"{name}/error_by_element.png")
-        if target.kind == "classification":
-            continue
-        deviation = predictions.get(target.name + DEVIATION)
-        spread = None if deviation is None else deviation[has]
-        run.log_figure(
-            plots.parity(labels[has], predicted, target.name, target.unit, spread), f"{name}/parity.png"
-        )
-        if spread is not None:
-            raw = np.stack([job.predictions("test")[target.name][has] for job in jobs]).std(axis=0, ddof=1)
-            both = {"as the members say": raw, "fitted to validation errors": spread}
-            run.log_figure(plots.calibration(labels[has], predicted, both), f"{name}/calibration.png")
+    for place, _ in enumerate(data.targets):
+        log_figures(run, data, place, parts, jobs)
     path = folder / PREDICTIONS
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    prediction_table(data, split, models).to_csv(partial, index=False)
+    tables = [prediction_table(data, part, fold) for fold, part in enumerate(parts)]
+    pd.concat(tables).to_csv(partial, index=False)
     partial.replace(path)
     run.log_artifact(path)
-    return rows, leaks, path
+    return Report(folds, comparison, leaks, path)
+
+
+def log_figures(
+    run: Run, data: Dataset, place: int, parts: Sequence[Evaluated], jobs: Sequence[Sequence[Job]]
+) -> None:
+    """Parity, calibration, and error by crystal system and element, of one target over all test rows."""
+    target = data.targets[place]
+    tested = np.concatenate([part.split.test for part in parts])
+    has = ~np.isnan(data.labels[tested, place])
+    labels, texts = data.labels[tested, place][has], data.take_texts(tested[has])
+
+    def gather(key: str) -> Any:
+        return np.concatenate([part.models[MODEL][key] for part in parts])[has]
+
+    predicted = gather(target.name)
+    errors = absolute_errors(target, labels, predicted)
+    name = artifact_name(target.name)
+    run.log_figure(
+        plots.error_by_crystal_system(texts, errors, target.unit), f"{name}/error_by_crystal_system.png"
+    )
+    run.log_figure(plots.error_by_element(texts, errors, target.unit), f"{name}/error_by_element.png")
+    if target.kind == "classification":
+        return
+    deviation = target.name + DEVIATION
+    if deviation not in parts[0].models[MODEL]:
+        run.log_figure(plots.parity(labels, predicted, target.name, target.unit), f"{name}/parity.png")
+        return
+    spread = gather(deviation)
+    run.log_figure(plots.parity(labels, predicted, target.name, target.unit, spread), f"{name}/parity.png")
+    raw = np.concatenate(
+        [np.stack([job.predictions("test")[target.name] for job in m]).std(axis=0, ddof=1) for m in jobs]
+    )[has]
+    both = {"as the members say": raw, "fitted to validation errors": spread}
+    run.log_figure(plots.calibration(labels, predicted, both), f"{name}/calibration.png")
 
 
 def artifact_name(name: str) -> str:

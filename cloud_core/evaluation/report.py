@@ -1,6 +1,7 @@
 """What a model came to on test rows, beside the baselines, target by target."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -58,24 +59,57 @@ def run_baselines(data: Dataset, split: Split, names: Sequence[str], seed: int =
     return found
 
 
-def compare(data: Dataset, split: Split, models: Mapping[str, Predictions]) -> list[dict[str, Any]]:
-    """One row a target and model, ready for a table: target, unit, model, test rows, metrics."""
+@dataclass(frozen=True)
+class Evaluated:
+    """A split, and what each model (the one in question under `MODEL`) says of its test rows."""
+
+    split: Split
+    models: Mapping[str, Predictions]
+
+
+def compare(data: Dataset, part: Evaluated, fold: int = 0) -> list[dict[str, Any]]:
+    """One row a target and model, ready for a table: target, unit, model, fold, test rows, metrics."""
     rows: list[dict[str, Any]] = []
     for place, target in enumerate(data.targets):
-        labels = data.labels[split.test, place]
-        known = data.labels[training_rows(split), place]
+        labels = data.labels[part.split.test, place]
+        known = data.labels[training_rows(part.split), place]
         dummy = float(np.nanmean(known))
-        for name, predictions in models.items():
+        for name, predictions in part.models.items():
             rows.append(
                 {
                     "target": target.name,
                     "unit": target.unit,
                     "model": name,
+                    "fold": fold,
                     "test_rows": int((~np.isnan(labels)).sum()),
                     **score(target, labels, predictions[target.name], dummy),
                 }
             )
     return rows
+
+
+def over_folds(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`compare`'s rows of several folds as one a target and model: means, and `<metric>_std` over folds.
+
+    The deviation is the population's, as MatBench takes it. One fold has none.
+    """
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["target"], row["model"]), []).append(row)
+    joined = []
+    for members in groups.values():
+        first = members[0]
+        entry = {key: first[key] for key in ("target", "unit", "model")} | {
+            "folds": len(members),
+            "test_rows": sum(row["test_rows"] for row in members),
+        }
+        for key in [key for key, value in first.items() if isinstance(value, float)]:
+            values = [row[key] for row in members]
+            entry[key] = float(np.mean(values))
+            if len(members) > 1:
+                entry[f"{key}_std"] = float(np.std(values))
+        joined.append(entry)
+    return joined
 
 
 def leakage_rows(data: Dataset, split: Split, predictions: Predictions) -> list[dict[str, Any]]:
@@ -100,10 +134,11 @@ def absolute_errors(
     return np.where(np.isnan(labels), np.nan, 1.0 - chosen)
 
 
-def prediction_table(data: Dataset, split: Split, models: Mapping[str, Predictions]) -> pd.DataFrame:
-    """Test rows with their labels and what each model says; a classification by its last class's probability
-    where there are two, else by each class's."""
+def prediction_table(data: Dataset, part: Evaluated, fold: int = 0) -> pd.DataFrame:
+    """Test rows with their labels and what each model says; of a classification each class's probability."""
+    split, models = part.split, part.models
     columns: dict[str, Any] = {
+        "fold": np.full(len(split.test), fold),
         "id": [data.ids[i] for i in split.test],
         "scope": data.take_texts(split.test),
         "canonical": [data.keys[i] for i in split.test],

@@ -1,0 +1,196 @@
+"""MatBench, UnconvBench or tasks of one's own: every fold by the book, beside the baselines.
+
+    python -m flows.benchmark deployments/configs/finetune-matbench.yaml
+
+A parent run for each task, with a child for each fold and seed; what is done already is not done again.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import flow
+from pydantic import Field, model_validator
+
+from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkTask, load_task
+from cloud_core.evaluation.dataset import Dataset
+from cloud_core.evaluation.folds import split_fold
+from cloud_core.evaluation.matbench import FoldResult, results_file
+from cloud_core.evaluation.report import MODEL, Evaluated
+from flows.finetune import FitConfig, find_settings, identity, plan
+from tasks.evaluation import fit_all, fit_baselines, flat_metrics, report
+from tasks.reporting import publish_table
+from tasks.tracking import git_commit, runs_folder, tracked_run
+
+GROUPS = {"matbench": MATBENCH, "unconvbench": UNCONVBENCH}
+
+
+class BenchmarkConfig(FitConfig):
+    """Which tasks and folds, from which files, and how to fit."""
+
+    name: str = Field("benchmark", pattern=r"^[\w.-]+$", description="of the folders and the results file")
+    experiment: str = Field("benchmark", description="MLflow experiment")
+    data: Path = Field(
+        description="folder with the benchmark's files as published, e.g. matbench_phonons.json.gz"
+    )
+    tasks: tuple[str, ...] = Field(
+        ("matbench",),
+        min_length=1,
+        description="names of tasks; matbench and unconvbench stand for all of theirs",
+    )
+    own_tasks: tuple[BenchmarkTask, ...] = Field((), description="tasks that the catalogue does not have")
+    folds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    subset: bool = Field(False, description="take files with fewer rows than published; no benchmark result")
+    validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of a fold's training part")
+    validation_seed: int = Field(0, ge=0)
+    encode_processes: int = Field(1, ge=1, description="to encode structures with")
+
+    @model_validator(mode="after")
+    def _known_tasks(self) -> "BenchmarkConfig":
+        known = TASKS.keys() | GROUPS.keys() | {task.name for task in self.own_tasks}
+        unknown = [name for name in self.tasks if name not in known]
+        if unknown:
+            raise ValueError(f"no task '{unknown[0]}'; there are {', '.join(sorted(known))}")
+        if not set(self.folds) <= set(range(5)) or len(set(self.folds)) < len(self.folds):
+            raise ValueError("folds are 0 to 4, each once")
+        return self
+
+    def chosen(self) -> list[BenchmarkTask]:
+        catalogue = TASKS | {task.name: task for task in self.own_tasks}
+        names = [each for name in self.tasks for each in GROUPS.get(name, (name,))]
+        return [catalogue[name] for name in dict.fromkeys(names)]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task: means over folds beside the baselines."""
+
+    task: str
+    run_id: str
+    rows: int
+    complete: bool
+    """all published rows and all folds: else it is no benchmark result"""
+    comparison: list[dict[str, Any]]
+    folds: list[dict[str, Any]]
+    leakage: list[dict[str, Any]]
+    predictions: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class BenchmarkResult:
+    tasks: list[TaskResult]
+    results_file: str | None
+    """what MatBench's leaderboard takes; None where no MatBench task is complete"""
+
+
+@flow(name="benchmark", persist_result=False, validate_parameters=True)
+def benchmark(config: BenchmarkConfig) -> BenchmarkResult:
+    """Every task, all folds of it in parallel as far as `parallel` goes; then MatBench's results file."""
+    config.start()  # a missing encoder is told before the first structure is encoded
+    found: list[TaskResult] = []
+    complete: dict[BenchmarkTask, list[FoldResult]] = {}
+    for task in config.chosen():
+        data = load_task(task, config.data, config.form, config.encode_processes, config.subset)
+        result, folds = run_task(config, task, data)
+        found.append(result)
+        if result.complete and task.name in MATBENCH:
+            complete[task] = folds
+    path = None
+    if complete:
+        path = runs_folder() / "benchmark" / f"{config.name}-matbench.json"
+        about = {"algorithm": "CLOUD", "encoder": config.encoder, "form": config.form, "code": git_commit()}
+        results_file(path, complete, about)
+    lines = [
+        {"task": result.task, "rows": result.rows, "complete": result.complete, **row}
+        for result in found
+        for row in result.comparison
+    ]
+    publish_table(f"{config.name}-benchmark", lines, "Means over folds, beside the baselines")
+    return BenchmarkResult(found, str(path) if path else None)
+
+
+def run_task(
+    config: BenchmarkConfig, task: BenchmarkTask, data: Dataset
+) -> tuple[TaskResult, list[FoldResult]]:
+    """Fit and score the folds of one task."""
+    how = {
+        "name", "experiment", "launch", "parallel", "parent_run_id", "baselines", "scratch_baseline", "tasks",
+        "own_tasks", "folds", "data", "encode_processes", "subset",
+    }  # fmt: skip
+    key = identity(config.model_dump(mode="json", exclude=how) | config.start(), data)
+    folder = runs_folder() / "benchmark" / f"{config.name}-{task.name}-{key}"
+    tags = {"task": task.name}
+    with tracked_run(
+        config.experiment, task.name, config, parent_run_id=config.parent_run_id, tags=tags
+    ) as run:
+        tests = task.folds(data)
+        splits = [
+            split_fold(tests[fold], data.keys, config.validation_fraction, config.validation_seed)
+            for fold in config.folds
+        ]
+        whole = len(data) == task.n_rows and len(config.folds) == len(tests)
+        run.log_params({"rows": len(data), "published_rows": task.n_rows, "complete": whole})
+        lineage = {"form": config.form, "task": task.name, "code": git_commit(), "run_id": run.run_id}
+        settings = find_settings(config, folder / "search", data, splits[0], run)
+        plans = [
+            plan(config, folder / f"fold-{fold}", data, split, settings, lineage | {"fold": fold})
+            for fold, split in zip(config.folds, splits, strict=True)
+        ]
+        jobs = {
+            name: job
+            for fold, each in zip(config.folds, plans, strict=True)
+            for name, job in each.all_jobs(f"{task.name}-fold-{fold}").items()
+        }
+        fit_all(jobs, config.experiment, run.run_id, config.launch, config.parallel)
+        parts: list[Evaluated] = []
+        for fold, each in zip(config.folds, plans, strict=True):
+            fit_baselines(str(each.examples), config.baselines)
+            parts.append(
+                each.evaluated(data, folder / f"fold-{fold}" / "model", config, lineage | {"fold": fold})
+            )
+        made = report(run, folder, data, parts, [each.jobs for each in plans])
+        publish_table(f"{task.name}-folds", made.folds, f"Folds of {task.name}")
+        publish_table(f"{task.name}-leakage", made.leakage, "Test rows whose string was trained on")
+    result = TaskResult(
+        task=task.name,
+        run_id=run.run_id,
+        rows=len(data),
+        complete=whole,
+        comparison=made.comparison,
+        folds=made.folds,
+        leakage=made.leakage,
+        predictions=str(made.predictions),
+        metrics=flat_metrics(made.comparison),
+    )
+    return result, [fold_result(task, data, part) for part in parts]
+
+
+def fold_result(task: BenchmarkTask, data: Dataset, part: Evaluated) -> FoldResult:
+    """A fold's predictions as MatBench takes them."""
+    predicted = part.models[MODEL][task.target]
+    rows = part.split.test
+    return FoldResult(
+        ids=tuple(data.ids[i] for i in rows),
+        labels=data.labels[rows, 0],
+        predictions=np.asarray(predicted[:, 1] if task.kind == "classification" else predicted),
+        parameters={},
+    )
+
+
+def main(config: Path) -> None:
+    """Run benchmark tasks as a YAML file says."""
+    result = benchmark(BenchmarkConfig.from_yaml(config))
+    for task in result.tasks:
+        for row in task.comparison:
+            figures = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))
+            print(f"{task.task}  {row['model']}  ({row['folds']} folds, {row['test_rows']} rows): {figures}")
+    if result.results_file:
+        print(result.results_file)
+
+
+if __name__ == "__main__":
+    import typer
+
+    typer.run(main)

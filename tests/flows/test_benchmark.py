@@ -1,0 +1,120 @@
+"""The benchmark flow on all of matbench_phonons, scored again by the matbench package."""
+
+import bz2
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from cloud_core.evaluation.catalogue import BenchmarkError
+from flows.benchmark import BenchmarkConfig, benchmark
+
+TINY = {"hidden_size": 16, "layers": 1, "heads": 2, "feed_forward": 32}
+ORACLES = Path(sys.prefix) / "oracles"
+
+
+def config(data: Path, **changes: Any) -> BenchmarkConfig:
+    values: dict[str, Any] = {
+        "name": "b",
+        "data": data,
+        "tasks": ["matbench_phonons"],
+        "from_scratch": True,
+        "geometry": TINY,
+        "fit": {"epochs": 2, "batch_size": 64, "optimiser": {"learning_rate": 5e-3}},
+        "baselines": ["mean"],
+    }
+    return BenchmarkConfig.model_validate(values | changes)
+
+
+@pytest.fixture(scope="module")
+def phonons(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The task's file as MatBench publishes it: structures and targets, in one JSON."""
+    folder = tmp_path_factory.mktemp("matbench")
+    source = shared / "data" / "matbench"
+    labels = json.loads(bz2.decompress((source / "labels" / "matbench_phonons.json.bz2").read_bytes()))
+    target = "last phdos peak"
+    structures = pd.read_json(source / "matbench_phonons_structures.json.gz", typ="series", dtype=False)
+    frame = pd.DataFrame(structures["data"], columns=structures["columns"])
+    if target not in frame.columns:
+        frame[target] = list(labels[target].values())
+    published = {
+        "index": list(range(len(frame))),
+        "columns": ["structure", target],
+        "data": frame[["structure", target]].to_numpy().tolist(),
+    }
+    (folder / "matbench_phonons.json").write_text(json.dumps(published))
+    return folder
+
+
+@pytest.mark.integration
+def test_matbench_accepts_and_scores_the_results_file(
+    phonons: Path, runs: Path, mlflow_uri: str, prefect_server: str, shared: Path
+) -> None:
+    result = benchmark(config(phonons))
+    (task,) = result.tasks
+    assert task.complete
+    assert task.rows == 1265
+    assert [row["fold"] for row in task.folds if row["model"] == "model"] == [0, 1, 2, 3, 4]
+    # folds are the official ones
+    official = pd.read_csv(shared / "data" / "matbench" / "matbench_v0.1_test_folds.csv.gz")
+    official = official[official["task"] == "matbench_phonons"].set_index("mbid")["test_fold"]
+    said = pd.read_csv(task.predictions).set_index("id")
+    assert said["fold"].sort_index().equals(official.sort_index().rename("fold"))
+    # a parent run with a child for each fold
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    parent = client.get_run(task.run_id)
+    children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{task.run_id}'")
+    assert len(children) == 5
+    # resumable: the finished folds are not fitted again
+    again = benchmark(config(phonons))
+    assert again.tasks[0].metrics == task.metrics
+    assert not client.search_runs(
+        [parent.info.experiment_id], f"tags.mlflow.parentRunId = '{again.tasks[0].run_id}'"
+    )
+    # the package reads it, and scores its predictions to the same numbers
+    if not (ORACLES / "matbench").is_dir():
+        pytest.skip("matbench is not installed: pip install --no-deps --target .venv/oracles …")
+    assert result.results_file is not None
+    labels = runs / "labels.json"
+    labels.write_text(json.dumps({"matbench_phonons": said["last phdos peak"].to_dict()}))
+    script = Path(__file__).parent.parent / "oracles" / "matbench_scores.py"
+    shown = subprocess.run(
+        [sys.executable, str(script), result.results_file, str(labels)],
+        env=os.environ | {"PYTHONPATH": str(ORACLES)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    scores = json.loads(shown.splitlines()[-1])["matbench_phonons"]  # the package logs before
+    for metric in ("mae", "rmse", "max_error"):
+        (ours,) = [row[metric] for row in task.comparison if row["model"] == "model"]
+        assert scores["read"][metric]["mean"] == pytest.approx(ours, rel=1e-9)
+        assert scores["scored"][metric]["mean"] == pytest.approx(ours, rel=1e-9)
+    assert scores["scored"]["mape"]["mean"] == pytest.approx(scores["read"]["mape"]["mean"], rel=1e-9)
+
+
+@pytest.mark.integration
+def test_folds_run_side_by_side_and_a_subset_is_no_result(
+    phonons: Path, runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
+) -> None:
+    frame = json.loads((phonons / "matbench_phonons.json").read_text())
+    cut = pd.DataFrame(frame["data"], columns=frame["columns"])
+    cut.insert(0, "id", [f"mb-phonons-{i:04d}" for i in range(1, len(cut) + 1)])
+    cut["structure"] = cut["structure"].map(json.dumps)
+    cut.iloc[::8].to_csv(tmp_path / "matbench_phonons.csv", index=False)
+    with pytest.raises(BenchmarkError, match="subset"):
+        benchmark(config(tmp_path))
+    result = benchmark(config(tmp_path, subset=True, parallel=2, folds=[0, 1]))
+    assert result.results_file is None
+    assert not result.tasks[0].complete
+    assert result.tasks[0].rows == 159
+    logs = list((runs / "benchmark").rglob("torchrun.log"))
+    assert len(logs) == 2
+    shutil.rmtree(runs)
