@@ -1,5 +1,6 @@
 """The structures in one file: CIF blocks, extended XYZ frames, pymatgen JSON, POSCAR."""
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -11,8 +12,7 @@ from cloud_core.structures.cell import Cell
 
 FORMATS = ("cif", "poscar", "extxyz", "pymatgen")
 
-_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")
-_BLOCK = re.compile(r"(?:^|[\r\n])[ \t]*data_", re.IGNORECASE)
+_BLOCK = re.compile(r"^[ \t]*data_", re.IGNORECASE | re.MULTILINE)
 _KEY_VALUE = re.compile(r"""([\w.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|\{([^}]*)\}|\[([^\]]*)\]|(\S+))""")
 
 
@@ -62,8 +62,7 @@ def _cif_blocks(text: str) -> Iterator[tuple[str, str]]:
     blocks: list[tuple[str, list[str]]] = []
     head: list[str] = []
     in_field = False
-    for match in _LINE.finditer(text):
-        line = match.group()
+    for line in io.StringIO(text, newline="\n"):
         if line.startswith(";"):
             in_field = not in_field
         elif not in_field and line.lstrip()[:5].lower() == "data_":

@@ -13,11 +13,14 @@ from cloud_core.sources.opening import COMPRESSIONS, locate, open_bytes
 from cloud_core.sources.optimade import OptimadeSpec
 from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.remote import SecretLookup, from_environment
+from cloud_core.sources.sets import SetSpec, catalogue
 from cloud_core.sources.tables import TableSpec
 
-AnySpec = Annotated[FilesSpec | TableSpec | OptimadeSpec | MaterialsProjectSpec, Field(discriminator="kind")]
+AnySpec = Annotated[
+    FilesSpec | TableSpec | OptimadeSpec | MaterialsProjectSpec | SetSpec, Field(discriminator="kind")
+]
 _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
-_KINDS = ("files", "table", "optimade", "materials_project")
+_KINDS = ("files", "table", "set", "materials_project", "optimade")
 
 
 def open_source(spec: str | Mapping[str, Any], secrets: SecretLookup = from_environment) -> Source:
@@ -25,8 +28,8 @@ def open_source(spec: str | Mapping[str, Any], secrets: SecretLookup = from_envi
 
     Args:
         secrets: finds a key by its name, when a source needs one (`MP_API_KEY`).
-        spec: a path or fsspec URI (a folder, glob, archive, structure file or table), or a mapping
-            `{"kind": "files" | "table", …}`.
+        spec: a path or fsspec URI (a folder, glob, archive, structure file or table), the name of a public
+            set (`matbench:phonons`), or a mapping `{"kind": …}` as in docs/sources.md.
 
     Raises:
         SourceError: the kind is unknown, a key is wrong, or the path cannot be opened.
@@ -52,6 +55,9 @@ def parse_spec(spec: str | Mapping[str, Any]) -> AnySpec:
 def _from_text(text: str) -> dict[str, Any]:
     if not text.strip():
         raise SourceError("an empty source; give a path, a name or a configuration")
+    family = text.partition(":")[0]
+    if text in catalogue() or (":" in text and any(name.partition(":")[0] == family for name in catalogue())):
+        return {"kind": "set", "set": text}
     lower = text.lower()
     for suffix in (*COMPRESSIONS, ".zip"):
         lower = lower.removesuffix(suffix)
@@ -60,7 +66,9 @@ def _from_text(text: str) -> dict[str, Any]:
     if is_glob or suffix not in (".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".pq"):
         fs, path = locate(text)
         if not is_glob and not fs.exists(path):
-            raise SourceError(f"{text}: no such file or folder, and no name of a known source")
+            raise SourceError(
+                f"{text}: no such file or folder, and no public set of that name ({', '.join(catalogue())})"
+            )
         return {"kind": "files", "path": text}
     if suffix == ".json" and not text.lower().endswith(TAR) and _is_one_structure(text):
         return {"kind": "files", "path": text}

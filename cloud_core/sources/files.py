@@ -46,6 +46,10 @@ class FilesSpec(SourceSpec):
     max_bytes: Annotated[int, Field(ge=1)] = Field(
         100_000_000, description="a decompressed file above this many bytes is refused"
     )
+    id: Literal["path", "stem"] = Field(
+        "path",
+        description="ids: the path under the folder (a/b.cif), or the bare name (b)",
+    )
     labels: LabelTable | None = Field(None, description="a table beside the files with a row for each")
 
     def open(self, secrets: SecretLookup = from_environment) -> "FilesSource":
@@ -219,7 +223,7 @@ class FilesSource:
         try:
             for suffix, payload, payload_format in split(text, format):
                 yield Record(
-                    identifier + suffix,
+                    self._id(identifier) + suffix,
                     payload,
                     payload_format,
                     self.name,
@@ -237,7 +241,11 @@ class FilesSource:
     def _refused(
         self, identifier: str, refusal: Refusal, message: str, payload: str = "", format: str = ""
     ) -> Record:
-        return Record(identifier, payload, format, self.name, self.licence, refusal=refusal, message=message)
+        native = self._id(identifier)
+        return Record(native, payload, format, self.name, self.licence, refusal=refusal, message=message)
+
+    def _id(self, path: str) -> str:
+        return path if self.spec.id == "path" else PurePosixPath(path).name.partition(".")[0]
 
 
 def _deal(

@@ -109,10 +109,12 @@ def bare_name(path: str) -> str:
 
 def decode(data: bytes) -> str:
     """Text of a structure file: UTF-8 or UTF-16 by its mark, else Latin-1 (CIF itself is ASCII; what goes
-    beyond it stands in comments and names, which no structure depends on)."""
+    beyond it stands in comments and names, which no structure depends on). Line ends become LF."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+        text = data.decode("utf-16", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -77,6 +77,7 @@ class TableSpec(SourceSpec):
         None, description="format of the structure column; by default told by each value"
     )
     labels: dict[str, Label] = Field({}, description="label name -> column and unit")
+    missing_labels: tuple[str, ...] = Field((), description="texts that stand for a missing label, e.g. na")
     modified_at: str = Field(
         "", description="column of the time of last change (ISO 8601, UTC unless it says)"
     )
@@ -225,7 +226,7 @@ class TableSource:
         labels = {}
         for name, position in mapping.labels:
             label = value[position]
-            if label is None or label == "":
+            if label is None or label == "" or label in self.spec.missing_labels:
                 continue
             try:
                 number = _number(label)
