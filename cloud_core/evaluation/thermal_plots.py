@@ -84,3 +84,23 @@ def errors_by_temperature(
     axes.set(xlabel="$T$ (K)", ylabel="MAE / MAD", yscale="log")
     axes.legend(fontsize="small")
     return figure
+
+
+def sweep_figure(values: Mapping[str, FloatArray], title: str) -> "Figure":
+    """One crystal: heat capacity and entropy, and the energies, over temperature.
+
+    `values` as `cloud_core.inference.thermodynamics` gives them for one crystal: curves [K].
+    """
+    figure, (left, right) = _axes(4.6, 3.8, 2)
+    temperature = values["temperature"]
+    left.plot(temperature, values["heat_capacity"], label="$C_v$")
+    left.plot(temperature, values["entropy"], label="$S$")
+    left.axhline(3 * 8.31446261815324, color="grey", linewidth=0.8, linestyle="--", label="$3R$")
+    left.set(xlabel="$T$ (K)", ylabel="J mol$^{-1}$ K$^{-1}$ per atom", title=title)
+    right.plot(temperature, values["internal_energy"] * 1e-3, label="$U$")
+    right.plot(temperature, values["internal_energy_thermal"] * 1e-3, label="$U$ without zero point")
+    right.plot(temperature, values["helmholtz_energy"] * 1e-3, label="$F$")
+    right.set(xlabel="$T$ (K)", ylabel="kJ mol$^{-1}$ per atom")
+    for axes in (left, right):
+        axes.legend(fontsize="small")
+    return figure

@@ -7,11 +7,14 @@ import pandas as pd
 import pytest
 
 from cloud_core.inference.predictor import Predictor
+from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.training.finetune import FitSettings
 from cloud_core.training.optimiser import OptimiserSettings
 from flows.configs import ConfigError
 from flows.debye import DebyeConfig, debye
+from flows.debye_sweep import sweep
 from tasks.debye import Split, Training, compare, control, split_table
 from tasks.registry import RegistryError, resolve
 from tasks.thermal import ThermalData, parse_temperatures, read_thermal
@@ -124,3 +127,21 @@ def test_bad_input_is_named(tmp_path: Path, table: Path, mlflow_uri: str) -> Non
     config.write_text("data: {path: x.csv}\nfrom_scratch: {}\nepochs: 3\n")
     with pytest.raises(ConfigError, match="'epochs' is not a key of DebyeConfig"):
         DebyeConfig.from_yaml(config)
+
+
+def test_sweep_writes_a_table_and_a_picture_a_crystal(project: Path, tmp_path: Path, runs: Path) -> None:
+    model = DebyeModel(TINY, 321.0).save(tmp_path / "model", {"form": "canonical"})
+    (tmp_path / "bad.cif").write_text("no crystal")
+    files = [str(project / "flows/demo_data/held_out.cif"), str(tmp_path / "bad.cif")]
+    good, bad = sweep(str(model), files, "0:1000:10", tmp_path / "curves")
+    assert good.debye_temperature == pytest.approx(321, rel=1e-4)
+    table = pd.read_csv(str(good.table))
+    assert table["temperature"].tolist() == list(range(0, 1001, 10))
+    assert table["heat_capacity"].is_monotonic_increasing and table["heat_capacity"][0] == 0
+    assert Path(str(good.figure)).stat().st_size > 10_000
+    assert bad.error and bad.table is None
+    with pytest.raises(ValueError, match="no such file"):
+        sweep(str(model), [str(tmp_path / "missing.cif")], to=tmp_path)
+    other = PropertyModel(TINY, [Target("gap")]).save(tmp_path / "other", {"form": "canonical"})
+    with pytest.raises(ValueError, match="not a Debye model"):
+        sweep(str(other), files, to=tmp_path)

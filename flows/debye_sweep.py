@@ -1,0 +1,80 @@
+"""θ_D and curves of single crystals: `cloud debye MODEL FILE… --temperatures 0:1000:10`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from cloud_core.evaluation.thermal_plots import sweep_figure
+from cloud_core.inference.predictor import Predictor
+from cloud_core.models.debye_model import DebyeModel
+from tasks.registry import resolve
+from tasks.thermal import ThermalError, parse_temperatures
+
+
+class Sweep(BaseModel):
+    """One crystal over temperature; units as in `cloud_core.inference.thermodynamics.UNITS`."""
+
+    structure: str
+    scope: str | None = None
+    debye_temperature: float | None = None
+    table: str | None = None
+    """CSV of temperature and the curves"""
+    figure: str | None = None
+    error: str | None = None
+
+
+def sweep(
+    model: str,
+    structures: Sequence[str | Path],
+    temperatures: str = "0:1000:10",
+    to: str | Path = "runs/debye",
+) -> list[Sweep]:
+    """Predict θ_D of each structure; write its curves as CSV and a picture of them into the folder `to`.
+
+    Args:
+        model: model folder, models:/… or runs:/… of kind `debye`.
+        structures: files, or SCOPE strings of the model's form.
+        temperatures: K, `first:last:step` or a list.
+
+    Raises:
+        RegistryError, CheckpointError: there is no such model.
+        ThermalError: it is no Debye model, or the temperatures cannot be read.
+    """
+    import pandas as pd
+
+    levels = parse_temperatures(temperatures)
+    predictor = Predictor.load(resolve(model))
+    if not isinstance(predictor.model, DebyeModel):
+        raise ThermalError(f"{model}: not a Debye model; `cloud predict` answers for other kinds")
+    predictor.temperatures = levels.tolist()
+    for structure in structures:
+        if "|" not in str(structure) and not Path(structure).is_file():
+            raise ThermalError(f"{structure}: no such file")
+    folder = Path(to)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    answers = predictor.predict([s if "|" in str(s) else Path(s) for s in structures])
+    for number, (structure, answer) in enumerate(zip(structures, answers, strict=True), start=1):
+        if answer["error"] is not None:
+            results.append(Sweep(structure=str(structure), error=answer["error"]))
+            continue
+        stem = f"crystal-{number}" if "|" in str(structure) else Path(structure).stem
+        curves: dict[str, Any] = {
+            name: np.array(values) for name, values in answer.items() if isinstance(values, list)
+        }
+        table, picture = folder / f"{stem}.csv", folder / f"{stem}.png"
+        pd.DataFrame(curves).to_csv(table, index=False)
+        sweep_figure(curves, f"{stem}: θ = {answer['debye_temperature']:.0f} K").savefig(picture, dpi=110)
+        results.append(
+            Sweep(
+                structure=str(structure),
+                scope=answer["scope"],
+                debye_temperature=answer["debye_temperature"],
+                table=str(table),
+                figure=str(picture),
+            )
+        )
+    return results
