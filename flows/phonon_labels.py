@@ -1,4 +1,4 @@
-"""Heat capacities and energies at many temperatures from phonon densities of states, to train a Debye model on.
+"""Labels of C_v(T) and U(T) from phonon densities of states, to train a Debye model on.
 
 python -m flows.phonon_labels deployments/configs/debye_phonon_labels.yaml
 """

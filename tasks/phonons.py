@@ -40,13 +40,13 @@ class PhononLabels(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    temperatures: str = Field("100:1000:100", description="K, first:last:step or a list")
+    temperatures: str = Field(default="100:1000:100", description="K, first:last:step or a list")
     valid_from: float = Field(
-        100.0,
+        default=100.0,
         gt=0,
         description="K: below it bins of 20 cm⁻¹ spoil C_v (docs/debye.md); lower ones are refused",
     )
-    agreement: float = Field(0.01, gt=0, description="largest relative error against the known C_v")
+    agreement: float = Field(default=0.01, gt=0, description="largest relative error against the known C_v")
     leave_out: Split | None = Field(
         default=Split(), description="leave out the crystals that this split of the known C_v tests on"
     )
@@ -66,11 +66,11 @@ class PhononCounts(BaseModel):
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, path: str) -> PhononCounts:
-    """Write a Parquet table: id, scope, n_atoms, temperature (K), and per mole of atoms heat_capacity (J/(mol K)),
-    internal_energy and internal_energy_thermal (J/mol).
+    """Write a Parquet table: id, scope, n_atoms, temperature (K), and per mole of atoms heat_capacity
+    (J/(mol K)), internal_energy and internal_energy_thermal (J/mol).
 
-    A crystal is kept where its density of states gives the C_v that is known for it by canonical string; one that
-    has no known C_v cannot be checked and is left out.
+    A crystal is kept where its density of states gives the C_v that is known for it by canonical string; one
+    that has no known C_v cannot be checked and is left out.
 
     Raises:
         ThermalError, SourceError: a column or file is missing, or temperatures lie below `valid_from`.
