@@ -1,0 +1,106 @@
+"""A scaling study: sizes × data fractions × budgets, one MLflow parent with a child for each encoder.
+
+python -m flows.scaling deployments/configs/scaling.yaml
+"""
+
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import flow
+from pydantic import Field
+
+from cloud_core.evaluation.scaling import PowerLaw, fit_power_law, scaling_plot
+from cloud_core.models.encoder import EncoderConfig
+from flows.configs import FlowConfig
+from flows.pretrain import PretrainConfig, pretrain
+from tasks.reporting import publish_figure, publish_table
+from tasks.tracking import tracked_run
+
+AXES = ("parameters", "training_tokens", "tokens_seen")
+
+
+class ScalingConfig(FlowConfig):
+    """What varies, and what all runs share."""
+
+    pretrain: PretrainConfig = Field(
+        description="shared by all runs; its encoder, data_fraction and steps vary"
+    )
+    sizes: dict[str, EncoderConfig] = Field(min_length=1, description="encoders by name")
+    data_fractions: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="of the strings")
+    budgets: tuple[int, ...] = Field(min_length=1, description="optimiser steps, each with its own schedule")
+
+
+@dataclass(frozen=True)
+class ScalingResult:
+    """The measured points, and the law through them where there are enough."""
+
+    run_id: str
+    points: list[dict[str, Any]] = field(default_factory=list)
+    law: PowerLaw | None = None
+
+
+def parameters(config: EncoderConfig) -> int:
+    """Weights of the layers, embeddings left out (Kaplan et al., arXiv 2001.08361)."""
+    return config.layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.feed_forward)
+
+
+@flow(name="scaling", persist_result=False)
+def scaling(config: ScalingConfig) -> ScalingResult:
+    """Pretrain every combination, fit a power law of the validation loss, and plot it."""
+    base = config.pretrain
+    points: list[dict[str, Any]] = []
+    with tracked_run(base.experiment, f"{base.name}-scaling", config) as run:
+        for (size, encoder), fraction, budget in product(
+            config.sizes.items(), config.data_fractions, config.budgets
+        ):
+            changes = {
+                "name": f"{base.name}-{size}-{fraction:g}-{budget}",
+                "encoder": encoder,
+                "data_fraction": fraction,
+                "steps": budget,
+                "epochs": None,
+                "parent_run_id": run.run_id,
+            }
+            result = pretrain(base.model_copy(update=changes))
+            tokens = int(run.client.get_run(result.run_id).data.params["corpus.training_tokens"])
+            strings = int(run.client.get_run(result.run_id).data.params["corpus.training_strings"])
+            points.append(
+                {
+                    "size": size,
+                    "data_fraction": fraction,
+                    "steps": budget,
+                    "parameters": parameters(encoder),
+                    "training_tokens": tokens,
+                    "tokens_seen": round(budget * min(base.batch_size, strings) * tokens / strings),
+                    "validation_loss": result.metrics["validation/loss"],
+                    "run_id": result.run_id,
+                }
+            )
+            run.log_metrics({"validation/loss": points[-1]["validation_loss"]}, step=len(points))
+        loss = [point["validation_loss"] for point in points]
+        axes = {name: [float(point[name]) for point in points] for name in AXES}
+        law = fit_power_law(loss, axes)
+        run.log_table(pd.DataFrame(points), "scaling.json")
+        publish_table(f"{base.name}-scaling", points, str(law) if law else "too few points for a power law")
+        if law is not None:
+            run.log_metrics({"law/floor": law.floor, "law/residual": law.residual})
+            run.log_metrics({f"law/exponent_{name}": value for name, value in law.exponents.items()})
+            run.log_text(str(asdict(law)), "law.txt")
+        figure = scaling_plot(loss, axes, [point["size"] for point in points], law)
+        run.log_figure(figure, "scaling.png")
+        publish_figure(f"{base.name}-scaling", figure, "Validation loss by size, data and budget")
+    return ScalingResult(run.run_id, points, law)
+
+
+def main(config: Path) -> None:
+    """Run a scaling study as a YAML file says."""
+    scaling(ScalingConfig.from_yaml(config))
+
+
+if __name__ == "__main__":
+    import typer
+
+    typer.run(main)
