@@ -22,6 +22,7 @@ from cloud_core.models.checkpoint import (
     write_folder,
 )
 from cloud_core.models.encoder import Encoder, EncoderConfig, initialise
+from cloud_core.models.first_token import first_token
 
 KIND = "property"
 
@@ -131,7 +132,7 @@ class PropertyModel(nn.Module):
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """input_ids `[B, L]`, lengths `[B]` -> `[B, outputs]` in scaled units, targets side by side."""
-        first = self.encoder(input_ids, lengths)[:, 0]  # [B, H]
+        first = first_token(self.encoder, input_ids, lengths)  # [B, H]
         return self.output(self.dropout(torch.nn.functional.silu(self.hidden(self.dropout(first)))))
 
     def physical(self, outputs: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
