@@ -49,7 +49,8 @@ def parse_spec(spec: str | Mapping[str, Any]) -> AnySpec:
             f"{'.'.join(map(str, item['loc'][1:])) or item['loc'][0]}: {item['msg']}"
             for item in error.errors()
         ]
-        raise SourceError(f"source {values.get('name') or values['kind']}: {'; '.join(problems)}") from error
+        name = values.get("name") or values.get("path") or values["kind"]
+        raise SourceError(f"source {name}: {'; '.join(problems)}") from error
 
 
 def _from_text(text: str) -> dict[str, Any]:

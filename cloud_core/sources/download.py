@@ -103,7 +103,7 @@ def _continue(url: str, part: Path, timeout_s: float) -> None:
             expected = int(answer.headers["content-length"]) if "content-length" in answer.headers else None
             written = 0
             with part.open(mode) as file:
-                for block in answer.iter_raw(1 << 20):
+                for block in answer.iter_raw():
                     file.write(block)
                     written += len(block)
     except httpx.TransportError as error:

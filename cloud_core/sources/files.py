@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from typing import IO, Annotated, Literal
 
 from fsspec.compression import compr
-from fsspec.utils import infer_compression
 from pydantic import Field
 
 from cloud_core.sources.blocks import format_of, split
@@ -17,6 +16,7 @@ from cloud_core.sources.labels import FileLabels, LabelTable
 from cloud_core.sources.opening import (
     COMPRESSIONS,
     DAMAGED,
+    compression,
     decode,
     file_cursor,
     locate,
@@ -209,7 +209,7 @@ class FilesSource:
     def _decompressed(self, stream: IO[bytes], name: str) -> bytes:
         """At most `max_bytes` + 1 bytes: enough to tell that there are too many."""
         if name.lower().endswith(COMPRESSIONS):
-            with compr[infer_compression(name.lower())](stream, mode="rb") as opened:
+            with compr[compression(name)](stream, mode="rb") as opened:
                 return opened.read(self.spec.max_bytes + 1)
         return stream.read(self.spec.max_bytes + 1)
 

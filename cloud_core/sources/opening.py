@@ -54,7 +54,7 @@ def open_bytes(uri: str) -> Iterator["DataStream"]:
         SourceError: the file is missing, unreadable, truncated, or an HTML page stands in its place.
     """
     fs, path = locate(uri)
-    with naming(uri), fs.open(path, "rb", compression="infer") as stream:
+    with naming(uri), fs.open(path, "rb", compression=compression(path)) as stream:
         yield DataStream(stream, uri)
 
 
@@ -97,6 +97,13 @@ def file_cursor(info: dict[str, Any]) -> str:
             return str(info[key]).strip('"')
     changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
     return short_hash([info.get("size"), str(changed)])
+
+
+def compression(path: str) -> str | None:
+    """fsspec's name of a file's compression, by its ending."""
+    endings = {"zip": (".zip",), "gzip": (".gz", ".tgz"), "bz2": (".bz2", ".tbz2"), "xz": (".xz", ".txz")}
+    lower = path.lower()
+    return next((name for name, known in endings.items() if lower.endswith(known)), None)
 
 
 def bare_name(path: str) -> str:
