@@ -3,7 +3,8 @@
 import json
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -47,60 +48,99 @@ def input_rows(records: Sequence[Record], settings: EncoderSettings) -> pa.Table
     return pa.table(columns, schema=schema)
 
 
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What a worker has to know of a record. A Cell travels as plain bytes: arrays are slow to pickle."""
+
+    id: str
+    packed: str | tuple[Any, ...]
+    format: str
+    refusal: str | None
+    message: str
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        payload, refusal = record.payload, record.refusal
+        if isinstance(payload, Cell):
+            packed: str | tuple[Any, ...] = (
+                np.ascontiguousarray(payload.lattice, float).tobytes(),
+                payload.species,
+                np.ascontiguousarray(payload.fractions, float).tobytes(),
+                payload.occupancies,
+            )
+        else:
+            packed = payload
+        return cls(record.id, packed, record.format, refusal and refusal.value, record.message)
+
+    @property
+    def payload(self) -> str | Cell:
+        if isinstance(self.packed, str):
+            return self.packed
+        lattice, species, fractions, occupancies = self.packed
+        return Cell(
+            np.frombuffer(lattice).reshape(3, 3),
+            species,
+            np.frombuffer(fractions).reshape(-1, 3),
+            occupancies,
+        )
+
+
 def encode_chunk(
-    records: Sequence[Record],
+    items: Sequence[Item],
     settings: EncoderSettings,
     timeout_s: float,
     memory_mb: int | None,
     isolated: bool = False,
 ) -> pa.Table:
-    """OUTCOME of each record, in order.
+    """OUTCOME of each item, in order.
 
     Not isolated, the structures are encoded in this process, as fast as it goes: one that hangs, crashes or
     eats memory ends the process, and the caller tries the chunk again, isolated. Then each structure is in
     the hands of `scope.workers`, which ends and names the guilty one and goes on with its neighbours.
     """
-    readable = [record for record in records if record.refusal is None]
+    readable = [item for item in items if item.refusal is None]
     if isolated:
         outcomes = encode_many(readable, settings, timeout_s=timeout_s, memory_mb=memory_mb)
     else:
         outcomes = _encode_here(readable, settings, timeout_s)
     rows = []
-    for record in records:
-        if record.refusal is not None:
-            rows.append(refused(record, record.refusal.value, record.message))
+    for item in items:
+        if item.refusal is not None:
+            rows.append(refused(item, item.refusal, item.message))
             continue
         outcome = next(outcomes)
         if isinstance(outcome, Encoded):
             rows.append(encoded(outcome.scope))
         else:
-            rows.append(refused(record, outcome.reason.value, outcome.message))
-    tolerances = {"symprec": settings.symprec, "angle_tolerance": settings.angle_tolerance}
-    return outcome_table([row | tolerances for row in rows])
+            rows.append(refused(item, outcome.reason.value, outcome.message))
+    return outcome_table(rows, settings)
 
 
 def _encode_here(
-    records: Sequence[Record], settings: EncoderSettings, timeout_s: float
+    items: Sequence[Item], settings: EncoderSettings, timeout_s: float
 ) -> Iterator[Encoded | Refused]:
     from cloud_core.scope.encoder import encode_cell
     from cloud_core.structures.formats import read
 
     try:
-        for record in records:
+        for item in items:
             # The kernel's default for SIGALRM ends the process. No thread of ours could: a C library that
             # hangs does so with the interpreter's lock in its hands.
             signal.setitimer(signal.ITIMER_REAL, timeout_s)
             try:
-                yield Encoded(record.id, encode_cell(read(record.payload, record.format), settings))
+                yield Encoded(item.id, encode_cell(read(item.payload, item.format), settings))
             except StructureError as error:
-                yield Refused(record.id, error.reason, str(error))
+                yield Refused(item.id, error.reason, str(error))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def outcome_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
+def outcome_table(rows: Sequence[dict[str, Any]], settings: EncoderSettings) -> pa.Table:
     """Rows as dictionaries of OUTCOME columns -> a table."""
-    return pa.table({field.name: [row.get(field.name) for row in rows] for field in OUTCOME}, schema=OUTCOME)
+    columns: dict[str, list[Any]] = {field.name: [row.get(field.name) for row in rows] for field in OUTCOME}
+    columns["symprec"] = [settings.symprec] * len(rows)
+    columns["angle_tolerance"] = [settings.angle_tolerance] * len(rows)
+    return pa.table(columns, schema=OUTCOME)
 
 
 OUTCOME = pa.schema(
@@ -132,8 +172,8 @@ def encoded(scope: Any) -> dict[str, Any]:
     }
 
 
-def refused(record: Record, reason: str, message: str) -> dict[str, Any]:
-    payload, payload_format = pack(record)
+def refused(item: Item, reason: str, message: str) -> dict[str, Any]:
+    payload, payload_format = written_out(item.payload, item.format)
     return {
         "status": QUARANTINED,
         "reason": reason,
@@ -143,21 +183,20 @@ def refused(record: Record, reason: str, message: str) -> dict[str, Any]:
     }
 
 
-def pack(record: Record) -> tuple[str, str]:
-    """A record's payload as text and its format; `unpack` is the way back."""
-    if isinstance(record.payload, str):
-        return _text(record.payload), record.format
-    cell = record.payload
+def written_out(payload: str | Cell, payload_format: str) -> tuple[str, str]:
+    """A payload as text and its format, as quarantine keeps it; `read_back` is the way back."""
+    if isinstance(payload, str):
+        return _text(payload), payload_format
     values = {
-        "lattice": cell.lattice.tolist(),
-        "species": list(cell.species),
-        "fractions": cell.fractions.tolist(),
-        "occupancies": None if cell.occupancies is None else [dict(site) for site in cell.occupancies],
+        "lattice": payload.lattice.tolist(),
+        "species": list(payload.species),
+        "fractions": payload.fractions.tolist(),
+        "occupancies": None if payload.occupancies is None else [dict(site) for site in payload.occupancies],
     }
     return json.dumps(values), CELL_FORMAT
 
 
-def unpack(payload: str, payload_format: str) -> str | Cell:
+def read_back(payload: str, payload_format: str) -> str | Cell:
     if payload_format != CELL_FORMAT:
         return payload
     values = json.loads(payload)

@@ -139,7 +139,7 @@ def _start(config: ClusterConfig) -> "Cluster":
             processes=True,
             memory_limit=f"{config.memory_gb}GB",
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             env=_ENVIRONMENT,
             silence_logs=40,
         )

@@ -27,7 +27,7 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import EncoderSettings, fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal, Source, SourceError
 from cloud_core.structures.errors import Reason
-from tasks.chunks import INPUT_COLUMNS, encode_chunk, input_rows, outcome_table, refused, unpack
+from tasks.chunks import INPUT_COLUMNS, Item, encode_chunk, input_rows, outcome_table, read_back, refused
 from tasks.cluster import LazyCluster
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class _Chunk:
     """A chunk on its way through a worker."""
 
     key: str
-    records: list[Record]
+    items: list[Item]
     inputs: pa.Table
     revisions: np.ndarray
     n_skipped: int
@@ -175,8 +175,8 @@ class Encoding:
         pending: deque[_Chunk] = deque()
         try:
             for chunk in self._chunks(shard):
-                if chunk.records:
-                    chunk.future = self._submit(chunk.records)
+                if chunk.items:
+                    chunk.future = self._submit(chunk.items)
                     pending.append(chunk)
                 else:
                     total += self._finish(chunk)
@@ -218,7 +218,7 @@ class Encoding:
         claim = self.table.claim(inputs, self._key(inputs, partition))
         return _Chunk(
             key=claim.key,
-            records=[record for record, is_todo in zip(records, claim.todo, strict=True) if is_todo],
+            items=[Item.of(record) for record, is_todo in zip(records, claim.todo, strict=True) if is_todo],
             inputs=inputs.filter(pa.array(claim.todo)),
             revisions=claim.revisions,
             n_skipped=int((~claim.todo).sum()),
@@ -267,13 +267,13 @@ class Encoding:
 
     # -- encoding
 
-    def _submit(self, records: Sequence[Record], isolated: bool = False) -> "Future":
+    def _submit(self, items: Sequence[Item], isolated: bool = False) -> "Future":
         options = self.options
         if self.started_at is None:
             self.started_at = time.monotonic()
         return self.client.submit(
             encode_chunk,
-            records,
+            items,
             self._settings,
             options.timeout_s,
             options.memory_mb,
@@ -289,28 +289,27 @@ class Encoding:
         try:
             return chunk.future.result()
         except (KilledWorker, *UNEXPECTED):
-            return self._isolated(chunk.records)
+            return self._isolated(chunk.items)
 
-    def _isolated(self, records: Sequence[Record]) -> pa.Table:
+    def _isolated(self, items: Sequence[Item]) -> pa.Table:
         """Isolated, and in halves should even that end the worker, until the guilty one stands alone."""
         from distributed import KilledWorker
 
         for _ in range(ISOLATED_ATTEMPTS):
             try:
-                return self._submit(records, isolated=True).result()
+                return self._submit(items, isolated=True).result()
             except KilledWorker:
                 continue
-        if len(records) == 1:
-            tolerances = {"symprec": self.options.symprec, "angle_tolerance": self.options.angle_tolerance}
+        if len(items) == 1:
             message = "the worker process ended each time that this structure was tried"
-            return outcome_table([refused(records[0], Reason.CRASHED.value, message) | tolerances])
-        middle = len(records) // 2
-        return pa.concat_tables([self._isolated(records[:middle]), self._isolated(records[middle:])])
+            return outcome_table([refused(items[0], Reason.CRASHED.value, message)], self._settings)
+        middle = len(items) // 2
+        return pa.concat_tables([self._isolated(items[:middle]), self._isolated(items[middle:])])
 
     def _finish(self, chunk: _Chunk) -> Counts:
         """Wait for a chunk, commit it, count it."""
         counts = Counts(n_skipped=chunk.n_skipped)
-        if chunk.records:
+        if chunk.items:
             outcome = self._outcome(chunk)
             chunk.future = None
             rows = chunk.inputs
@@ -382,11 +381,12 @@ class Replay(Encoding):
                 number += 1
 
     def _again(self, rows: pa.Table, number: int) -> _Chunk:
-        records = [
-            Record(
-                row["structure_id"], unpack(row["payload"], row["payload_format"]), row["payload_format"], ""
+        items = [
+            Item.of(Record(identifier, read_back(payload, payload_format), payload_format, ""))
+            for identifier, payload, payload_format in zip(
+                *(rows[name].to_pylist() for name in ("structure_id", "payload", "payload_format")),
+                strict=True,
             )
-            for row in rows.select(["structure_id", "payload", "payload_format"]).to_pylist()
         ]
         fingerprints = pa.array([fingerprint(self._settings)] * rows.num_rows, pa.string())
         inputs = rows.select(list(INPUT_COLUMNS)).set_column(
@@ -397,7 +397,7 @@ class Replay(Encoding):
             self._seen.put(ids, np.ones(len(ids), np.uint64), np.zeros(len(ids), np.int32))
         claim = self.table.claim(inputs, f"replay-{self._key(inputs, Partition('replay', ''))}", again=True)
         metadata = {"run": self.run, "partition": "replay", "chunk": str(number)}
-        return _Chunk(claim.key, records, inputs, claim.revisions, 0, metadata, before=rows["reason"])
+        return _Chunk(claim.key, items, inputs, claim.revisions, 0, metadata, before=rows["reason"])
 
     def _commit(self, chunk: _Chunk, rows: pa.Table) -> None:
         """Only what came out differently: a structure refused for the same reason keeps its row."""

@@ -92,7 +92,7 @@ def test_a_snapshot_never_holds_superseded_rows(busy, rows):
     busy.append_chunk(rows(5, 5, content="b"), "update 2")
     during = Snapshot.of(busy.uri)
     assert (during.version, during.n_rows) == (12, 120)
-    with pytest.raises(LakeError, match="inside an update.*take 12"):
+    with pytest.raises(LakeError, match=r"inside an update.*take 12"):
         Snapshot.of(busy, version=13)
     settle(busy)
     after = Snapshot.of(busy)

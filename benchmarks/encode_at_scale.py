@@ -1,0 +1,208 @@
+"""The encode flow on all WBM structures and on a million rows: throughput, memory, a second run.
+
+    python benchmarks/encode_at_scale.py ../shared/data/wbm/wbm_initial_structures.parquet
+    python benchmarks/encode_at_scale.py … --part million
+
+Prints one table. Needs about 15 minutes and 2 GB of disk for each part on two cores.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import typer
+
+LOOP_ROWS = 16_384  # of each partition-sized portion that the plain loop encodes
+PORTIONS = 3
+
+
+def plain_loop(path: str, portion: int) -> tuple[int, float, float]:
+    """What a script would do: read, encode. Returns rows, seconds in all, seconds of encoding alone."""
+    from cloud_core.scope.encoder import encode_cell
+    from cloud_core.scope.settings import EncoderSettings
+    from cloud_core.sources.catalogue import open_source
+    from cloud_core.structures.errors import StructureError
+
+    source = open_source(path)
+    partitions = list(source.partitions())
+    partition = partitions[portion * (len(partitions) - 1) // PORTIONS]
+    settings = EncoderSettings()
+    cells = [record.payload for record in source.read(partition)]
+    for warm in cells[:200]:
+        encode_cell(warm, settings)
+    started = time.perf_counter()
+    records = [record.payload for record in source.read(partition)]
+    read = time.perf_counter()
+    for cell in records:
+        try:
+            encode_cell(cell, settings)
+        except StructureError:
+            continue
+    ended = time.perf_counter()
+    return len(records), ended - started, ended - read
+
+
+def loop_rates(path: str, at_once: int) -> list[float]:
+    """Structures per second of encoding in `at_once` processes that run side by side, portion by portion."""
+    rates = []
+    with multiprocessing.get_context("spawn").Pool(at_once) as pool:
+        for portion in range(PORTIONS):
+            done = pool.starmap(plain_loop, [(path, portion)] * at_once)
+            rates.append(sum(rows / encoding for rows, _, encoding in done))
+    return rates
+
+
+class Watch:
+    """Peak resident memory, MB, by kind of process: to the first 100,000 rows, and to the end."""
+
+    def __init__(self, process: psutil.Process, table: Path) -> None:
+        self.peaks: dict[str, float] = {}
+        self.early: dict[str, float] = {}  # while fewer than 100,000 rows were committed
+        self._process = process
+        self._log = table / "_delta_log"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.5):
+            commits = len(list(self._log.glob("*.json"))) if self._log.is_dir() else 0
+            for process in [self._process, *self._process.children(recursive=True)]:
+                try:
+                    kind, memory = _kind(process, self._process), process.memory_info().rss / 2**20
+                except (psutil.NoSuchProcess, psutil.AccessDenied):
+                    continue
+                self.peaks[kind] = max(self.peaks.get(kind, 0.0), memory)
+                if commits * CHUNK_ROWS <= 100_000:
+                    self.early[kind] = max(self.early.get(kind, 0.0), memory)
+
+    def end(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+CHUNK_ROWS = 4000
+
+
+def _kind(process: psutil.Process, root: psutil.Process) -> str:
+    if process.pid == root.pid:
+        return "flow"
+    line = " ".join(process.cmdline())
+    if "uvicorn" in line or "prefect" in line:
+        return "prefect server"
+    if "scheduler" in line:
+        return "scheduler"
+    if "spawn_main" in line or "dask" in line:
+        return "worker"
+    return "other"
+
+
+def run_flow(source: str | dict[str, Any], table: Path) -> tuple[dict[str, Any], Watch, float]:
+    """The flow (and Dask scheduler) in a process of its own; its result as JSON, and its memory."""
+    config = {
+        "source": source,
+        "table": str(table),
+        "encoding": {"chunk_rows": CHUNK_ROWS},
+        "cluster": {"kind": "local", "workers": 2},
+    }
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        json.dump(config, file)
+        file.flush()
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.encode", "--config", file.name],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PREFECT_LOGGING_LEVEL": "ERROR"},
+        )
+        watch = Watch(psutil.Process(process.pid), table)
+        output, _ = process.communicate()
+        watch.end()
+    if process.returncode:
+        raise SystemExit(f"the flow ended with code {process.returncode}")
+    return json.loads(output[output.index("{") :]), watch, time.perf_counter() - started
+
+
+def throughput(path: str, folder: Path) -> list[tuple[str, str]]:
+    one = loop_rates(path, 1)
+    result, _, wall = run_flow(path, folder / "wbm")
+    two = loop_rates(path, 2)
+    one += loop_rates(path, 1)
+    single = sum(one) / len(one)
+    pair = sum(two) / len(two)
+    rate = result["n_records"] / result["seconds_encoding"]
+    return [
+        ("structures", f"{result['n_records']:,} ({result['n_quarantined']:,} quarantined)"),
+        ("one plain loop", f"{single:,.0f}/s ({min(one):,.0f} … {max(one):,.0f})"),
+        ("two plain loops side by side", f"{pair:,.0f}/s"),
+        ("flow, first submission to last commit", f"{rate:,.0f}/s in {result['seconds_encoding']:.1f} s"),
+        ("flow / (2 × one loop)", f"{rate / (2 * single):.1%}"),
+        ("flow / two loops side by side", f"{rate / pair:.1%}"),
+        ("start of the cluster", f"{result['seconds_starting']:.1f} s"),
+        ("the whole command", f"{wall:.1f} s"),
+    ]
+
+
+def million(path: str, folder: Path, n_rows: int) -> list[tuple[str, str]]:
+    repeated = folder / "million.parquet"
+    rows = pq.read_table(path)
+    with pq.ParquetWriter(repeated, rows.schema) as writer:
+        for copy in range(-(-n_rows // rows.num_rows)):
+            part = rows.slice(0, min(rows.num_rows, n_rows - copy * rows.num_rows))
+            ids = pc.binary_join_element_wise(part["material_id"], f"{copy}", "-")
+            place = rows.schema.get_field_index("material_id")
+            writer.write_table(part.set_column(place, rows.schema.field(place), ids.cast(pa.string())))
+    table = folder / "million"
+    first, watch, _ = run_flow(str(repeated), table)
+    commits = len(list((table / "_delta_log").glob("*.json")))
+    log_bytes = sum(file.stat().st_size for file in (table / "_delta_log").iterdir())
+    second, watch_2, wall = run_flow(str(repeated), table)
+    shown = [
+        ("rows", f"{first['n_records']:,} in {first['seconds']:.0f} s"),
+        *(
+            (f"peak memory, {kind}", f"{watch.early.get(kind, 0):,.0f} MB to 100 k rows, {peak:,.0f} MB in all")
+            for kind, peak in sorted(watch.peaks.items())
+        ),
+        ("log", f"{commits} commits, {log_bytes / first['n_records']:.1f} bytes a row"),
+        ("second run", f"{second['seconds']:.1f} s, {wall:.1f} s with start-up and imports"),
+        ("second run wrote", f"{second['n_encoded'] + second['n_quarantined']} rows, "
+         f"version {first['version']} → {second['version']}"),
+        ("second run, peak memory of the flow", f"{watch_2.peaks['flow']:,.0f} MB"),
+    ]  # fmt: skip
+    return shown
+
+
+def main(
+    path: Annotated[str, typer.Argument(help="wbm_initial_structures.parquet")],
+    part: str = "throughput",
+    rows: int = 1_000_000,
+    folder: Path | None = None,
+) -> None:
+    """Measure the encode flow; see the module's text."""
+    home = Path(tempfile.mkdtemp(dir=folder))
+    os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
+    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+    try:
+        shown = throughput(path, home) if part == "throughput" else million(path, home, rows)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    width = max(len(name) for name, _ in shown)
+    for name, value in shown:
+        print(f"{name:<{width}}  {value}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
