@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,20 +32,35 @@ def embedded_prefect_home() -> Path:
     return Path(os.environ.get("CLOUD_RUNS", "runs")).absolute() / "prefect"
 
 
+def has_prefect_server() -> bool:
+    """Whether the user's environment or active Prefect profile names a server."""
+    if "PREFECT_API_URL" in os.environ:
+        return True
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    profiles = home / "profiles.toml"
+    if not profiles.is_file():
+        return False
+    settings = tomllib.loads(profiles.read_text(encoding="utf-8"))
+    active = os.environ.get("PREFECT_PROFILE", settings.get("active", ""))
+    return "PREFECT_API_URL" in settings.get("profiles", {}).get(active, {})
+
+
 def use_embedded_prefect() -> None:
     """Without a Prefect server of the user's own, a temporary one; its records stay for `cloud ui`."""
-    own = {"PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME"} & os.environ.keys()
-    if own or (Path.home() / ".prefect" / "profiles.toml").is_file():
+    if has_prefect_server():
         return
     defaults = {
         "PREFECT_HOME": str(embedded_prefect_home()),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        # Prefect's own 20 s are too short for a busy laptop
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+    # the temporary server does not make its folder, and is started over and over where it is missing
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 
 def plain(value: Any) -> Any:
@@ -150,6 +166,210 @@ def status(
 
 
 @app.command()
+def replay(
+    table: TableUri,
+    reason: Annotated[list[str] | None, typer.Option(help="Reason code; default: all of them.")] = None,
+    workers: Annotated[int, typer.Option(help="Local Dask workers.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Try the structures in quarantine again, after a fix.
+
+    Example: cloud replay runs/lake/structures --reason timeout
+    """
+    use_embedded_prefect()
+    from flows.lake import ReplayConfig
+    from flows.lake import replay as flow
+    from tasks.cluster import ClusterConfig
+
+    show(flow(ReplayConfig(table=table, reasons=reason, cluster=ClusterConfig(workers=workers))), as_json)
+
+
+@app.command()
+def compact(table: TableUri, as_json: AsJson = False) -> None:
+    """Join small files; the rows stay.
+
+    Example: cloud compact runs/lake/structures
+    """
+    use_embedded_prefect()
+    from flows.lake import CompactConfig
+    from flows.lake import compact as flow
+
+    show(flow(CompactConfig(table=table)), as_json)
+
+
+@app.command()
+def vacuum(
+    table: TableUri,
+    retention_hours: Annotated[float, typer.Option(help="Files that a younger version uses stay.")] = 168.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove files of old versions, but of none that a run or a model names.
+
+    Example: cloud vacuum runs/lake/structures --dry-run
+    """
+    use_embedded_prefect()
+    from flows.lake import VacuumConfig
+    from flows.lake import vacuum as flow
+
+    show(flow(VacuumConfig(table=table, retention_hours=retention_hours, dry_run=dry_run)), as_json)
+
+
+@app.command()
+def sync(
+    name: Annotated[str, typer.Argument(help="Name of a sync: deployments/configs/sync-NAME.yaml.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring a table up to its database: new and changed structures encoded, withdrawn ones marked.
+
+    Example: cloud sync demo
+    """
+    use_embedded_prefect()
+    from flows.sync import named
+    from flows.sync import sync as flow
+
+    show(flow(named(name)), as_json)
+
+
+@app.command()
+def pretrain(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Pretrain an encoder by masked-language modelling, under torchrun.
+
+    Example: cloud pretrain --config deployments/configs/pretrain.yaml
+    """
+    use_embedded_prefect()
+    from flows.pretrain import PretrainConfig
+    from flows.pretrain import pretrain as flow
+
+    show(flow(PretrainConfig.from_yaml(config)), as_json)
+
+
+@app.command()
+def finetune(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Finetune a property model, shown beside its baselines.
+
+    Example: cloud finetune --config deployments/configs/finetune.yaml
+    """
+    use_embedded_prefect()
+    from flows.finetune import FinetuneConfig
+    from flows.finetune import finetune as flow
+
+    show(flow(FinetuneConfig.from_yaml(config)), as_json)
+
+
+@app.command()
+def screen(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Screen candidates with a trained model.
+
+    Example: cloud screen --config deployments/configs/screen.yaml
+    """
+    use_embedded_prefect()
+    from flows.screen import ScreenConfig
+    from flows.screen import screen as flow
+
+    show(flow(ScreenConfig.from_yaml(config)), as_json)
+
+
+@app.command()
+def debye(
+    config: ConfigFile,
+    temperatures: Annotated[str, typer.Option(help="Of the curves, K: first:last:step.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Train a Debye model: heat capacity and internal energy over temperature.
+
+    Example: cloud debye --config deployments/configs/debye.yaml --temperatures 0:1000:10
+    """
+    use_embedded_prefect()
+    from flows.debye import DebyeConfig
+    from flows.debye import debye as flow
+
+    settings = DebyeConfig.from_yaml(config)
+    if temperatures:
+        settings = DebyeConfig.model_validate(settings.model_dump() | {"temperatures": temperatures})
+    show(flow(settings), as_json)
+
+
+@app.command()
+def pipeline(config: ConfigFile, as_json: AsJson = False) -> None:
+    """Run the whole chain: encode, pretrain, finetune, screen, Debye, registry.
+
+    Example: cloud pipeline --config deployments/configs/pipeline.yaml
+    """
+    use_embedded_prefect()
+    from flows.pipeline import PipelineConfig
+    from flows.pipeline import pipeline as flow
+
+    show(flow(PipelineConfig.from_yaml(config)), as_json)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="Model folder, models:/NAME@champion or runs:/ID/PATH.")],
+    files: Annotated[list[str], typer.Argument(help="Structure files, or SCOPE strings in quotes.")],
+    as_json: AsJson = False,
+) -> None:
+    """Predict structures with a trained model.
+
+    Example: cloud predict models:/formation_energy_per_atom@champion NaCl.cif
+    """
+    model_folder: str | Path = model
+    if model.startswith(("models:/", "runs:/")):
+        from tasks.registry import resolve
+
+        model_folder = resolve(model)
+    from cloud_core.inference.predictor import Predictor
+
+    for file in files:
+        if "|" not in file and not Path(file).is_file():
+            raise FileNotFoundError(f"{file}: no such file")
+    answers = Predictor.load(model_folder).predict([f if "|" in f else Path(f) for f in files])
+    if as_json:
+        print(json.dumps([{"input": file, **plain(row)} for file, row in zip(files, answers, strict=True)]))
+    else:
+        for file, row in zip(files, answers, strict=True):
+            print(f"{file}: " + ", ".join(f"{k} {v}" for k, v in row.items() if v is not None))
+    if any(row["error"] is not None for row in answers):
+        raise typer.Exit(1)
+
+
+@app.command("export")
+def export_model(
+    model: Annotated[str, typer.Argument(help="Model folder of an encoder, or its models:/ address.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write an encoder as a folder that transformers' BertForMaskedLM loads.
+
+    Example: cloud export models:/encoder@champion encoder-for-transformers
+    """
+    from cloud_core.models.hugging_face import to_hugging_face
+    from cloud_core.scope.tokenizer import Tokenizer
+    from tasks.registry import resolve
+
+    written = to_hugging_face(resolve(model), folder, Tokenizer().words)
+    show({"folder": str(written)}, as_json)
+
+
+@app.command("import")
+def import_model(
+    folder: Annotated[Path, typer.Argument(help="Folder that transformers wrote (BertForMaskedLM).")],
+    model: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    words: Annotated[int | None, typer.Option(help="Keep the first rows of the vocabulary only.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Take a BERT that transformers wrote, the published CLOUD checkpoint for one, as an encoder.
+
+    Example: cloud import published-cloud runs/models/published --words 564
+    """
+    from cloud_core.models.checkpoint import save_encoder
+    from cloud_core.models.hugging_face import from_hugging_face
+
+    imported, metadata = from_hugging_face(folder, words)
+    show({"folder": str(save_encoder(model, imported, metadata))}, as_json)
+
+
+@app.command()
 def demo(
     runs: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs"),
     as_json: AsJson = False,
@@ -160,7 +380,7 @@ def demo(
     """
     os.environ["CLOUD_RUNS"] = str(runs.absolute())
     use_embedded_prefect()
-    from flows.pipeline import demo as run_demo
+    from flows.demo import demo as run_demo
 
     run_demo(as_json=as_json)
 

@@ -1,14 +1,38 @@
 """What the flows' configurations share: strict models, loaded from YAML."""
 
+import os
+import re
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Annotated, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; one line that names the file, the key and the remedy."""
+
+
+def expand_variables(text: str) -> str:
+    """`${NAME}` and `${NAME:-default}` from the environment of the process that runs the flow.
+
+    Raises:
+        ValueError: a variable is not set and has no default.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise ValueError(f"the environment variable {match['name']} is not set")
+        return found
+
+    return re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, text)
+
+
+TableUri = Annotated[str, AfterValidator(expand_variables)]
+"""A table's address. The default lets one deployment write to a laptop's folder and to a cluster's store."""
+
+DEFAULT_TABLE = "${CLOUD_TABLE:-runs/lake/structures}"
 
 
 class FlowConfig(BaseModel):

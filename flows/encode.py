@@ -11,14 +11,15 @@ import typer
 from prefect import flow
 from pydantic import BaseModel, Field
 
+from cloud_core.lake import runs
 from cloud_core.lake.maintenance import settle
 from cloud_core.lake.status import quarantine_report
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
-from flows.configs import FlowConfig
-from tasks.cluster import ClusterConfig, LazyCluster
+from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri
+from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
 from tasks.reporting import Progress, flow_run_link, publish_markdown, publish_table
 
@@ -29,14 +30,14 @@ class EncodeConfig(FlowConfig):
     source: str | dict[str, Any] = Field(
         description="a folder, archive, table or named set, or a mapping as in docs/sources.md"
     )
-    table: str = Field(default="runs/lake/structures", description="the table: a folder or an s3:// address")
+    table: TableUri = Field(default=DEFAULT_TABLE, description="the table: a folder or an s3:// address")
     storage: Storage | None = Field(
         default=None, description="object store; default: from the AWS_… environment"
     )
     encoding: EncodingOptions = Field(
         default=EncodingOptions(), description="forms, tolerances, limits, portions"
     )
-    cluster: ClusterConfig = Field(default=ClusterConfig(), description="where the work runs")
+    cluster: ClusterConfig = Field(default_factory=default_cluster, description="where the work runs")
 
 
 class EncodeResult(BaseModel):
@@ -67,8 +68,15 @@ def encode(config: EncodeConfig) -> EncodeResult:
     source = open_source(config.source)
     shards = plan(source.partitions(), config.encoding.shard_rows)
     table = Table.create(config.table, config.storage)
-    known = [p.n_rows for shard in shards for p in shard.partitions]
-    total = sum(n for n in known if n is not None)
+    partitions = [partition for shard in shards for partition in shard.partitions]
+    intent = runs.Plan(
+        run=flow_run_link()[0] or "",
+        source=source.name,
+        fingerprint=fingerprint(config.encoding.settings),
+        chunk_rows=config.encoding.chunk_rows,
+        partitions=[(partition.key, partition.cursor, partition.n_rows) for partition in partitions],
+    )
+    total = sum(partition.n_rows or 0 for partition in partitions)
     with (
         LazyCluster(config.cluster) as client,
         Progress(total, f"encode {source.name}", unit="structures") as progress,
@@ -85,15 +93,18 @@ def encode(config: EncodeConfig) -> EncodeResult:
             table,
             client,
             config.encoding,
-            run=flow_run_link()[0] or "",
+            run=intent.run,
             on_progress=show,
             chunks_in_flight=-(-(2 * workers + 2) // at_once),
+            before_first_commit=lambda: runs.begin(table, intent),
         )
         encode_shards(encoding, shards, at_once)
     superseded = settle(table)
     encoding.check()
-    table.refresh()
     counts = encoding.counts
+    if counts.n_chunks:
+        runs.finish(table, intent.run)
+    table.refresh()
     result = EncodeResult(
         table=config.table,
         version=table.version,
@@ -103,7 +114,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
         n_skipped=counts.n_skipped,
         n_superseded=superseded,
         reasons=dict(counts.reasons),
-        fingerprint=fingerprint(config.encoding.settings),
+        fingerprint=intent.fingerprint,
         seconds=round(time.monotonic() - started, 3),
         seconds_starting=round(client.seconds_starting, 3),
         seconds_encoding=round((encoding.ended_at or 0.0) - (encoding.started_at or 0.0), 3),

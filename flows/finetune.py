@@ -26,7 +26,7 @@ from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Scaling, Target, geometry
 from cloud_core.training.finetune import FitSettings
 from cloud_core.training.property import Job, Objective
-from flows.configs import ConfigError, FlowConfig
+from flows.configs import ConfigError, FlowConfig, TableUri
 from tasks.evaluation import (
     FitLaunch,
     baselines_of,
@@ -203,7 +203,7 @@ class FinetuneConfig(FitConfig):
     """What to learn, from which rows, and how."""
 
     name: str = Field("finetune", pattern=r"^[\w.-]+$", description="of the MLflow run and the folders")
-    table: str | None = Field(None, description="table of structures: a folder or an s3:// address")
+    table: TableUri | None = Field(None, description="table of structures: a folder or an s3:// address")
     version: int | None = Field(None, ge=0, description="table version; default: the newest")
     file: Path | None = Field(
         None, description="instead of a table: .csv, .parquet or .json, compressed or not"

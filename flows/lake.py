@@ -11,8 +11,8 @@ from cloud_core.lake.duplicates import BY, count_duplicates, write_distinct
 from cloud_core.lake.status import quarantine_report
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
-from flows.configs import FlowConfig
-from tasks.cluster import ClusterConfig, LazyCluster
+from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri
+from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import EncodingOptions, Replay, Shard, encode_shards
 from tasks.reporting import Progress, flow_run_link, publish_table
 
@@ -20,7 +20,7 @@ from tasks.reporting import Progress, flow_run_link, publish_table
 class TableConfig(FlowConfig):
     """A table and how to get there."""
 
-    table: str = Field(default="runs/lake/structures", description="the table: a folder or an s3:// address")
+    table: TableUri = Field(default=DEFAULT_TABLE, description="the table: a folder or an s3:// address")
     storage: Storage | None = Field(
         default=None, description="object store; default: from the AWS_… environment"
     )
@@ -33,7 +33,7 @@ class ReplayConfig(TableConfig):
     encoding: EncodingOptions = Field(
         default=EncodingOptions(), description="forms, tolerances, limits: may differ from the first run's"
     )
-    cluster: ClusterConfig = Field(default=ClusterConfig(), description="where the work runs")
+    cluster: ClusterConfig = Field(default_factory=default_cluster, description="where the work runs")
 
 
 class ReplayResult(BaseModel):

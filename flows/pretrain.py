@@ -26,7 +26,7 @@ from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import RESULT, Job
 from cloud_core.training.progress import METRICS
-from flows.configs import FlowConfig
+from flows.configs import FlowConfig, TableUri
 from tasks.reporting import publish_figure
 from tasks.tracking import git_commit, runs_folder, tracked_run
 from tasks.training import Launch, torchrun
@@ -45,7 +45,7 @@ class PretrainConfig(FlowConfig):
         default="pretrain", pattern=r"^[\w.-]+$", description="of the MLflow run and the folders"
     )
     experiment: str = Field(default="pretrain", description="MLflow experiment")
-    table: str | None = Field(default=None, description="table of structures: a folder or an s3:// address")
+    table: TableUri | None = Field(default=None, description="table of structures: a folder or an s3:// address")
     version: int | None = Field(default=None, ge=0, description="table version; default: the newest")
     texts: Path | None = Field(
         default=None, description="instead of a table: a file with one SCOPE string per line"

@@ -37,9 +37,9 @@ from cloud_core.evaluation.wbm import (
     write_submission,
 )
 from cloud_core.models.checkpoint import read_config
-from flows.configs import FlowConfig
+from flows.configs import FlowConfig, TableUri
 from flows.encode import EncodeConfig, encode
-from tasks.cluster import ClusterConfig
+from tasks.cluster import ClusterConfig, default_cluster
 from tasks.registry import resolve
 from tasks.reporting import publish_figure, publish_table
 from tasks.screening import (
@@ -103,7 +103,7 @@ class ScreenConfig(FlowConfig):
     source: str | dict[str, Any] | None = Field(
         None, description="structures to encode first: a folder, archive, table or named set"
     )
-    table: str | None = Field(
+    table: TableUri | None = Field(
         None,
         description="table of structures; with a source, where they are encoded to",
     )
@@ -124,7 +124,7 @@ class ScreenConfig(FlowConfig):
     submission: Submission | None = Field(None, description="write the leaderboard's files")
     precision: Precision = "float32"
     shard_rows: int = Field(20_000, ge=1, description="candidates in one Prefect task and one file")
-    cluster: ClusterConfig = Field(default=ClusterConfig(), description="where a source is encoded")
+    cluster: ClusterConfig = Field(default_factory=default_cluster, description="where a source is encoded")
     parent_run_id: str | None = Field(None, description="MLflow run to file this one under")
 
     @model_validator(mode="after")

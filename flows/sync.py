@@ -22,8 +22,8 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Feed, Partition
-from flows.configs import ConfigError, FlowConfig, load_config
-from tasks.cluster import ClusterConfig, cluster
+from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri, load_config
+from tasks.cluster import ClusterConfig, cluster, default_cluster
 from tasks.encoding import EncodingOptions
 from tasks.reporting import Progress, flow_run_link, publish_table
 from tasks.sync import (
@@ -52,12 +52,12 @@ class SyncConfig(FlowConfig):
         pattern=r"^[\w.+-]+$", description="name of this sync: its memory, pin and event go by it"
     )
     source: str | dict[str, Any] = Field(description="as in docs/sources.md")
-    table: str = Field("runs/lake/structures", description="the table: a folder or an s3:// address")
+    table: TableUri = Field(DEFAULT_TABLE, description="the table: a folder or an s3:// address")
     storage: Storage | None = Field(None, description="object store; default: from the AWS_… environment")
     encoding: EncodingOptions = Field(
         default_factory=EncodingOptions, description="forms, tolerances, limits, portions"
     )
-    cluster: ClusterConfig = Field(ClusterConfig(), description="where the work runs")
+    cluster: ClusterConfig = Field(default_factory=default_cluster, description="where the work runs")
     withdraw: bool = Field(True, description="mark structures that the source no longer has")
     max_withdrawn: float = Field(
         0.1,

@@ -1,6 +1,7 @@
 """Where the work runs: Dask on this machine, at an address, on Slurm or on Kubernetes."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,12 @@ class ClusterConfig(BaseModel):
         if self.options and self.kind not in ("slurm", "kubernetes"):
             raise ValueError("`options` are for kind: slurm and kubernetes")
         return self
+
+
+def default_cluster() -> ClusterConfig:
+    """The scheduler that `$CLOUD_DASK_ADDRESS` names, else processes of this machine."""
+    address = os.environ.get("CLOUD_DASK_ADDRESS")
+    return ClusterConfig(kind="address", address=address) if address else ClusterConfig()
 
 
 # One chunk a worker at a time; a structure that ends its process must not take its neighbours along.

@@ -1,0 +1,252 @@
+"""The whole chain: structures → table → encoder → property model → screening, Debye model → registry.
+
+    python -m flows.pipeline --config deployments/configs/pipeline.yaml
+
+Each stage is the flow of that name, with its own configuration; the pipeline fills in what one stage hands to
+the next (the table, the encoder, the model).
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from cloud_core.evaluation.gate import GateDecision, better_than
+from flows.configs import FlowConfig
+from flows.debye import DebyeConfig, DebyeResult, debye
+from flows.encode import EncodeConfig, EncodeResult, encode
+from flows.finetune import FinetuneConfig, FinetuneResult, finetune
+from flows.pretrain import PretrainConfig, PretrainResult, pretrain
+from flows.screen import ScreenConfig, ScreenResult, screen
+from tasks.registry import CHALLENGER, CHAMPION, promote, register, resolve
+from tasks.reporting import publish_table
+
+Stage = dict[str, Any]
+SHOWN = ("F1", "DAF", "Precision", "Recall", "MAE", "R2")  # discovery metrics in the closing table
+
+
+class PipelineConfig(FlowConfig):
+    """A configuration for each stage, without what an earlier stage provides."""
+
+    encode: Stage = Field(description="EncodeConfig")
+    pretrain: Stage = Field(description="PretrainConfig without `table`")
+    finetune: Stage = Field(description="FinetuneConfig without `table` and `encoder`")
+    screen: Stage = Field(description="ScreenConfig without `model`")
+    debye: Stage = Field(description="DebyeConfig without `encoder`")
+    predict: tuple[str, ...] = Field(
+        default=(), description="structure files to predict with the registered model"
+    )
+    encoder_name: str = Field(default="encoder", description="of the pretrained encoder in the registry")
+    model_name: str = Field(
+        default="formation_energy_per_atom", description="of the property model in the registry"
+    )
+    debye_name: str = Field(default="debye", description="of the Debye model in the registry")
+
+    @model_validator(mode="after")
+    def _stages_are_whole(self) -> "PipelineConfig":
+        """Every stage is checked before the first one starts; an hour later would be too late."""
+        self.encode_config()
+        self.pretrain_config()
+        self.finetune_config("an encoder")
+        self.screen_config("a model")
+        self.debye_config("an encoder")
+        return self
+
+    def encode_config(self) -> EncodeConfig:
+        return EncodeConfig.model_validate(self.encode)
+
+    def pretrain_config(self) -> PretrainConfig:
+        return PretrainConfig.model_validate({"table": self.encode_config().table} | self.pretrain)
+
+    def finetune_config(self, encoder: str) -> FinetuneConfig:
+        given = {"table": self.encode_config().table, "encoder": encoder}
+        return FinetuneConfig.model_validate(given | self.finetune)
+
+    def screen_config(self, model: str) -> ScreenConfig:
+        return ScreenConfig.model_validate({"model": model} | self.screen)
+
+    def debye_config(self, encoder: str) -> DebyeConfig:
+        return DebyeConfig.model_validate({"encoder": encoder, "register_as": self.debye_name} | self.debye)
+
+
+class Step(BaseModel):
+    """A line of the closing table."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: str
+    seconds: float
+    figures: str
+    where: str
+
+
+class Prediction(BaseModel):
+    """A registered model's answer for a structure file."""
+
+    file: str
+    values: dict[str, Any]
+
+
+class PipelineResult(BaseModel):
+    """What was done, how long it took, and where everything is."""
+
+    steps: list[Step]
+    encode: EncodeResult
+    pretrain: PretrainResult
+    finetune: FinetuneResult
+    screen: ScreenResult
+    debye: DebyeResult
+    gates: dict[str, str]
+    versions: dict[str, str]
+    predictions: list[Prediction]
+
+
+class Steps:
+    """Collects the closing table, and says in the terminal what goes on."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done: list[Step] = []
+
+    @contextmanager
+    def step(self, title: str) -> Iterator[dict[str, str]]:
+        """Fill `figures` and `where` of the yielded mapping."""
+        print(f"\n[{len(self.done) + 1}/{self.total}] {title}", flush=True)
+        started = time.monotonic()
+        line = {"figures": "", "where": ""}
+        yield line
+        seconds = round(time.monotonic() - started, 1)
+        self.done.append(Step(step=title, seconds=seconds, **line))
+        print(f"      {line['figures']}  ({seconds} s)", flush=True)
+
+
+@flow(name="pipeline", persist_result=False, validate_parameters=True)
+def pipeline(config: PipelineConfig) -> PipelineResult:
+    """Run every stage; a model that the gate refuses is registered, printed and not promoted."""
+    steps = Steps(total=6)
+    with steps.step("encode structures into the SCOPE table") as line:
+        encoded = encode(config.encode_config())
+        line |= {"figures": encode_line(encoded), "where": f"{encoded.table} version {encoded.version}"}
+    with steps.step("pretrain the encoder (masked language model, torchrun)") as line:
+        pretrained = pretrain(config.pretrain_config())
+        line |= {"figures": pretrain_line(pretrained), "where": pretrained.model_folder}
+    with steps.step("finetune the property model") as line:
+        finetuned = finetune(config.finetune_config(pretrained.model_folder))
+        line |= {"figures": finetune_line(finetuned), "where": finetuned.model_folder}
+    with steps.step("screen candidates") as line:
+        screened = screen(config.screen_config(finetuned.model_folder))
+        line |= {"figures": screen_line(screened), "where": screened.shortlist}
+    with steps.step("train the Debye model") as line:
+        thermal = debye(config.debye_config(pretrained.model_folder))
+        line |= {"figures": debye_line(thermal), "where": thermal.curves}
+    with steps.step("register, gate, predict from the registry") as line:
+        target = config.finetune_config("").targets[0].label
+        decision = gate(finetuned, target)
+        versions = {
+            config.model_name: enter_registry(
+                finetuned.model_folder, config.model_name, finetuned.run_id, finetuned.metrics, decision
+            ),
+            # an encoder is judged by the model that was finetuned from it
+            config.encoder_name: enter_registry(
+                pretrained.model_folder, config.encoder_name, pretrained.run_id, pretrained.metrics, decision
+            ),
+            config.debye_name: str(thermal.version),
+        }
+        serving = f"models:/{config.model_name}@{CHAMPION if decision.passed else CHALLENGER}"
+        predictions = predict_from_registry(serving, config.predict)
+        line |= {"figures": f"{target} {decision.message}", "where": serving}
+    table = [step.model_dump() for step in steps.done]
+    publish_table("pipeline", table, "What was done, how long it took, where it is")
+    return PipelineResult(
+        steps=steps.done,
+        encode=encoded,
+        pretrain=pretrained,
+        finetune=finetuned,
+        screen=screened,
+        debye=thermal,
+        gates={config.model_name: decision.message, config.debye_name: thermal.gate},
+        versions=versions,
+        predictions=predictions,
+    )
+
+
+def gate(result: FinetuneResult, target: str) -> GateDecision:
+    """A property model serves only where it beats the training mean on the test rows."""
+    rows = pd.read_csv(result.predictions)
+    rows = rows[rows[target].notna()]
+    return better_than(rows[target], rows[f"{target}: model"], rows[f"{target}: mean"])
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def enter_registry(
+    model_folder: str, name: str, run_id: str, metrics: Mapping[str, float], decision: GateDecision
+) -> str:
+    """Register as challenger, promote where the gate passed; the version."""
+    version = register(model_folder, name, run_id, metrics)
+    promote(name, version, decision)
+    return version
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def predict_from_registry(uri: str, files: tuple[str, ...]) -> list[Prediction]:
+    """Load a model by its alias and predict structure files with it."""
+    from cloud_core.inference.predictor import Predictor
+
+    if not files:
+        return []
+    answers = Predictor.load(resolve(uri)).predict([Path(file) for file in files])
+    return [Prediction(file=file, values=values) for file, values in zip(files, answers, strict=True)]
+
+
+def encode_line(result: EncodeResult) -> str:
+    if result.wrote_nothing:
+        return f"nothing to encode: all {result.n_records:,} structures are in the table already"
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(result.reasons.items()))
+    return (
+        f"{result.n_encoded:,} encoded, {result.n_quarantined} quarantined ({reasons}), "
+        f"{result.n_skipped:,} there already"
+    )
+
+
+def pretrain_line(result: PretrainResult) -> str:
+    shown = {key: value for key, value in result.metrics.items() if "accuracy" in key or "perplexity" in key}
+    return "held-out strings: " + ", ".join(
+        f"{key.split('/')[-1]} {value:.3g}" for key, value in shown.items()
+    )
+
+
+def finetune_line(result: FinetuneResult) -> str:
+    parts = [f"{row['model']} {row['mae']:.3f}" for row in result.comparison if "mae" in row]
+    return f"test MAE in {result.comparison[0]['unit']}: " + ", ".join(parts)
+
+
+def screen_line(result: ScreenResult) -> str:
+    parts = [f"{result.n_predicted:,} of {result.n_candidates:,} candidates predicted"]
+    for subset, metrics in result.metrics.items():
+        shown = ", ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
+        parts.append(f"{subset} ({result.n_judged} judged): {shown}")
+    return "; ".join(parts + ([result.note] if result.note else []))
+
+
+def debye_line(result: DebyeResult) -> str:
+    return "; ".join(
+        f"{row['model']} MAE/MAD {row['mae_over_mad']:.3f}"
+        for row in result.comparison
+        if "mae_over_mad" in row
+    )
+
+
+def main(config: Annotated[Path, typer.Option(help="YAML file")]) -> None:
+    """Run the whole chain as a YAML file says."""
+    pipeline(PipelineConfig.from_yaml(config))
+
+
+if __name__ == "__main__":
+    typer.run(main)

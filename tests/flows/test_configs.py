@@ -1,0 +1,46 @@
+"""Configurations: strict, from YAML, each mistake in one line that names the file, the key and the remedy."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri
+
+
+class Example(FlowConfig):
+    epochs: int = Field(ge=1)
+    table: TableUri = DEFAULT_TABLE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: [", "not valid YAML"),
+        ("- 1", "expected keys and values at the top level, found list"),
+        ("epochs: 0", "'epochs': Input should be greater than or equal to 1, got 0"),
+        ("{}", "'epochs' is missing"),
+        ("epochs: 1\nepoch: 2", "'epoch' is not a key of Example (keys: epochs, table)"),
+        ("epochs: 1\ntable: ${NOT_SET_ANYWHERE}", "the environment variable NOT_SET_ANYWHERE is not set"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "example.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Example.from_yaml(path)
+    assert str(path) in str(caught.value) and message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot read the configuration"):
+        Example.from_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_the_table_follows_the_environment_of_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLOUD_TABLE", raising=False)
+    assert Example(epochs=1).table == "runs/lake/structures"
+    monkeypatch.setenv("CLOUD_TABLE", "s3://lake/structures")
+    assert Example(epochs=1).table == "s3://lake/structures"
+    assert Example(epochs=1, table="elsewhere").table == "elsewhere"
