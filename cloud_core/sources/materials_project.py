@@ -5,10 +5,14 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pydantic import Field, model_validator
 
+from cloud_core.sources.download import cache_folder
 from cloud_core.sources.record import (
     Partition,
     Record,
@@ -33,6 +37,7 @@ from cloud_core.sources.tables import Label, timestamp
 from cloud_core.structures.errors import Reason, StructureError
 
 KEY = "MP_API_KEY"
+_GNOME = "gnome_r2scan_statics"
 PUBLIC = "https://api.materialsproject.org"
 _PARTITION = "summary"
 _LICENCES = {"BY-C": "CC-BY-4.0", "BY-NC": "CC-BY-NC-4.0"}  # builder_meta.license
@@ -52,6 +57,10 @@ class MaterialsProjectSpec(SourceSpec):
     labels: dict[str, Label] = Field(
         {}, description="label name -> field of the document (`a.b` for nested) and unit"
     )
+    bulk: bool = Field(
+        False,
+        description="the whole database, from the project's open-data store instead of by requests",
+    )
     include_gnome: bool = Field(False, description="GNoME's materials too, which are licensed CC-BY-NC")
     ids_per_request: Annotated[int, Field(ge=1, le=10_000)] = Field(
         500,
@@ -59,6 +68,12 @@ class MaterialsProjectSpec(SourceSpec):
     )
     endpoint: str = Field("", description="address of the API; default: the public one")
     politeness: Politeness = Politeness()
+
+    @model_validator(mode="after")
+    def _bulk_is_everything(self) -> Self:
+        if self.bulk and self.query:
+            raise ValueError("`bulk` is the whole database; leave `query` out, or `bulk`")
+        return self
 
     def open(self, secrets: SecretLookup = from_environment) -> "MaterialsProjectSource":
         return MaterialsProjectSource(self, secrets)
@@ -81,6 +96,7 @@ class MaterialsProjectSource:
         self._endpoint = (spec.endpoint or os.environ.get("MP_API_ENDPOINT") or PUBLIC).rstrip("/")
         self._pace = Pace(spec.politeness)
         self._client: Any = None
+        self._bulk_version = ""
         self._listings: dict[str, list[tuple[str, datetime | None]]] = {}
 
     def partitions(self, since: Since = None) -> Iterator[Partition]:
@@ -98,15 +114,15 @@ class MaterialsProjectSource:
 
     def read(self, partition: Partition) -> Iterator[Record]:
         since = datetime.fromisoformat(partition.at["since"]) if partition.at["since"] else None
+        if self.spec.bulk:
+            yield from self._bulk(partition.at["version"], since)
+            return
         wanted = [
             identifier
             for identifier, updated in self._listing(partition.at["version"])
             if since is None or updated is None or updated >= since
         ]
-        fields = sorted(
-            {"material_id", "structure", "last_updated", "builder_meta"}
-            | {(label.column or name).split(".")[0] for name, label in self.spec.labels.items()}
-        )
+        fields = self._fields()
         for start in range(0, len(wanted), self.spec.ids_per_request):
             chunk = wanted[start : start + self.spec.ids_per_request]
             documents = self._documents(chunk, fields)
@@ -118,11 +134,51 @@ class MaterialsProjectSource:
         for identifier, _ in self._listing(partition.at["version"]):
             yield identifier
 
+    def _fields(self) -> list[str]:
+        labels = {(label.column or name).split(".")[0] for name, label in self.spec.labels.items()}
+        return sorted({"material_id", "structure", "last_updated", "builder_meta"} | labels)
+
+    # -- the open-data store
+
+    def _bulk(self, version: str, since: datetime | None) -> Iterator[Record]:
+        condition = self._bulk_condition()
+        if since is not None:
+            condition &= ds.field("last_updated") >= pa.scalar(since, pa.timestamp("us", tz="UTC"))
+        rows = self._dataset(version)
+        for batch in rows.to_batches(columns=self._fields(), filter=condition, batch_size=512):
+            for document in batch.to_pylist(maps_as_pydicts="strict"):
+                structure = document["structure"]
+                for site in structure["sites"] if structure else ():
+                    site["species"] = [
+                        {key: value for key, value in one.items() if value is not None}
+                        for one in site["species"]
+                    ]
+                yield self._record(str(document["material_id"]), document)
+
+    def _bulk_condition(self) -> ds.Expression:
+        condition = ~ds.field("deprecated")
+        if not self.spec.include_gnome:
+            batch = ds.field("builder_meta", "batch_id")
+            condition &= batch.is_null() | (batch != _GNOME)
+        return condition
+
+    def _dataset(self, version: str) -> ds.Dataset:
+        """mp-api's copy of the database's files, one folder a version."""
+        if self._bulk_version != version:
+            self._bulk_version, self._client = version, None
+        return self._ask(lambda client: client.materials.summary.search().pyarrow_dataset)
+
     # -- the service
 
     def _listing(self, version: str) -> list[tuple[str, datetime | None]]:
         """(id, last update) of every material of the query, sorted by id."""
-        if version not in self._listings:
+        if version not in self._listings and self.spec.bulk:
+            columns = ["material_id", "last_updated"]
+            rows = self._dataset(version).to_table(columns=columns, filter=self._bulk_condition())
+            self._listings = {
+                version: sorted((row["material_id"], row["last_updated"]) for row in rows.to_pylist())
+            }
+        elif version not in self._listings:
             found: dict[str, datetime | None] = {}
             page = 1
             while True:
@@ -166,6 +222,7 @@ class MaterialsProjectSource:
                 f"{self.name}: the Materials Project needs an API key (from "
                 f"https://materialsproject.org/api); set {KEY}, or make the Prefect Secret block mp-api-key"
             )
+        from deltalake.exceptions import DeltaError
         from mp_api.client.core import MPRestError
         from requests.exceptions import RequestException
 
@@ -174,9 +231,10 @@ class MaterialsProjectSource:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     if self._client is None:
-                        self._client = _rester(key, self._endpoint)
+                        folder = cache_folder("materials_project", self._bulk_version)
+                        self._client = _rester(key, self._endpoint, folder)
                     return call(self._client)
-            except (MPRestError, RequestException, ValueError, KeyError) as error:
+            except (MPRestError, RequestException, DeltaError, OSError, ValueError, KeyError) as error:
                 message = " ".join(redacted(f"{type(error).__name__}: {error}", [key]).split())[:400]
             # raised here and not above, so that no chained exception carries the key
             found = re.search(r"status code (\d{3})", message)
@@ -235,7 +293,17 @@ class MaterialsProjectSource:
         )
 
 
-def _rester(key: str, endpoint: str) -> Any:
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _rester(key: str, endpoint: str, folder: Path) -> Any:
     from mp_api.client import MPRester
 
-    return MPRester(key, endpoint=endpoint, use_document_model=False, mute_progress_bars=True)
+    return MPRester(
+        key,
+        endpoint=endpoint,
+        use_document_model=False,
+        mute_progress_bars=True,
+        local_dataset_cache=folder,
+    )

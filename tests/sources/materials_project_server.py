@@ -36,6 +36,8 @@ class MaterialsProject:
             found = [d for d in self.documents if d["material_id"] in wanted]
         if "batch_id_not_eq" in query:
             found = [d for d in found if d["builder_meta"]["batch_id"] != query["batch_id_not_eq"]]
+        if "batch_id" in query:
+            found = [d for d in found if d["builder_meta"]["batch_id"] == query["batch_id"]]
         if "nelements_max" in query:
             found = [d for d in found if d["nelements"] <= int(query["nelements_max"])]
         order = query.get("_sort_fields", "material_id")

@@ -14,6 +14,7 @@ import pytest
 
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Feed, Partition, Record, Source, SourceError
+from tests.servers import S3Server
 from tests.sources.materials_project_server import KEY, MaterialsProject, materials_project
 
 pytestmark = pytest.mark.integration
@@ -184,3 +185,62 @@ def test_a_material_without_a_structure_is_refused(server: MaterialsProject) -> 
     refused = {record.id: record.refusal for record in found if record.refusal}
     ids = [document["material_id"] for document in server.documents]
     assert refused == {ids[0]: "missing_structure", ids[1]: "bad_label"}
+
+
+def test_in_bulk_from_the_open_data_store(
+    server: MaterialsProject, s3: S3Server, monkeypatch: pytest.MonkeyPatch, runs: Path
+) -> None:
+    """The store's Delta table with emmet's own schema, on a local S3 server; mp-api finds it by itself."""
+    import boto3
+    import pyarrow as pa
+    from deltalake import write_deltalake
+    from emmet.core.arrow import arrowize
+    from emmet.core.summary import SummaryDoc
+
+    store = boto3.client("s3", endpoint_url=s3.endpoint)
+    store.create_bucket(Bucket="materialsproject-build", ACL="public-read")
+    for name, value in {"AWS_ALLOW_HTTP": "true", "MPRESTER_MUTE_PROGRESS_BARS": "true"}.items():
+        monkeypatch.setenv(name, value)
+    server.documents[2]["deprecated"] = True
+    server.documents[5]["builder_meta"]["batch_id"] = "gnome_r2scan_statics"
+    schema = pa.schema(arrowize(SummaryDoc))
+    kinds = {field.name: field.type for field in schema}
+    rows = []
+    for document in server.documents:
+        row = {name: document.get(name) for name in kinds}
+        row["last_updated"] = datetime.fromisoformat(document["last_updated"]).replace(tzinfo=UTC)
+        row["bulk_modulus"] = list(document["bulk_modulus"].items())
+        row["structure"] = {k: v for k, v in document["structure"].items() if k != "properties"}
+        for site in row["structure"]["sites"]:
+            site.pop("properties", None)
+        rows.append(row)
+    columns = [pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()]
+    table = pa.table(columns, schema=schema).add_column(
+        0, "version", pa.array([server.db_version] * len(rows))
+    )
+    options = {"AWS_ENDPOINT_URL": s3.endpoint, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1"}
+    where = "s3://materialsproject-build/collections/summary"
+    write_deltalake(
+        where, table, partition_by=["version"], storage_options=options | {"aws_conditional_put": "etag"}
+    )
+
+    for item in store.list_objects_v2(Bucket="materialsproject-build")["Contents"]:
+        store.put_object_acl(Bucket="materialsproject-build", Key=item["Key"], ACL="public-read")
+
+    labels = {"gap": {"column": "band_gap", "unit": "eV"}, "k": {"column": "bulk_modulus.vrh", "unit": "GPa"}}
+    opened = source(server, bulk=True, labels=labels)
+    partition, found = read(opened)
+    by_request = {record.id: record for record in read(source(server, labels=labels))[1]}
+    assert len(found) == len(by_request) == 38
+    for record in found:
+        other = by_request[record.id]
+        assert (record.content_hash, record.labels, record.licence, record.modified_at) == (
+            (other.content_hash, other.labels, other.licence, other.modified_at)
+        )
+    assert isinstance(opened, Feed) and sorted(opened.ids(partition)) == sorted(by_request)
+    _, newer = read(source(server, bulk=True), datetime(2024, 9, 1, tzinfo=UTC))
+    assert {r.id for r in newer} == {
+        i for i, r in by_request.items() if r.modified_at and r.modified_at.month == 9
+    }
+    with pytest.raises(SourceError, match="whole database; leave `query` out"):
+        source(server, bulk=True, query={"is_stable": True})
