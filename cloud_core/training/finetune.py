@@ -26,7 +26,8 @@ Precision = Literal["float32", "bfloat16"]
 Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 """(output of the model, columns of the batch) -> a scalar: the mean over the rows of the batch."""
 
-TOKENS_AT_ONCE = 16_384  # of a batch without gradients
+# of a batch without gradients: what fills a GPU, and what stays in a CPU's caches
+TOKENS_AT_ONCE = 16_384 if torch.cuda.is_available() else 4_096
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def fit(
     loss: Loss,
     on_epoch: Callable[[Epoch], None] | None = None,
     ranks: Ranks | None = None,
+    keep_best: bool = True,
 ) -> FitResult:
     """Fit `model` to `train`; the weights of the epoch with the lowest validation loss are left in it.
 
@@ -98,6 +100,8 @@ def fit(
     Args:
         on_epoch: called after each epoch, on rank 0.
         ranks: the process group; every rank has to call this with the same arguments.
+        keep_best: False leaves the last epoch's weights instead, as published recipes without a validation
+            part do.
 
     Raises:
         FitError: no rows, fewer than ranks, or a loss that is not finite.
@@ -164,14 +168,16 @@ def fit(
         epochs.append(epoch)
         if best is None or epoch.validation_loss < best.validation_loss:
             best = epoch
-            kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            if keep_best:
+                kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         if on_epoch is not None and ranks.first:
             on_epoch(epoch)
         if settings.patience is not None and number - best.number >= settings.patience:
             break
     assert best is not None
     encoder.requires_grad_(True)
-    model.load_state_dict(kept)
+    if keep_best:
+        model.load_state_dict(kept)
     model.eval()
     return FitResult(tuple(epochs), best)
 
@@ -240,8 +246,8 @@ def outputs(
     model.eval()
     parts: list[Tensor] = []
     batches = _length_batches(examples.lengths)
-    for rows in batches:
-        with autocast(device, precision):
+    with autocast(device, precision):  # around all batches: the weights are cast once
+        for rows in batches:
             parts.append(model(*_inputs(examples, rows, device)).float())
     if not parts:
         raise FitError("no rows to run the model on")
