@@ -172,7 +172,7 @@ def million(path: str, folder: Path, n_rows: int) -> list[tuple[str, str]]:
     shown = [
         ("rows", f"{first['n_records']:,} in {first['seconds']:.0f} s"),
         *(
-            (f"peak memory, {kind}", f"{watch.early.get(kind, 0):,.0f} MB to 100 k rows, {peak:,.0f} MB in all")
+            (f"peak memory, {kind}", f"{watch.early.get(kind, 0):,.0f} MB at 100 k rows, {peak:,.0f} MB in all")
             for kind, peak in sorted(watch.peaks.items())
         ),
         ("log", f"{commits} commits, {log_bytes / first['n_records']:.1f} bytes a row"),

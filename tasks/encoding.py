@@ -22,6 +22,7 @@ from prefect.futures import PrefectFuture
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_core.lake.index import Index, hash_strings
+from cloud_core.lake.runs import grid
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import EncoderSettings, fingerprint
@@ -153,6 +154,7 @@ class Encoding:
         run: str = "",
         on_progress: Callable[[int, Counts], None] | None = None,
         chunks_in_flight: int = 4,
+        before_first_commit: Callable[[], None] = lambda: None,
     ) -> None:
         self.source = source
         self.table = table
@@ -162,6 +164,7 @@ class Encoding:
         self.chunks_in_flight = chunks_in_flight
         self._settings = options.settings
         self._on_progress = on_progress
+        self._before_first_commit = before_first_commit
         self._lock = threading.Lock()
         self._seen = Index()
         self.counts = Counts()
@@ -197,22 +200,25 @@ class Encoding:
         assert self.source is not None
         for partition in shard.partitions:
             records = self.source.read(partition)
-            number = 0
-            while True:
-                batch: list[Record] = []
-                try:
-                    batch.extend(islice(records, self.options.chunk_rows))
-                    ended = not batch
-                except SourceError as error:
-                    self.unreadable.append(f"{partition.key}: {error}")
-                    ended = True
-                if batch:
-                    yield self._claim(batch, shard, partition, number)
-                    number += 1
-                if ended:
-                    break
+            number, batch = 0, self._read(records, partition)
+            while batch:
+                following = self._read(records, partition)
+                yield self._claim(batch, shard, partition, number, is_last=not following)
+                number, batch = number + 1, following
 
-    def _claim(self, records: list[Record], shard: Shard, partition: Partition, number: int) -> _Chunk:
+    def _read(self, records: Iterator[Record], partition: Partition) -> list[Record]:
+        """The records of the next chunk; none at the end, nor where the source breaks off."""
+        batch: list[Record] = []
+        try:
+            for record in islice(records, self.options.chunk_rows):
+                batch.append(record)
+        except SourceError as error:
+            self.unreadable.append(f"{partition.key}: {error}")
+        return batch
+
+    def _claim(
+        self, records: list[Record], shard: Shard, partition: Partition, number: int, is_last: bool
+    ) -> _Chunk:
         inputs = input_rows(records, self._settings)
         records, inputs = self._without_repeats(records, inputs, partition, number)
         claim = self.table.claim(inputs, self._key(inputs, partition))
@@ -228,6 +234,8 @@ class Encoding:
                 "partition": partition.key,
                 "cursor": partition.cursor,
                 "chunk": str(number),
+                "chunks": str(number + 1) if is_last else "",
+                "grid": grid(fingerprint(self._settings), self.options.chunk_rows),
             },
         )
 
@@ -315,6 +323,10 @@ class Encoding:
             rows = chunk.inputs
             for name in outcome.column_names:
                 rows = rows.append_column(outcome.schema.field(name), outcome[name])
+            with self._lock:
+                if self.ended_at is None:
+                    self._before_first_commit()
+                    self.ended_at = time.monotonic()
             self._commit(chunk, rows)
             self.ended_at = time.monotonic()
             statuses = Counter(rows["status"].to_pylist())

@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 from cloud_core.lake.pins import pins
+from cloud_core.lake.runs import unfinished
 from cloud_core.lake.schemas import QUARANTINED
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
@@ -12,7 +13,10 @@ EXAMPLES = 10
 
 
 def status(uri: str, version: int | None = None, storage: Storage | None = None) -> dict[str, Any]:
-    """Rows, files, versions, quarantine by reason, pins, of the newest version or a past one.
+    """Rows, files, versions, quarantine by reason, pins, and what an unfinished run lacks.
+
+    Args:
+        version: a past version; default: the newest.
 
     Raises:
         LakeError: there is no table, or no such version.
@@ -29,6 +33,7 @@ def status(uri: str, version: int | None = None, storage: Storage | None = None)
         "files": len(table.files()),
         "settled": table.is_settled,
         "quarantine": dict(sorted(reasons.items())),
+        "unfinished": unfinished(table) if version is None else None,
         "pins": pins(uri, table.storage),
     }
 

@@ -300,6 +300,16 @@ class Table:
             f"{self.uri}: {_ATTEMPTS} commits lost to other writers; let them finish, then run again"
         )
 
+    def note(self, metadata: dict[str, str]) -> None:
+        """A commit without rows, whose entry in the log holds `metadata`."""
+        with self._lock:
+            for _ in range(_ATTEMPTS):
+                if self._commit(STRUCTURES.empty_table(), None, metadata):
+                    return
+                self.refresh()
+                self._catch_up()
+        raise LakeError(f"{self.uri}: {_ATTEMPTS} commits lost to other writers; try again")
+
     def withdraw(self, ids: Sequence[str], key: str) -> int:
         """Mark structures as withdrawn, in one commit; returns how many were not yet."""
         with self._lock:
@@ -316,11 +326,11 @@ class Table:
 
     # -- inside
 
-    def _commit(self, rows: pa.Table, key: str, metadata: dict[str, str]) -> bool:
+    def _commit(self, rows: pa.Table, key: str | None, metadata: dict[str, str]) -> bool:
         """One attempt on top of the version in memory; False if another writer was first."""
         properties = CommitProperties(
-            app_transactions=[Transaction(key, 1)],
-            custom_metadata={**metadata, "chunk_key": key},
+            app_transactions=[Transaction(key, 1)] if key is not None else None,
+            custom_metadata=metadata,
             max_commit_retries=0,
         )
         try:

@@ -1,0 +1,92 @@
+"""What a run set out to do and whether it ended, told by the commits themselves.
+
+A run that writes begins with a commit that holds its plan, and ends with one that says so; each chunk's
+commit names its partition and its place there. A run without an end was killed, or goes on just now.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cloud_core.lake.table import Table
+
+Place = tuple[str, str, str]  # partition, its cursor, the grid of chunks
+MAX_LISTED = 2000  # partitions whose keys are written into a plan; of more, only the number
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run's partitions with their row counts (None: only reading tells), and the size of a chunk."""
+
+    run: str
+    source: str
+    fingerprint: str
+    chunk_rows: int
+    partitions: Sequence[tuple[str, str, int | None]]  # key, cursor, rows
+
+
+def begin(table: Table, plan: Plan) -> None:
+    values = asdict(plan)
+    values["n_partitions"] = len(plan.partitions)
+    values["partitions"] = list(plan.partitions)[:MAX_LISTED]
+    table.note({"run": plan.run, "plan": json.dumps(values)})
+
+
+def finish(table: Table, run: str) -> None:
+    table.note({"run": run, "finished": "true"})
+
+
+def grid(fingerprint: str, chunk_rows: int) -> str:
+    """Chunks of two runs are comparable when encoder and size are the same."""
+    return f"{fingerprint}/{chunk_rows}"
+
+
+def unfinished(table: Table) -> dict[str, Any] | None:
+    """The newest run that began and did not end: what it has and what it lacks; None if there is none."""
+    history = table.delta.history()  # newest first
+    plans = [entry for entry in history if "plan" in entry]
+    finished = {entry["run"] for entry in history if entry.get("finished")}
+    if not plans or plans[0]["run"] in finished:
+        return None
+    commits: dict[Place, set[int]] = defaultdict(set)
+    sizes: dict[Place, int] = {}
+    for entry in history:  # chunks of earlier attempts count as well
+        if "grid" in entry:
+            place = (entry["partition"], entry["cursor"], entry["grid"])
+            commits[place].add(int(entry["chunk"]))
+            if entry["chunks"]:
+                sizes[place] = int(entry["chunks"])
+    plan = json.loads(plans[0]["plan"])
+    began = datetime.fromtimestamp(plans[0]["timestamp"] / 1000, UTC).isoformat(timespec="seconds")
+    head = {"run": plan["run"], "source": plan["source"], "began": began}
+    return head | _missing(plan, commits, sizes)
+
+
+def _missing(plan: dict[str, Any], commits: dict[Place, set[int]], sizes: dict[Place, int]) -> dict[str, Any]:
+    committed = missing = uncounted = 0
+    examples: list[str] = []
+    own = grid(plan["fingerprint"], plan["chunk_rows"])
+    for key, cursor, n_rows in plan["partitions"]:
+        place = (key, cursor, own)
+        done = commits.get(place, set())
+        committed += len(done)
+        total = sizes.get(place)
+        if total is None and n_rows is not None:
+            total = -(-n_rows // plan["chunk_rows"])
+        if total is None:
+            uncounted += 1
+            continue
+        lacking = sorted(set(range(total)) - done)
+        missing += len(lacking)
+        if lacking and len(examples) < 10:
+            examples.append(f"{key}: chunks {', '.join(map(str, lacking[:20]))} of {total}")
+    return {
+        "partitions": plan["n_partitions"],
+        "chunks_committed": committed,
+        "chunks_missing": missing,
+        "partitions_not_counted_yet": uncounted,
+        "missing": examples,
+    }
