@@ -66,22 +66,35 @@ def canonicalise(text: str) -> str:
     return head + canonical_composition(fractions)
 
 
-@lru_cache(maxsize=65536)
-def element_key(number: int, occupation: tuple[tuple[str, str, int], ...]) -> str:
-    """The element-resolved key of a structure: space group, then element, letter and count of orbits.
+def element_key(number: int, occupation: Mapping[tuple[str, str], int]) -> str:
+    """The element-resolved key of a structure: space group, then each element with its letters.
 
-    occupation: sorted (letter, element or mixture, number of orbits). Least over the relabelings, so two
-    structures share a key if and only if the same elements sit on equivalent positions.
+    occupation: (element or mixture, Wyckoff letter) → number of orbits. Least over the relabelings, so two
+    structures share a key if and only if the same elements sit on equivalent sets of positions. A count
+    above one goes before its letter: "225 Cl:a Na:b", "167 Ge:c Li:b O:2f P:e".
     """
     group = space_groups()[ENANTIOMORPHS.get(number, number)]
-    images = (
-        sorted((letter_order(letter.translate(table)), kind, count) for letter, kind, count in occupation)
-        for table in group.translations
-    )
-    least = min(images)
-    return f"{group.number} " + " ".join(
-        f"{kind}:{count if count > 1 else ''}{letter}" for (_, letter), kind, count in least
-    )
+    # Orbits of one element and one count are alike: only where they are can differ under a relabeling.
+    alike: dict[tuple[str, int], str] = {}
+    for (element, letter), count in sorted(occupation.items()):
+        alike[element, count] = alike.get((element, count), "") + letter
+    kinds = sorted(alike)
+    images = _least_images(group.number, tuple(alike[kind] for kind in kinds))
+    words = [
+        f"{element}:{count if count > 1 else ''}{letter}"
+        for (element, count), letters in zip(kinds, images, strict=True)
+        for letter in letters
+    ]
+    return f"{group.number} {' '.join(words)}"
+
+
+@lru_cache(maxsize=65536)
+def _least_images(number: int, words: tuple[str, ...]) -> tuple[str, ...]:
+    """The least that the relabelings make of a row of letter sets, each sorted."""
+    joined = ",".join(words)
+    images = {joined.translate(table) for table in space_groups()[number].translations}
+    rows = [tuple("".join(sorted(word, key=letter_order)) for word in image.split(",")) for image in images]
+    return min(rows, key=lambda row: [_word_order(word) for word in row])
 
 
 def equivalent(text: str, rng: np.random.Generator) -> str:

@@ -232,23 +232,16 @@ def _is_sensitive(cell: Cell, kinds: _Kinds, settings: EncoderSettings, number: 
     return False
 
 
-def _occupation(symmetry: Symmetry, names: Sequence[str], cells: float) -> tuple[tuple[str, str, int], ...]:
-    """Orbits by letter and kind of atom: what `element_key` takes.
+def _occupation(symmetry: Symmetry, names: Sequence[str], cells: float) -> dict[tuple[str, str], int]:
+    """Number of orbits by kind of atom and letter.
 
     cells: conventional cells in the input cell (1/2 for the primitive cell of an I-centred crystal).
     """
     multiplicities = space_groups()[symmetry.number].multiplicities
     counts: dict[tuple[str, str], int] = {}
-    for pair in zip(symmetry.letters, names, strict=True):
+    for pair in zip(names, symmetry.letters, strict=True):
         counts[pair] = counts.get(pair, 0) + 1
-    return tuple(
-        sorted(
-            [
-                (letter, name, round(count / (cells * multiplicities[letter])))
-                for (letter, name), count in counts.items()
-            ]
-        )
-    )
+    return {pair: round(count / (cells * multiplicities[pair[1]])) for pair, count in counts.items()}
 
 
 def _official_numbers(cell: Cell) -> list[int]:

@@ -121,7 +121,7 @@ class _Helper:
     def __init__(self, memory_mb: int) -> None:
         self.memory_mb = memory_mb
         self.batches: deque[tuple[int, _Batch]] = deque()
-        self.started_at = time.monotonic()
+        self.is_overdue = False
         self._pending = memoryview(b"")
         self._received = bytearray()
         self._sent = 0
@@ -203,20 +203,21 @@ class _Helper:
     def verdict(self, timeout_s: float) -> tuple[Reason, str]:
         """After the end: what happened to the structure in work."""
         code = self.process.wait()
-        words = self.last_words()
-        if code == -signal.SIGALRM:
+        if code == -signal.SIGALRM or self.is_overdue:
             return Reason.TIMEOUT, f"not done within {timeout_s:g} s"
-        if "memory allocation of" in words or "MemoryError" in words:
-            return Reason.OUT_OF_MEMORY, f"more than {self.memory_mb} MiB: {words}"
+        lines = self._last_lines()
+        if lost := [line for line in lines if "memory allocation of" in line or "MemoryError" in line]:
+            return Reason.OUT_OF_MEMORY, f"more than {self.memory_mb} MiB: {lost[0]}"
+        words = next((line for line in reversed(lines) if not line.startswith("note:")), "no last words")
         if code < 0:
-            return Reason.CRASHED, f"{signal.Signals(-code).name} in a library: {words}".rstrip(": ")
+            return Reason.CRASHED, f"{signal.Signals(-code).name} in a library: {words}"
         return Reason.CRASHED, f"the encoder ended with code {code}: {words}"
 
-    def last_words(self) -> str:
-        """The last line that the process or a library of it printed."""
-        self._last_words.seek(max(0, self._last_words.seek(0, os.SEEK_END) - 2000))
-        lines = self._last_words.read().decode("utf-8", errors="replace").strip().splitlines()
-        return lines[-1][:300] if lines else ""
+    def _last_lines(self) -> list[str]:
+        """The last lines that the process or a library of it printed."""
+        self._last_words.seek(max(0, self._last_words.seek(0, os.SEEK_END) - 4000))
+        text = self._last_words.read().decode("utf-8", errors="replace")
+        return [line.strip()[:300] for line in text.splitlines() if line.strip()]
 
     def forget_words(self) -> None:
         self._last_words.truncate(0)
@@ -270,10 +271,9 @@ class _Run:
             for helper in poller.ready(busy):
                 helper.write()
                 self._collect(helper)
-            for helper in busy:
+            for helper in self.helpers:
                 if helper.is_stuck(self._timeout_s):
-                    os.kill(helper.process.pid, signal.SIGALRM)
-                    time.sleep(0.1)
+                    helper.is_overdue = True
                     helper.process.kill()
 
     def _feed(self) -> None:
