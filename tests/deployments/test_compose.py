@@ -203,3 +203,68 @@ def test_mlflow_answers_to_the_name_it_has_inside_compose(stack: Stack) -> None:
     address = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=5"
     assert httpx.get(address, headers={"Host": "mlflow:5000"}).status_code == 200
     assert httpx.get(address, headers={"Host": "elsewhere.example:5000"}).status_code == 403
+
+
+def deployments(project: Path) -> list[dict[str, Any]]:
+    return yaml.safe_load((project / "deployments" / "prefect.yaml").read_text())["deployments"]
+
+
+def test_every_flow_is_deployed_on_the_server(stack: Stack, project: Path) -> None:
+    api = f"http://127.0.0.1:{stack.ports['prefect-server:4200']}/api"
+    there = {item["entrypoint"]: item for item in httpx.post(f"{api}/deployments/filter", json={}).json()}
+    assert set(there) == {item["entrypoint"] for item in deployments(project)}
+    encode = there["flows/encode.py:encode"]
+    assert [schedule["schedule"]["cron"] for schedule in encode["schedules"]] == ["0 2 * * *"]
+    assert encode["global_concurrency_limit"]["limit"] == 2
+    automations = httpx.post(f"{api}/automations/filter", json={}).json()
+    assert any("without heartbeats" in item["name"] for item in automations)
+
+
+def test_parameters_of_every_deployment_are_a_valid_configuration(project: Path) -> None:
+    import importlib
+    import inspect
+
+    for item in deployments(project):
+        path, name = item["entrypoint"].split(":")
+        flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), name)
+        if "parameters" in item:
+            (parameter,) = inspect.signature(flow.fn).parameters.values()
+            parameter.annotation.model_validate(item["parameters"]["config"])
+
+
+def test_a_worker_runs_a_deployment_on_dask_into_s3(
+    stack: Stack, s3: S3Server, project: Path, tmp_path: Path
+) -> None:
+    import zipfile
+
+    from cloud_core.lake.table import Table
+
+    archive = tmp_path / "few.zip"
+    with (
+        zipfile.ZipFile(project / "flows" / "demo_data" / "structures.zip") as whole,
+        zipfile.ZipFile(archive, "w") as part,
+    ):
+        for name in [*sorted(whole.namelist())[:40], "broken-no-atoms.cif"]:
+            if name not in part.namelist():
+                part.writestr(name, whole.read(name))
+    api = f"http://127.0.0.1:{stack.ports['prefect-server:4200']}/api"
+    deployment = httpx.get(f"{api}/deployments/name/encode/encode").json()
+    created = httpx.post(
+        f"{api}/deployments/{deployment['id']}/create_flow_run",
+        json={"parameters": {"config": {"source": str(archive)}}, "state": {"type": "SCHEDULED"}},
+    )
+    run_id = created.raise_for_status().json()["id"]
+    deadline = time.monotonic() + 240
+    state = ""
+    while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < deadline:
+        time.sleep(1)
+        state = httpx.get(f"{api}/flow_runs/{run_id}").json()["state_type"]
+    logs = httpx.post(f"{api}/logs/filter", json={"logs": {"flow_run_id": {"any_": [run_id]}}}).json()
+    assert state == "COMPLETED", [line["message"] for line in logs]
+    table = Table.open("s3://lake/structures")
+    ids = table.scope(["structure_id"])["structure_id"].to_pylist()
+    refused = table.quarantine(["structure_id"])["structure_id"].to_pylist()
+    assert {*ids, *refused} == {f"few:{name}" for name in zipfile.ZipFile(archive).namelist()}
+    assert "few:broken-no-atoms.cif" in refused
+    artifacts = httpx.post(f"{api}/artifacts/latest/filter", json={}).json()
+    assert any(item["key"] == "quarantine-few" for item in artifacts)
