@@ -1,6 +1,6 @@
 """Screening speed: from arrays of atoms to predictions, beside a route of the published shape.
 
-    python benchmarks/screen.py STRUCTURES.parquet [--structures 256 --layers 12 --hidden 768 | --model FOLDER]
+    python benchmarks/screen.py STRUCTURES.parquet [--layers 12 --hidden 768 | --model FOLDER]
 
 STRUCTURES holds lattice (9 numbers, Å), species and fractional positions, as the WBM set does. The published
 route builds a pymatgen structure, asks spglib for its symmetry, tokenizes each string when its turn comes,
@@ -37,12 +37,11 @@ BATCH = 64
 
 
 def published_string(row: pd.Series) -> str:
-    """The official form by the route of the published encoder: pymatgen and spglib, one structure at a time."""
+    """The official form by pymatgen and spglib, one structure at a time."""
     from pymatgen.core import Lattice, Structure
 
-    structure = Structure(
-        Lattice(np.reshape(row["lattice"], (3, 3))), row["species"].split(), np.reshape(row["abc"], (-1, 3))
-    )
+    lattice = Lattice(np.reshape(row["lattice"], (3, 3)))
+    structure = Structure(lattice, row["species"].split(), np.reshape(row["abc"], (-1, 3)))
     return encode(structure, forms=("official",)).official or ""
 
 
@@ -84,17 +83,10 @@ def ours(model: PropertyModel, precision: Precision) -> Callable[[list[str]], np
     return lambda texts: predictor.predict_texts(texts)[model.targets[0].name]
 
 
-def timed(work: Callable[[], object]) -> tuple[float, object]:
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", type=Path)
+    parser.add_argument("--model", type=Path, help="a trained property model of one target")
     parser.add_argument("--structures", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--layers", type=int, default=12)
@@ -137,22 +129,17 @@ def main() -> None:
     best = {name: [float("inf"), float("inf")] for name in routes}
     values: dict[str, np.ndarray] = {}
     for _ in range(options.rounds):
-        for name, (encode, predict) in routes.items():
-            seconds, texts = timed(encode)
-            best[name][0] = min(best[name][0], seconds)
-            seconds, found = timed(lambda p=predict, t=texts: p(t))  # type: ignore[misc]
-            best[name][1] = min(best[name][1], seconds)
-            values[name] = np.asarray(found)
-    print(f"{options.structures} structures, {options.layers} layers of {options.hidden}, {options.threads} threads, "
-          f"{platform.processor() or platform.machine()}, torch {torch.__version__}")  # fmt: skip
-    print(f"{'route':<26}{'encode s':>10}{'model s':>10}{'structures/s':>14}{'ratio':>8}")
-    whole = sum(best["published shape, float32"])
-    for name, (encoding, model_seconds) in best.items():
-        total = encoding + model_seconds
-        print(
-            f"{options.structures} structures, {geometry.layers} layers of {geometry.hidden_size}, "
-            f"{options.threads} threads, {platform.machine()}, torch {torch.__version__}"
-        )
+        for name, (strings, predict) in routes.items():
+            started = time.perf_counter()
+            texts = strings()
+            encoded = time.perf_counter()
+            values[name] = predict(texts)
+            done = time.perf_counter()
+            best[name] = [min(best[name][0], encoded - started), min(best[name][1], done - encoded)]
+    print(
+        f"{options.structures} structures, {geometry.layers} layers of {geometry.hidden_size}, "
+        f"{options.threads} threads, {platform.machine()}, torch {torch.__version__}"
+    )
     print(f"{'route':<26}{'encode s':>10}{'model s':>10}{'structures/s':>14}{'ratio':>8}{'model alone':>13}")
     slow = best["published shape, float32"]
     for name, (encoding, running) in best.items():
@@ -164,7 +151,7 @@ def main() -> None:
     exact = values["ours, float32"]
     off = np.abs(values["ours, bfloat16"] - exact)
     print(
-        f"bfloat16 against float32: mean {off.mean() / exact.std():.4f}, max {off.max() / exact.std():.4f} standard "
+        f"bfloat16 against float32: mean {off.mean() / exact.std():.4f}, max {off.max() / exact.std():.4f} "
         f"deviations of the predictions; max {off.max() / model.targets[0].deviation:.4f} of the labels"
     )
 
