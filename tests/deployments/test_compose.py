@@ -82,6 +82,18 @@ def test_files_that_services_mount_and_build_from_are_there(project: Path, compo
                 assert (project / volume.split(":")[0]).is_file()
 
 
+def test_dask_services_run_with_the_settings_of_our_own_clusters(compose: dict[str, Any]) -> None:
+    import dask
+
+    from tasks.cluster import _DASK
+
+    for name in ("dask-scheduler", "dask-worker"):
+        environment = compose["services"][name]["environment"]
+        found = dask.config.collect_env(environment)
+        for key, value in _DASK.items():
+            assert dask.config.get(key, config=found) == value, (name, key)
+
+
 @dataclass
 class Stack:
     """The services as native processes; `ports` maps `service:port` inside compose to loopback."""
