@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -296,6 +297,8 @@ class Encoding:
         assert chunk.future is not None
         try:
             return chunk.future.result()
+        except CancelledError as error:
+            raise _lost(self.table.uri) from error
         except (KilledWorker, *UNEXPECTED):
             return self._isolated(chunk.items)
 
@@ -306,6 +309,8 @@ class Encoding:
         for _ in range(ISOLATED_ATTEMPTS):
             try:
                 return self._submit(items, isolated=True).result()
+            except CancelledError as error:
+                raise _lost(self.table.uri) from error
             except KilledWorker:
                 continue
         if len(items) == 1:
@@ -416,6 +421,13 @@ class Replay(Encoding):
         changed = pc.not_equal(pc.fill_null(rows["reason"], ""), pc.fill_null(chunk.before, ""))
         rows, revisions = rows.filter(changed), chunk.revisions[np.asarray(changed)]
         self.table.append_chunk(rows, chunk.key, revisions, chunk.metadata)
+
+
+def _lost(uri: str) -> EncodeError:
+    return EncodeError(
+        f"{uri}: the Dask scheduler was lost in the midst of the run; what was committed is kept: start a "
+        "scheduler and run the same encoding again"
+    )
 
 
 @task(name="encode shard", task_run_name="shard {shard.number}", cache_policy=NO_CACHE, persist_result=False)
