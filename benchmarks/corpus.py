@@ -1,0 +1,183 @@
+"""The pretraining corpus of all structures in ../shared/data, with and without a declared hold-out.
+
+    python benchmarks/corpus.py --shared ../shared --to runs/corpus [--wbm 60000]
+
+Writes `strings.txt` (hold-out left out), `held-out.txt` (its crystals, to test on) and `with-held-out.txt`
+(the variant with them in): distinct canonical strings, one a line. No label is read.
+
+Held out, by canonical string: the test fold (0) of phonons and of the MatBench tasks whose structures are
+linked here, the crystals with a phonon density of states that are not in the published C_v training part, and
+the crystals with a dielectric tensor that are not in the published dielectric training part. The last two
+contain the published test fifths, whose rows are not named anywhere.
+"""
+
+import argparse
+import ast
+import gzip
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from cloud_core.scope import EncoderSettings, canonicalise
+from cloud_core.scope.workers import Encoded, encode_many
+from cloud_core.sources.record import Record
+from cloud_core.structures.cell import Cell
+
+Rows = Iterator[tuple[str, Any, str]]  # (id, structure, format)
+
+
+def cif_table(path: str, name: str = "material_id") -> Callable[[Path], Rows]:
+    def rows(data: Path) -> Rows:
+        frame = pd.read_csv(data / path, usecols=[name, "cif"])
+        yield from ((str(i), cif, "cif") for i, cif in zip(frame[name], frame["cif"], strict=True))
+
+    return rows
+
+
+def materials_project(data: Path) -> Rows:
+    cifs = pq.read_table(data / "crysxpp/mp_cifs_36737.parquet").to_pandas().set_index("path")["cif"]
+    labels = pd.read_csv(data / "crysxpp/mp_labels_joined.csv.gz", usecols=["material_id", "cif_path"])
+    for name, path in zip(labels["material_id"], labels["cif_path"], strict=True):
+        yield str(name), bytes(cifs[path]).decode(), "cif"
+
+
+def metal_organic(data: Path) -> Rows:
+    for row in pq.read_table(data / "qmof/qmof_cifs_sample.parquet").to_pylist():
+        yield row["path"], bytes(row["cif"]).decode(), "cif"
+
+
+def wbm(data: Path) -> Rows:
+    for batch in pq.ParquetFile(data / "wbm/wbm_initial_structures.parquet").iter_batches(4096):
+        for row in batch.to_pylist():
+            lattice = np.array(row["lattice"], float).reshape(3, 3)
+            positions = np.array(row["abc"], float).reshape(-1, 3)
+            yield row["material_id"], Cell(lattice, tuple(row["species"].split()), positions), "cell"
+
+
+def phonon_densities(data: Path) -> Rows:
+    from pymatgen.core.periodic_table import Element
+
+    frame = pd.read_csv(data / "phonon/phdos_tutorial_data_1521.csv.gz", usecols=["mp_id", "structure"])
+    for name, text in zip(frame["mp_id"], frame["structure"], strict=True):
+        atoms = ast.literal_eval(text)
+        lattice = np.array(atoms["cell"], float).reshape(3, 3)
+        species = tuple(Element.from_Z(number).symbol for number in atoms["numbers"])
+        yield str(name), Cell(lattice, species, np.array(atoms["positions"]) @ np.linalg.inv(lattice)), "cell"
+
+
+def dielectric_tensors(data: Path) -> Rows:
+    frame = pd.read_csv(data / "automatminer/phonon_dielectric_mp.csv.gz", usecols=["mpid", "structure"])
+    for name, text in zip(frame["mpid"], frame["structure"], strict=True):
+        yield str(name), json.dumps(ast.literal_eval(text)), "pymatgen"
+
+
+def phonons(data: Path) -> Rows:
+    stored = pd.read_json(data / "matbench/matbench_phonons_structures.json.gz", typ="series", dtype=False)
+    for number, row in enumerate(stored["data"], 1):
+        yield f"mb-phonons-{number:04d}", json.dumps(row[0]), "pymatgen"
+
+
+def elastic(data: Path) -> Rows:
+    with gzip.open(data / "matcalc/mp-binary-pbe-elasticity-2025.1.json.gz") as file:
+        for row in json.load(file):
+            yield row["mp_id"], json.dumps(row["structure"]), "pymatgen"
+
+
+def jarvis(data: Path) -> Rows:
+    """Perovskites and superconductors as POSCAR text, its line ends written as two characters."""
+    for archive in sorted((data / "jarvis_leaderboard").glob("*.zip")):
+        with zipfile.ZipFile(archive) as opened:
+            for name in opened.namelist():
+                for part in json.loads(opened.read(name)).values():
+                    for key, poscar in part.items():
+                        yield f"{name}:{key}", poscar.replace("\\n", "\n"), "poscar"
+
+
+SOURCES: dict[str, Callable[[Path], Rows]] = {
+    "crysxpp": materials_project,
+    "mp_20_biternary_val": cif_table("mp_cif_csv/mp_20_biternary_val.csv.gz"),
+    "mpts_52_val": cif_table("mp_cif_csv/mpts_52_val.csv.gz"),
+    "perov_5_val": cif_table("cdvae/perov_5_val.csv.gz"),
+    "carbon_24_val": cif_table("cdvae/carbon_24_val.csv.gz"),
+    "phonon_densities": phonon_densities,
+    "dielectric_tensors": dielectric_tensors,
+    "phonons": phonons,
+    "matcalc": elastic,
+    "jarvis": jarvis,
+    "qmof": metal_organic,
+    "wbm": wbm,
+}
+
+
+def encoded(name: str, data: Path, cache: Path, limit: int | None) -> pd.Series:
+    """Canonical strings of a source by id; kept in `cache`, so that a second start goes on."""
+    kept = cache / f"{name}.parquet"
+    if not kept.exists():
+        structures = SOURCES[name](data)
+        records = [
+            Record(id=i, payload=structure, format=format, source=name) for i, structure, format in structures
+        ][:limit]
+        found = encode_many(records, EncoderSettings(), processes=2)
+        rows = [(item.id, item.scope.canonical) for item in found if isinstance(item, Encoded)]
+        cache.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows, columns=["id", "canonical"]).to_parquet(kept)
+        print(f"{name}: {len(rows)} of {len(records)} encoded", flush=True)
+    frame = pd.read_parquet(kept)
+    return frame.set_index("id")["canonical"]
+
+
+def held_out(data: Path, strings: dict[str, pd.Series]) -> set[str]:
+    """Canonical strings of the hold-out; see the head of this file."""
+    folds = pd.read_csv(data / "matbench/matbench_v0.1_test_folds.csv.gz")
+    tests = folds[folds["test_fold"] == 0]
+    held = set(strings["phonons"].reindex(tests.loc[tests["task"] == "matbench_phonons", "mbid"]).dropna())
+    links = pd.read_csv(data / "matbench/matbench_structure_links.csv.gz")
+    linked = links.merge(tests, on=["task", "mbid"])
+    for source, ids in linked.groupby("source")["source_id"]:
+        held |= set(strings[str(source)].reindex(ids.astype(str).unique()).dropna())
+    example = data / "cloud_example"
+    for published, source in (
+        ("cloud_cv_train_and_val.csv", "phonon_densities"),
+        ("finetune_dielectric_train_and_val.csv", "dielectric_tensors"),
+    ):
+        frame = pd.read_csv(example / published)
+        column = "cloud" if "cloud" in frame.columns else frame.columns[0]
+        train = {canonicalise(text) for text in frame[column]}
+        held |= set(strings[source]) - train
+    return held
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--to", type=Path, default=Path("runs/corpus"))
+    parser.add_argument("--wbm", type=int, help="the first so many WBM structures; default: all 256,963")
+    options = parser.parse_args()
+    data = options.shared / "data"
+    limits = {"wbm": options.wbm}
+    strings = {name: encoded(name, data, options.to / "encoded", limits.get(name)) for name in SOURCES}
+    published = pd.read_csv(data / "cloud_example/pretrain_cloud_10k.csv")["cloud"]
+    everything = {canonicalise(text) for text in published}
+    everything |= {text for series in strings.values() for text in series}
+    for part in ("cloud_cv_train_and_val.csv", "finetune_dielectric_train_and_val.csv"):
+        frame = pd.read_csv(data / "cloud_example" / part)
+        column = "cloud" if "cloud" in frame.columns else frame.columns[0]
+        everything |= {canonicalise(text) for text in frame[column]}
+    held = held_out(data, strings) & everything
+    for name, texts in (
+        ("strings", everything - held),
+        ("held-out", held),
+        ("with-held-out", everything),
+    ):
+        (options.to / f"{name}.txt").write_text("\n".join(sorted(texts)) + "\n", encoding="utf-8")
+        print(f"{name}: {len(texts)} distinct strings")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The pretraining flow on a real table, a real Prefect server and a real MLflow store."""
+
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling
+from transformers import BertForMaskedLM
+
+from cloud_core.lake.schemas import STRUCTURES
+from cloud_core.lake.table import Table
+from cloud_core.models.checkpoint import load_encoder
+from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.hugging_face import to_hugging_face
+from cloud_core.scope.tokenizer import Tokenizer
+from cloud_core.training.masking import Masking
+from flows.configs import ConfigError
+from flows.pretrain import PretrainConfig, PretrainResult, pretrain
+from flows.scaling import ScalingConfig, scaling
+from tasks.tracking import metric_history, mlflow_client
+from tasks.training import run_of
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+TINY: dict[str, Any] = {"hidden_size": 32, "layers": 1, "heads": 2, "feed_forward": 64}
+
+
+def strings(shared: Path, n: int) -> list[str]:
+    return (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1 : n + 1]
+
+
+def filled_table(uri: str, texts: list[str]) -> Table:
+    table = Table.create(uri)
+    columns: dict[str, list[Any]] = {
+        "structure_id": [f"cloud:{i}" for i in range(len(texts))],
+        "source": ["cloud"] * len(texts),
+        "status": ["encoded"] * len(texts),
+        "canonical": list(texts),
+        "content_hash": [str(i) for i in range(len(texts))],
+        "fingerprint": ["f"] * len(texts),
+        "encoded_at": [datetime.now(UTC)] * len(texts),
+    }
+    assert table.append_chunk(
+        pa.table(columns, schema=pa.schema([STRUCTURES.field(n) for n in columns])), "k"
+    )
+    return table
+
+
+@pytest.fixture(scope="module")
+def finished(
+    shared: Path, prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PretrainConfig, PretrainResult, Path]:
+    """One run of the flow with two processes: its config, its result, the runs folder."""
+    folder = tmp_path_factory.mktemp("flow")
+    table = filled_table(str(folder / "structures"), strings(shared, 300))
+    config = PretrainConfig(
+        name="tiny", table=table.uri, encoder=EncoderConfig(**TINY), epochs=3, batch_size=64,
+        validation_fraction=0.1, log_every=2, validate_every=5, launch={"processes": 2, "threads": 1},
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLOUD_RUNS", str(folder / "runs"))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        return config, pretrain(config), folder / "runs"
+
+
+@pytest.fixture
+def same_runs(finished: tuple[PretrainConfig, PretrainResult, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CLOUD_RUNS", str(finished[2]))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return finished[2]
+
+
+def test_everything_is_in_mlflow_and_leads_back_to_the_table(
+    finished: tuple[PretrainConfig, PretrainResult, Path], same_runs: Path
+) -> None:
+    config, result, _ = finished
+    client = mlflow_client()
+    stored = client.get_run(result.run_id)
+    assert stored.info.status == "FINISHED"
+    assert result.snapshot is not None and result.snapshot.n_rows == 300
+    assert stored.data.tags["input.structures.uri"] == config.table
+    assert stored.data.tags["input.structures.version"] == str(result.snapshot.version)
+    assert stored.data.params["encoder.hidden_size"] == "32"
+    steps = int(stored.data.params["total_steps"])
+    with tracked_run("pretrain", "reader") as reader:
+        history = metric_history(
+            type(reader)(result.run_id, stored.info.experiment_id, client),
+            ["train/loss", "validation/perplexity"],
+        )
+    assert [step for step, _ in history["train/loss"]] == [*range(2, steps, 2), steps]
+    assert [step for step, _ in history["validation/perplexity"]] == [*range(5, steps, 5), steps]
+    for field in ("generator", "wyckoff", "element", "fraction"):
+        assert f"validation/masked_accuracy_{field}" in stored.data.metrics
+    for rate in ("tokens_per_second", "strings_per_second", "model_flop_utilisation", "memory_gb"):
+        assert stored.data.metrics[f"system/{rate}"] > 0
+    names = {artifact.path for artifact in client.list_artifacts(result.run_id)}
+    assert {"learning_curve.png", "config.yaml", "result.json"} <= names
+
+
+def test_the_model_is_a_folder_that_names_its_snapshot_and_loads_in_transformers(
+    finished: tuple[PretrainConfig, PretrainResult, Path], tmp_path: Path
+) -> None:
+    config, result, _ = finished
+    _, metadata = load_encoder(result.model_folder)
+    assert result.snapshot is not None
+    assert metadata["snapshot"] == {"uri": config.table, "version": result.snapshot.version}
+    assert (metadata["form"], metadata["run_id"]) == ("canonical", result.run_id)
+    to_hugging_face(result.model_folder, tmp_path / "export", Tokenizer().words)
+    _, report = BertForMaskedLM.from_pretrained(tmp_path / "export", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+
+
+def test_the_same_again_trains_nothing(
+    finished: tuple[PretrainConfig, PretrainResult, Path], same_runs: Path
+) -> None:
+    config, result, _ = finished
+    log = next(same_runs.glob("checkpoints/tiny-*/torchrun.log"))
+    written = log.stat().st_mtime_ns
+    again = pretrain(config)
+    assert again.model_folder == result.model_folder
+    assert again.metrics == result.metrics
+    assert log.stat().st_mtime_ns == written
+    history = mlflow_client().get_metric_history(again.run_id, "train/loss")
+    assert len(history) > 3  # the new MLflow run has the whole curve
+
+
+def test_held_out_strings_are_neither_trained_on_nor_validated_with(shared: Path, tmp_path: Path) -> None:
+    from cloud_core.training.corpus import Corpus
+    from flows.pretrain import prepare_corpus
+
+    texts = strings(shared, 200)
+    (tmp_path / "all.txt").write_text("\n".join(["cloud", *texts]))
+    (tmp_path / "out.txt").write_text("\n".join(texts[:50]))
+    config = PretrainConfig(
+        texts=tmp_path / "all.txt", exclude=(tmp_path / "out.txt",), validation_fraction=0.2, steps=1
+    )
+    about = prepare_corpus.fn(config, [], str(tmp_path))
+    parts = [Corpus.load(about[part]) for part in ("training", "validation")]
+    held = set(Corpus.from_texts(texts[:50]).row_hashes().tolist())
+    seen = {h for part in parts for h in part.row_hashes().tolist()}
+    assert not held & seen
+    assert seen == set(Corpus.from_texts(texts).row_hashes().tolist()) - held
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 5}, "give either table or texts"),
+        ({"table": "t", "texts": "x", "steps": 5}, "give either table or texts"),
+        ({"table": "t"}, "give either epochs or steps"),
+        ({"table": "t", "steps": 5, "encoder": {"width": 3}}, "encoder.width"),
+        ({"table": "t", "steps": 5, "encoder": {"hidden_size": 100}}, "not a multiple of heads"),
+        ({"table": "t", "steps": 5, "masking": {"rate": 15}}, "rate is a share"),
+        ({"table": "t", "steps": 5, "launch": {"nodes": "two"}}, "launch.nodes"),
+    ],
+)
+def test_a_wrong_configuration_is_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ConfigError, match=message):
+        PretrainConfig.from_yaml(tmp_path / "config.yaml")
+
+
+def test_the_shipped_configurations_are_valid(project: Path) -> None:
+    base = PretrainConfig.from_yaml(project / "deployments/configs/pretrain.yaml")
+    assert base.encoder == EncoderConfig() and base.masking == Masking()
+    PretrainConfig.from_yaml(project / "deployments/configs/pretrain-small.yaml")
+    ScalingConfig.from_yaml(project / "deployments/configs/scaling.yaml")
+
+
+SERVE = """
+import sys
+from flows.pretrain import pretrain
+pretrain.serve(name=sys.argv[1], pause_on_shutdown=False, print_starting_message=False)
+"""
+
+
+def ranks_of(folder: Path) -> list[psutil.Process]:
+    """Living processes that train a job under `folder`, the agent among them."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder) in part for part in process.info["cmdline"] or ())
+        and "cloud_core.training.pretrain" in (process.info["cmdline"] or ())
+    ]
+
+
+def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
+    shared: Path, prefect_server: str, tmp_path: Path, project: Path
+) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(strings(shared, 200)))
+    config = PretrainConfig(
+        name="endless", texts=tmp_path / "texts.txt", encoder=EncoderConfig(**TINY), steps=10**7,
+        batch_size=20, validation_fraction=0.1, log_every=1, validate_every=10**7, checkpoint_every=10**7,
+        launch={"processes": 2, "threads": 1},
+    )  # fmt: skip
+    runs = tmp_path / "runs"
+    environment = os.environ | {
+        "PREFECT_API_URL": prefect_server,
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "CLOUD_RUNS": str(runs),
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVE, "cancelled"], env=environment, cwd=project, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 150
+
+    def until(condition: Any) -> Any:
+        while not (value := condition()):
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.2)
+        return value
+
+    try:
+        with get_client(sync_client=True) as client:
+            found = until(lambda: [d for d in client.read_deployments() if d.name == "cancelled"])
+            parameters = {"config": config.model_dump(mode="json")}
+            run = client.create_flow_run_from_deployment(found[0].id, parameters=parameters)
+            until(lambda: any(path.stat().st_size for path in runs.glob("checkpoints/*/metrics.jsonl")))
+            assert len(ranks_of(tmp_path)) == 3
+            client.set_flow_run_state(run.id, Cancelling())
+            until(lambda: client.read_flow_run(run.id).state_type.value == "CANCELLED")
+        until(lambda: not ranks_of(tmp_path))
+    finally:
+        server.terminate()
+        server.wait(30)
+        for process in ranks_of(tmp_path):
+            process.kill()
+    folder = next(runs.glob("checkpoints/endless-*"))
+    latest = (folder / "checkpoints" / "latest").read_text()
+    assert int(latest.removeprefix("step-")) > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLOUD_RUNS", str(runs))
+        client_of_mlflow = mlflow_client()
+        experiment = client_of_mlflow.get_experiment_by_name("pretrain")
+        assert experiment is not None
+        (stored,) = client_of_mlflow.search_runs([experiment.experiment_id])
+        assert stored.info.status == "KILLED"
+
+
+def test_a_scaling_study_is_one_parent_with_children(
+    shared: Path, prefect_server: str, tmp_path: Path, runs: Path
+) -> None:
+    (tmp_path / "texts.txt").write_text("\n".join(strings(shared, 300)))
+    shared_settings = {
+        "name": "study", "experiment": "scaling", "texts": str(tmp_path / "texts.txt"), "steps": 1,
+        "batch_size": 64, "validation_fraction": 0.2, "launch": {"threads": 1},
+    }  # fmt: skip
+    result = scaling(
+        ScalingConfig(
+            pretrain=PretrainConfig.model_validate(shared_settings),
+            sizes={"a": EncoderConfig(**TINY)},
+            data_fractions=(0.5, 1.0),
+            budgets=(3,),
+        )
+    )
+    assert [(p["size"], p["data_fraction"], p["parameters"]) for p in result.points] == [
+        ("a", 0.5, 8192),
+        ("a", 1.0, 8192),
+    ]
+    assert 0.4 < result.points[0]["training_tokens"] / result.points[1]["training_tokens"] < 0.6
+    client = mlflow_client()
+    experiment = client.get_experiment_by_name("scaling")
+    assert experiment is not None
+    stored = client.search_runs([experiment.experiment_id])
+    children = [r for r in stored if r.data.tags.get("mlflow.parentRunId") == result.run_id]
+    assert {child.info.run_id for child in children} == {point["run_id"] for point in result.points}
+    names = {artifact.path for artifact in client.list_artifacts(result.run_id)}
+    assert {"scaling.png", "scaling.json"} <= names
