@@ -1,0 +1,60 @@
+"""Where the work runs, and what is said where it cannot."""
+
+import pytest
+from pydantic import ValidationError
+
+from tasks.cluster import ClusterConfig, ClusterError, LazyCluster, cluster
+
+
+def test_local_workers_have_one_thread_and_one_task_at_a_time():
+    with cluster(ClusterConfig(workers=1, memory_gb=1)) as client:
+        (worker,) = client.scheduler_info()["workers"].values()
+        assert worker["nthreads"] == 1 and worker["memory_limit"] == 10**9
+        assert worker["host"] == "127.0.0.1"
+        assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_a_lazy_cluster_starts_once_and_stops(recwarn: pytest.WarningsRecorder):
+    with LazyCluster(ClusterConfig(workers=1)) as lazy:
+        assert lazy.seconds_starting == 0
+        assert lazy.submit(sum, [1, 2]).result() == 3
+        client = lazy.client
+        assert lazy.client is client and lazy.seconds_starting > 0
+    assert client.status == "closed"
+
+
+def test_an_address_without_a_scheduler_is_named():
+    config = ClusterConfig(kind="address", address="tcp://127.0.0.1:1", start_timeout_s=1)
+    with pytest.raises(ClusterError, match=r"tcp://127.0.0.1:1: no Dask scheduler answers"), cluster(config):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "address"}, "goes with kind: address"),
+        ({"address": "tcp://here:1"}, "goes with kind: address"),
+        ({"options": {"queue": "cpu"}}, "slurm and kubernetes"),
+        ({"wokers": 2}, "wokers"),
+        ({"workers": 0}, "workers"),
+    ],
+)
+def test_a_wrong_configuration_is_named(values: dict[str, object], message: str):
+    with pytest.raises(ValidationError, match=message):
+        ClusterConfig.model_validate(values)
+
+
+@pytest.mark.parametrize("kind", ["slurm", "kubernetes"])
+def test_a_missing_back_end_is_named(kind: str):
+    pytest.importorskip("dask")
+    module = {"slurm": "dask_jobqueue", "kubernetes": "dask_kubernetes"}[kind]
+    try:
+        __import__(module)
+    except ImportError:
+        with (
+            pytest.raises(ClusterError, match=rf"pip install 'cloud-pipeline\[{kind}\]'"),
+            cluster(ClusterConfig.model_validate({"kind": kind})),
+        ):
+            pass
+    else:
+        pytest.skip(f"{module} is installed")
