@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from cloud_core.evaluation.regression import regression_metrics
-from cloud_core.evaluation.thermal_plots import AXIS_LABELS, curves, errors_by_temperature, parity
+from cloud_core.evaluation.thermal_plots import (
+    AXIS_LABELS,
+    curves,
+    errors_by_temperature,
+    parity,
+    sweep_figure,
+)
+from cloud_core.inference.thermodynamics import thermodynamics
 from cloud_core.models.debye_model import HIGHEST, LOWEST, DebyeModel, evaluate
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target, geometry, take_encoder
@@ -289,18 +296,22 @@ def figures(
     crystals: int,
     basis: Basis,
 ) -> dict[str, "Figure"]:
-    """Curves of some test crystals, predicted against true, and the error over temperature."""
+    """Curves of some test crystals, together and each by itself, predicted against true, error over T."""
     train, _, test = parts
     order = np.argsort(theta, kind="stable")
     # soft, middling and hard ones: spread over the predicted θ
     chosen = order[np.linspace(0, len(order) - 1, crystals + 2)[1:-1].astype(int)]
-    lines, points = {}, {}
-    for i in chosen:
+    lines, points, drawn = {}, {}, {}
+    for number, i in enumerate(chosen, start=1):
         name = f"{test.texts[i].rpartition('| ')[2]}, θ = {theta[i]:.0f} K"
         lines[name] = evaluate(test.quantity, float(theta[i]), torch.from_numpy(temperatures)).numpy()
         known = ~np.isnan(test.values[i])
         points[name] = (test.temperatures[known], test.values[i][known])
-    drawn = {"curves": curves(temperatures, lines, test.quantity, points)} if lines else {}
+        single = thermodynamics([theta[i]], temperatures)
+        one = {key: values[0] for key, values in single.items() if values.ndim == 2}
+        drawn[f"crystal-{number}"] = sweep_figure(one, name)
+    if lines:
+        drawn["curves"] = curves(temperatures, lines, test.quantity, points)
     true = test.scaled(test.values, basis)
     known = ~np.isnan(true)
     label = AXIS_LABELS[test.quantity].replace("per atom", f"per {basis}").replace("kJ", "J")

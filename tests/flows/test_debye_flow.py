@@ -57,7 +57,14 @@ def test_trains_registers_and_answers(prefect_server: str, mlflow_uri: str, tabl
     assert run.data.metrics["test_mae"] == pytest.approx(result.metrics["test_mae"])
     assert run.data.params["training.lowest_theta"] == "20.0"
     names = {item.path for item in mlflow_client().list_artifacts(result.run_id)}
-    assert {"curves.png", "parity.png", "comparison.json", "test_predictions.json"} <= names
+    assert {
+        "curves.png",
+        "crystal-1.png",
+        "crystal-3.png",
+        "parity.png",
+        "comparison.json",
+        "test_predictions.json",
+    } <= names
 
     folder = resolve("models:/debye@challenger")
     predictor = Predictor.load(folder)
