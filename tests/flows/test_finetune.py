@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from sklearn.metrics import mean_absolute_error
+from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from cloud_core.inference import Predictor
-from cloud_core.models.checkpoint import CheckpointError
+from cloud_core.models.checkpoint import CheckpointError, save_encoder
+from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.models.heads import PropertyModel
 from flows.configs import ConfigError
 from flows.finetune import FinetuneConfig, finetune
 from tasks.registry import RegistryError
@@ -105,6 +107,47 @@ def test_torchrun_gives_the_model_of_one_process(
     np.testing.assert_allclose(left, right, atol=2e-4)
 
 
+@pytest.mark.integration
+def test_classes_searched_settings_and_the_encoder_from_scratch(
+    dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(dielectric).head(120)
+    frame["high"] = frame["n"] > frame["n"].median()
+    frame.to_csv(tmp_path / "classes.csv", index=False)
+    encoder = save_encoder(
+        tmp_path / "encoder", MaskedLanguageModel(EncoderConfig(**TINY)), {"form": "canonical"}
+    )
+    result = finetune(
+        config(
+            tmp_path / "classes.csv",
+            targets=[{"label": "high", "kind": "classification", "classes": ["False", "True"]}],
+            encoder=str(encoder),
+            from_scratch=False,
+            scratch_baseline=True,
+            baselines=["mean"],
+            search={"trials": 2, "space": {"layer_decay": None, "batch_size": [16, 32]}},
+        )
+    )
+    table = pd.read_csv(result.predictions)
+    for name, key in (("model", "test"), ("encoder from scratch", "baseline/encoder_from_scratch")):
+        area = roc_auc_score(table["high"], table[f"high: {name}, True"])
+        assert result.metrics[f"{key}/high/roc_auc"] == pytest.approx(area)
+    assert not np.allclose(table["high: model, True"], table["high: encoder from scratch, True"])
+    assert result.metrics["baseline/mean/high/roc_auc"] == pytest.approx(0.5)
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    parent = client.get_run(result.run_id)
+    children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{result.run_id}'")
+    names = {child.info.run_name for child in children}
+    assert names == {"trial-0", "trial-1", "n-seed-0", "n-scratch-seed-0"}
+    losses = [
+        child.data.metrics["validation_loss"] for child in children if child.info.run_name.startswith("trial")
+    ]
+    assert parent.data.metrics["search/validation_loss"] == pytest.approx(min(losses))
+    metadata = PropertyModel.load(result.model_folder)[1]
+    assert metadata["parent"] == str(encoder)
+    assert Predictor.load(result.model_folder).predict([table["scope"][0]])[0]["high"] in ("False", "True")
+
+
 def test_missing_encoder_is_an_error_and_no_start_from_scratch(dielectric: Path, tmp_path: Path) -> None:
     with pytest.raises((RegistryError, CheckpointError), match="nowhere"):
         config(dielectric, encoder=str(tmp_path / "nowhere"), from_scratch=False).start()
@@ -115,9 +158,6 @@ def test_missing_encoder_is_an_error_and_no_start_from_scratch(dielectric: Path,
 
 
 def test_encoder_of_another_form_is_refused(dielectric: Path, tmp_path: Path) -> None:
-    from cloud_core.models.checkpoint import save_encoder
-    from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
-
     folder = save_encoder(
         tmp_path / "encoder", MaskedLanguageModel(EncoderConfig(**TINY)), {"form": "official"}
     )

@@ -1,0 +1,172 @@
+"""Metrics, folds, leakage and calibration against oracles nobody here wrote."""
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import norm
+from sklearn import metrics as sk
+from sklearn.dummy import DummyRegressor
+
+from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkError
+from cloud_core.evaluation.classification import classification_metrics
+from cloud_core.evaluation.folds import SplitError, matbench_folds, split_by_group, split_fold
+from cloud_core.evaluation.leakage import leakage, leakage_by_form
+from cloud_core.evaluation.matbench import FoldResult, scores
+from cloud_core.evaluation.regression import regression_metrics
+from cloud_core.evaluation.uncertainty import coverage, miscalibration_area, widening
+
+
+def labels_of(shared: Path, task: str) -> pd.Series:
+    """Published labels by row name, in the published order."""
+    columns = json.loads(bz2.decompress((shared / "data/matbench/labels" / f"{task}.json.bz2").read_bytes()))
+    return pd.Series(list(columns[TASKS[task].target].values()), list(columns["mbid"].values()))
+
+
+@pytest.fixture(scope="module")
+def official(shared: Path) -> pd.DataFrame:
+    return pd.read_csv(shared / "data/matbench/matbench_v0.1_test_folds.csv.gz")
+
+
+@pytest.mark.parametrize("name", MATBENCH)
+def test_folds_are_the_official_ones(name: str, shared: Path, official: pd.DataFrame) -> None:
+    task = TASKS[name]
+    published = official[official["task"] == name].set_index("mbid")["test_fold"].sort_index()
+    assert task.row_ids() == published.index.tolist()
+    classes = labels_of(shared, name).to_numpy() if task.kind == "classification" else None
+    mine = np.empty(task.n_rows, dtype=int)
+    for fold, rows in enumerate(matbench_folds(task.n_rows, classes)):
+        mine[rows] = fold
+    assert np.array_equal(mine, published.to_numpy())
+
+
+def test_catalogue_knows_units_and_sizes(shared: Path) -> None:
+    facts = json.loads((shared / "data/matbench/matbench_v0.1_dataset_metadata.json").read_text())
+    structure_tasks = {name for name, entry in facts.items() if entry["input_type"] == "structure"}
+    assert structure_tasks == set(MATBENCH)
+    for name in MATBENCH:
+        task, entry = TASKS[name], facts[name]
+        assert (task.n_rows, task.target, task.kind) == (
+            entry["n_samples"],
+            entry["target"],
+            entry["task_type"],
+        )
+        assert task.unit == (entry["unit"] or "")
+    assert len(UNCONVBENCH) == 11
+
+
+def test_a_published_model_scores_as_its_file_says(shared: Path) -> None:
+    with gzip.open(shared / "data/matbench/leaderboard_results/cgcnnv2019_results.json.gz") as file:
+        published = json.load(file)["tasks"]
+    assert set(published) == set(MATBENCH)
+    for name in MATBENCH:
+        task, labels = TASKS[name], labels_of(shared, name)
+        for fold in range(5):
+            entry = published[name]["results"][f"fold_{fold}"]
+            said = np.array([float(value) for value in entry["data"].values()])
+            true = labels[list(entry["data"])].to_numpy(float)
+            found = scores(task, FoldResult(tuple(entry["data"]), true, said, {}))
+            assert found == pytest.approx(entry["scores"], rel=1e-6), (name, fold)
+
+
+def test_regression_metrics_equal_sklearn() -> None:
+    rng = np.random.default_rng(0)
+    train, true = rng.normal(3, 2, 300), rng.normal(3, 2, 100)
+    said = true + rng.normal(0, 1, 100)
+    dummy = DummyRegressor(strategy="mean").fit(train[:, None], train)
+    found = regression_metrics(true, said, float(train.mean()))
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(true, said))
+    assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(true, said))
+    assert found["max_error"] == pytest.approx(sk.max_error(true, said))
+    assert found["r2"] == pytest.approx(sk.r2_score(true, said))
+    other = sk.mean_absolute_error(true, dummy.predict(true[:, None]))
+    assert found["mae_over_mad"] == pytest.approx(found["mae"] / other)
+    assert "mae_over_mad" not in regression_metrics(true, said)
+
+
+@pytest.mark.parametrize("said", [[1.0], [1.0, np.nan], [np.inf, 1.0]])
+def test_a_missing_prediction_is_no_zero(said: list[float]) -> None:
+    with pytest.raises(ValueError, match="predictions"):
+        regression_metrics([1.0, 2.0], said)
+
+
+def test_classification_metrics_equal_sklearn() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2, 200)
+    share = np.clip(labels * 0.4 + rng.uniform(0, 0.8, 200), 0, 1)
+    found = classification_metrics(labels, np.stack([1 - share, share], axis=1))
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, share))
+    assert found["f1"] == pytest.approx(sk.f1_score(labels, share > 0.5))
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, share > 0.5))
+    three = rng.dirichlet(np.ones(3), 200)
+    labels = rng.integers(0, 3, 200)
+    found = classification_metrics(labels, three)
+    assert found["accuracy"] == pytest.approx((three.argmax(1) == labels).mean())
+    assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, three, multi_class="ovr"))
+
+
+def test_splits_keep_a_crystal_on_one_side() -> None:
+    keys = [f"crystal {i % 70}" for i in range(200)]
+    split = split_by_group(keys, 0.2, 0.1, seed=3)
+    assert sorted(np.concatenate(split).tolist()) == list(range(200))
+    sides = [{keys[i] for i in rows} for rows in split]
+    assert not sides[0] & sides[1]
+    assert not sides[0] & sides[2]
+    assert not sides[1] & sides[2]
+    assert len(split.test) == pytest.approx(40, abs=3)
+    assert len(split.validation) == pytest.approx(20, abs=3)
+    fold = split_fold(np.arange(0, 200, 5), keys, 0.1, seed=0)
+    assert np.array_equal(fold.test, np.arange(0, 200, 5))  # the official part stays, shared strings or not
+    assert not {keys[i] for i in fold.train} & {keys[i] for i in fold.validation}
+    with pytest.raises(SplitError, match="2 distinct"):
+        split_by_group(["a", "b"], 0.2, 0.1, seed=0)
+
+
+def test_leakage_counts_shared_strings_and_splits_the_error() -> None:
+    found = leakage("canonical", ["a", "b", "b"], ["b", "c", "b", "d"], [1.0, 5.0, 3.0, 7.0])
+    assert (found.shared_rows, found.shared_strings, found.share) == (2, 1, 0.5)
+    assert (found.mae_shared, found.mae_unshared) == (2.0, 6.0)
+    assert np.isnan(leakage("canonical", ["a"], ["b"], [1.0]).mae_shared)
+
+
+def test_the_canonical_form_finds_what_the_official_one_hides() -> None:
+    # one half-Heusler class under two orders of symbols and elements
+    one = "1 5 a D D D b O O O c O O O d O O O e O O O 0"
+    generators = "0 4 b O O O c O O O d O O O l O O O 0"
+    texts = [f"{one} | 2a | Cs 1.0", f"{one} | 2a | Cs 1.0", f"{one} | 2a | K 1.0"]
+    assert [r.shared_rows for r in leakage_by_form(texts, "official", [0], [1, 2])] == [1, 1]
+    from cloud_core.scope.tables import space_groups
+
+    generators = space_groups()[62].generators
+    swapped = [f"{generators} | 4c 4a | Ca 0.5 O 0.5", f"{generators} | 4b 4c | O 0.5 Ca 0.5"]
+    official, canonical = leakage_by_form(swapped, "official", [0], [1], [0.3])
+    assert official.shared_rows == 0
+    assert canonical.shared_rows == 1
+    assert canonical.mae_shared == pytest.approx(0.3)
+
+
+def test_calibration_of_right_and_wrong_deviations() -> None:
+    rng = np.random.default_rng(2)
+    sigma = rng.uniform(0.5, 2.0, 20_000)
+    true = rng.normal(0, sigma)
+    zero = np.zeros_like(true)
+    expected, observed = coverage(true, zero, sigma)
+    assert np.abs(observed - expected).max() < 0.02
+    _, sure = coverage(true, zero, sigma / 3)
+    one = np.interp(norm.cdf(1) - norm.cdf(-1), expected, sure)
+    assert one == pytest.approx(norm.cdf(1 / 3) - norm.cdf(-1 / 3), abs=0.02)
+    assert miscalibration_area(expected, sure) > 10 * miscalibration_area(expected, observed)
+    assert widening(true, zero, sigma / 3) == pytest.approx(3.0, rel=0.02)
+
+
+def test_stratified_folds_need_the_whole_set() -> None:
+    from cloud_core.evaluation.dataset import Dataset
+
+    task = TASKS["matbench_mp_is_metal"]
+    part = Dataset((task.row_ids()[3],), ("x",), ("x",), np.ones((1, 1)), (task.learned(),), "canonical")
+    with pytest.raises(BenchmarkError, match="whole file"):
+        task.folds(part)

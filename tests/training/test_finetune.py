@@ -1,0 +1,166 @@
+"""The fit: what it learns, what it leaves alone, and what it keeps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.training.examples import Examples
+from cloud_core.training.finetune import Epoch, FitError, FitSettings, fit, mean_loss, outputs
+from cloud_core.training.optimiser import OptimiserSettings, adamw
+from cloud_core.training.property import LABELS, property_loss, scaled
+
+GEOMETRY = EncoderConfig(hidden_size=32, layers=2, heads=2, feed_forward=64)
+ELEMENTS = ("H", "Li", "Na", "K", "Rb", "Cs", "F", "Cl", "Br", "I")
+SETTINGS = FitSettings(
+    epochs=12, batch_size=16, optimiser=OptimiserSettings(learning_rate=3e-3, layer_decay=1.0)
+)
+
+
+def strings(n: int) -> tuple[list[str], np.ndarray]:
+    """Made-up strings whose label is the place of their first element."""
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 5, n), rng.integers(5, 10, n)
+    texts = [
+        f"0 3 n O O O i O O O e O O O 0 | 1a | {ELEMENTS[a]} 0.5 {ELEMENTS[b]} 0.5"
+        for a, b in zip(first, second, strict=True)
+    ]
+    return texts, first.astype(float)
+
+
+@pytest.fixture(scope="module")
+def examples() -> Examples:
+    texts, labels = strings(160)
+    target = Target("place").fitted(labels)
+    return scaled(Examples.from_texts(texts, {LABELS: labels[:, None]}), [target])
+
+
+def model() -> PropertyModel:
+    torch.manual_seed(0)
+    return PropertyModel(GEOMETRY, [Target("place")])
+
+
+LOSS = property_loss([Target("place")], np.ones(1))
+TRAIN, HELD = np.arange(120), np.arange(120, 160)
+
+
+def test_learns_a_rule_from_training_rows(examples: Examples) -> None:
+    fitted = model()
+    before = mean_loss(fitted, examples.take(HELD), LOSS)
+    longer = replace(SETTINGS, epochs=30)
+    result = fit(fitted, examples.take(TRAIN), examples.take(HELD), longer, LOSS)
+    assert result.best.validation_loss < 0.2 * before
+    assert mean_loss(fitted, examples.take(HELD), LOSS) == pytest.approx(result.best.validation_loss)
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_fit(examples: Examples) -> None:
+    fitted = model()
+    wild = replace(SETTINGS, epochs=30, patience=2, optimiser=OptimiserSettings(learning_rate=2e-2))
+    seen: list[Epoch] = []
+    result = fit(fitted, examples.take(TRAIN), examples.take(HELD), wild, LOSS, seen.append)
+    assert tuple(seen) == result.epochs
+    assert result.best == min(result.epochs, key=lambda epoch: epoch.validation_loss)
+    assert result.epochs[-1].number == result.best.number + 2 or len(result.epochs) == 30
+    assert mean_loss(fitted, examples.take(HELD), LOSS) == pytest.approx(result.best.validation_loss)
+
+
+def test_validation_labels_do_not_reach_the_weights(examples: Examples) -> None:
+    settings = replace(SETTINGS, epochs=2)
+    held = examples.take(HELD)
+    other = Examples(held.ids, held.offsets, {LABELS: held.columns[LABELS][::-1].copy()})
+    weights = []
+    for validation in (held, other):
+        fitted = model()
+        fit(fitted, examples.take(TRAIN), validation, settings, LOSS, keep_best=False)
+        weights.append(fitted.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_frozen_epochs_move_the_head_alone(examples: Examples) -> None:
+    fitted = model()
+    start = {name: tensor.clone() for name, tensor in fitted.state_dict().items()}
+    frozen = replace(SETTINGS, epochs=2, frozen_epochs=2)
+    fit(fitted, examples.take(TRAIN), examples.take(HELD), frozen, LOSS)
+    moved = {name for name, tensor in fitted.state_dict().items() if not torch.equal(tensor, start[name])}
+    assert moved == {name for name in start if not name.startswith("encoder.")}
+    fit(fitted, examples.take(TRAIN), examples.take(HELD), replace(frozen, frozen_epochs=1), LOSS)
+    assert not torch.equal(
+        fitted.state_dict()["encoder.embeddings.words.weight"], start["encoder.embeddings.words.weight"]
+    )
+
+
+def test_layers_near_the_input_learn_slower() -> None:
+    settings = OptimiserSettings(learning_rate=1.0, layer_decay=0.5)
+    rates = {group["peak"] for group in adamw(model(), 2, settings).param_groups}
+    assert rates == {1.0, 0.5, 0.25, 0.125}  # head, two layers, embeddings
+
+
+def test_same_seed_same_weights(examples: Examples) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        fitted = model()
+        fit(fitted, examples.take(TRAIN), examples.take(HELD), replace(SETTINGS, epochs=2, seed=seed), LOSS)
+        found.append(outputs(fitted, examples))
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+def test_outputs_keep_the_order_of_rows_of_any_length() -> None:
+    texts = strings(8)[0]
+    longer = [text.replace("1a", "1a 2b 4c") for text in texts[:3]]
+    mixed = [texts[0], longer[0], texts[1], longer[1], texts[2], longer[2]]
+    fitted = model()
+    together = outputs(fitted, Examples.from_texts(mixed))
+    apart = np.concatenate([outputs(fitted, Examples.from_texts([text])) for text in mixed])
+    np.testing.assert_allclose(together, apart, atol=1e-6)
+
+
+def test_loss_of_several_targets_ignores_missing_labels() -> None:
+    targets = [Target("a"), Target("b", kind="classification", classes=("x", "y", "z"))]
+    output = torch.tensor([[1.0, 2.0, 0.0, -1.0], [3.0, 0.5, 0.5, 0.0]])
+    labels = torch.tensor([[2.0, float("nan")], [float("nan"), 2.0]])
+    loss = property_loss(targets, np.array([0.5, 0.5]))(output, {LABELS: labels})
+    # each target has one known label out of two rows: its mean over known labels counts one half
+    expected = 0.5 * (1.0 + F.cross_entropy(output[1:, 1:], torch.tensor([2])))
+    assert loss.item() == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize(("objective", "expected"), [("l1", 2.0), ("l2", 4.0), ("huber", 1.5)])
+def test_objectives(objective: str, expected: float) -> None:
+    loss = property_loss([Target("a")], np.ones(1), objective)  # type: ignore[arg-type]
+    assert loss(torch.tensor([[3.0]]), {LABELS: torch.tensor([[1.0]])}).item() == expected
+
+
+def test_a_loss_that_blows_up_is_told(examples: Examples) -> None:
+    def nan(output: torch.Tensor, columns: object) -> torch.Tensor:
+        return output.sum() * float("nan")
+
+    with pytest.raises(FitError, match="learning_rate"):
+        fit(model(), examples.take(TRAIN), examples.take(HELD), SETTINGS, nan)
+    with pytest.raises(FitError, match="too few"):
+        fit(model(), examples.take(TRAIN[:0]), examples.take(HELD), SETTINGS, LOSS)
+
+
+def test_examples_survive_their_file(examples: Examples, tmp_path: object) -> None:
+    path = f"{tmp_path}/rows.safetensors"
+    examples.save(path)
+    back = Examples.load(path)
+    assert np.array_equal(back.ids, examples.ids)
+    assert np.array_equal(back.columns[LABELS], examples.columns[LABELS])
+    part = examples.take(np.array([5, 3]))
+    assert np.array_equal(part.columns[LABELS], examples.columns[LABELS][[5, 3]])
+    with pytest.raises(ValueError, match="values for"):
+        Examples(examples.ids, examples.offsets, {LABELS: np.zeros(3)})
+
+
+def test_long_strings_are_cut_and_end_in_sep() -> None:
+    text = strings(1)[0][0]
+    whole = Examples.from_texts([text])
+    cut = Examples.from_texts([text], positions=10)
+    assert len(cut.ids) == 10
+    assert cut.ids[-1] == whole.ids[-1]
+    assert np.array_equal(cut.ids[:-1], whole.ids[:9])
