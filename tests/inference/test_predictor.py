@@ -8,7 +8,6 @@ from pymatgen.core import Lattice, Structure
 
 from cloud_core.inference import Predictor
 from cloud_core.models.checkpoint import CheckpointError, save_encoder
-from cloud_core.models.debye import heat_capacity
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel, Target
@@ -60,12 +59,10 @@ def test_the_model_is_asked_in_the_form_it_was_trained_on(tmp_path: Path) -> Non
     assert row["scope"] == encode(SALT, forms=("official",)).official
 
 
-def test_debye_models_give_temperature_and_heat_capacity(tmp_path: Path) -> None:
+def test_debye_models_answer_too(tmp_path: Path) -> None:
     folder = DebyeModel(GEOMETRY, 300.0).save(tmp_path / "debye", {"form": "canonical"})
     row = Predictor.load(folder).predict([SALT])[0]
     assert row["debye_temperature"] == pytest.approx(300.0, rel=1e-4)  # an untrained head says its start
-    expected = float(heat_capacity(row["debye_temperature"], 300.0))
-    assert row["heat_capacity_300K"] == pytest.approx(expected)
 
 
 def test_a_bare_encoder_predicts_nothing(tmp_path: Path) -> None:
