@@ -217,7 +217,9 @@ def _read_with_pymatgen(text: str) -> Cell:
 def _diagnosis(text: str, messages: str, error: Exception) -> tuple[Reason, str]:
     """The reason behind a CIF that pymatgen could not read."""
     details = messages.split("\n", 1)[-1].strip() or f"{type(error).__name__}: {error}"
-    if "exceeded tolerance" in messages:
+    if found := re.search(r"Occupancy ([\d.]+) exceeded tolerance", messages):
+        if float(found[1]).is_integer():
+            return Reason.OVERLAPPING_SITES, f"{float(found[1]):g} whole atoms on one site"
         return Reason.INVALID_OCCUPANCY, details
     if "below threshold" in messages:
         return Reason.INVALID_LATTICE, details

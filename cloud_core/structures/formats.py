@@ -1,9 +1,11 @@
 """Readers: whatever a structure comes as, a Cell comes out."""
 
+import gzip
 import json
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -83,13 +85,17 @@ def _format_of(text: str) -> str:
 
 def _read_file(path: Path, format: str | None) -> tuple[str, str | None]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode(errors="replace")
+    except (EOFError, zlib.error) as error:
+        raise StructureError(Reason.PARSE_ERROR, f"{path}: {error}") from error
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StructureError(Reason.FILE_NOT_FOUND, f"{path}: {reason}") from error
     except ValueError as error:
         raise StructureError(Reason.FILE_NOT_FOUND, f"{str(path)!r}: {error}") from error
-    suffix = _BY_SUFFIX.get(path.suffix.lower())
+    name = path.with_suffix("") if path.suffix == ".gz" else path
+    suffix = _BY_SUFFIX.get(name.suffix.lower())
     if suffix is None and path.name.upper().startswith(("POSCAR", "CONTCAR")):
         suffix = "poscar"
     return text, format or suffix or _format_of(text)

@@ -1,0 +1,206 @@
+"""The fast CIF reader against pymatgen, and the edges."""
+
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cloud_core.structures import Cell, Reason, StructureError, read
+from cloud_core.structures.cif import _BY_ELECTRONEGATIVITY, read_cif, read_plain
+
+PLAIN = """data_test
+_symmetry_space_group_name_H-M   'P 1'
+_cell_length_a   {a}
+_cell_length_b   {b}
+_cell_length_c   {c}
+_cell_angle_alpha   {alpha}
+_cell_angle_beta   {beta}
+_cell_angle_gamma   {gamma}
+loop_
+ _symmetry_equiv_pos_site_id
+ _symmetry_equiv_pos_as_xyz
+  1  'x, y, z'
+loop_
+ _atom_site_type_symbol
+ _atom_site_label
+ _atom_site_symmetry_multiplicity
+ _atom_site_fract_x
+ _atom_site_fract_y
+ _atom_site_fract_z
+ _atom_site_occupancy
+{sites}
+"""
+CUBIC = dict.fromkeys("abc", 4.2) | dict.fromkeys(("alpha", "beta", "gamma"), 90.0)
+
+
+def plain(sites: list[tuple[str, float, float, float]], **cell: float) -> str:
+    lines = [f" {e} {e}{i} 1 {x:.8f} {y:.8f} {z:.8f} 1" for i, (e, x, y, z) in enumerate(sites)]
+    return PLAIN.format(sites="\n".join(lines), **(CUBIC | cell))
+
+
+def same(a: Cell, b: Cell) -> bool:
+    """Equal to the last bit."""
+    return (
+        a.species == b.species
+        and a.lattice.tobytes() == b.lattice.tobytes()
+        and a.fractions.tobytes() == b.fractions.tobytes()
+        and a.occupancies == b.occupancies
+    )
+
+
+def outcome(text: str, fast: bool) -> Cell | Reason:
+    try:
+        return read_cif(text, fast)
+    except StructureError as error:
+        return error.reason
+
+
+def real_cifs(shared: Path, per_set: int) -> list[str]:
+    data = shared / "data"
+    rng = np.random.default_rng(11)
+    texts: list[str] = []
+    for name in ("crysxpp/mp_cifs_36737.parquet", "qmof/qmof_cifs_sample.parquet"):
+        column = pd.read_parquet(data / name, columns=["cif"])["cif"]
+        texts += [bytes(column[i]).decode() for i in rng.choice(len(column), per_set, replace=False)]
+    for name in ("mp_cif_csv/mp_20_biternary_val", "cdvae/perov_5_val", "cdvae/carbon_24_val"):
+        column = pd.read_csv(data / f"{name}.csv.gz", usecols=["cif"])["cif"]
+        texts += [column[i] for i in rng.choice(len(column), per_set, replace=False)]
+    return texts
+
+
+def test_real_files_are_read_as_pymatgen_reads_them(shared: Path) -> None:
+    texts = [text for text in real_cifs(shared, 60) if len(text) < 60_000]
+    assert len(texts) > 250
+    covered = 0
+    for text in texts:
+        fast = read_plain(text)
+        if fast is not None:
+            covered += 1
+            assert same(fast, read_cif(text, fast=False))
+    assert covered > 0.97 * len(texts)
+
+
+thirds = st.sampled_from(
+    [0.0, 0.5, 0.3333, 0.33333333, 0.6667, 0.66663, 0.33337, -0.3333, 0.99999999, -1e-9, 1.25]
+)
+coordinates = st.one_of(thirds, st.floats(-1.5, 1.5))
+elements = st.sampled_from([*_BY_ELECTRONEGATIVITY.split(), "He", "Ne", "D", "Cn", "X", "Fe2+"])
+lengths = st.floats(0.3, 30)
+angles = st.floats(20, 160)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(st.tuples(elements, coordinates, coordinates, coordinates), min_size=1, max_size=8),
+    st.tuples(lengths, lengths, lengths, angles, angles, angles),
+)
+def test_made_up_files_are_read_as_pymatgen_reads_them(
+    sites: list[tuple[str, float, float, float]], cell: tuple[float, ...]
+) -> None:
+    names = ("a", "b", "c", "alpha", "beta", "gamma")
+    text = plain(sites, **dict(zip(names, cell, strict=True)))
+    fast, slow = outcome(text, True), outcome(text, False)
+    if isinstance(fast, Cell):
+        assert isinstance(slow, Cell)
+        assert same(fast, slow)
+    else:
+        assert fast == slow
+
+
+SITES = [("Na", 0.0, 0.0, 0.0), ("Cl", 0.5, 0.5, 0.5)]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda t: t + t.replace("data_test", "data_other"), id="two blocks"),
+        pytest.param(lambda t: t.replace("0.50000000 1\n", "0.50000000 0.5\n"), id="occupancy"),
+        pytest.param(lambda t: t.replace("0.50000000 1", "0.5(2) 1"), id="uncertainty"),
+        pytest.param(lambda t: t.replace("'x, y, z'", "'x, y, z'\n 2 '-x, -y, -z'"), id="symmetry"),
+        pytest.param(lambda t: t.replace(" Cl Cl1", " Cl1- Cl1"), id="ion"),
+        pytest.param(lambda t: t.replace(" Cl Cl1", " He Cl1"), id="no electronegativity"),
+        pytest.param(
+            lambda t: t.replace("_atom_site_type_symbol\n", "_atom_site_type_symbol_x\n"), id="label"
+        ),
+        pytest.param(lambda t: t.replace("_atom_site_fract_x", "_Atom_Site_Fract_X"), id="case"),
+        pytest.param(lambda t: t.replace("data_test", "data_tést"), id="not ASCII"),
+        pytest.param(lambda t: t.replace("0.50000000 0.5", "0.00000000 0.5"), id="moved"),
+        pytest.param(
+            lambda t: t.replace("0.50000000 0.50000000 0.50000000", "0.0 0.00005 0.0"), id="coincide"
+        ),
+        pytest.param(
+            lambda t: t.replace("0.50000000 0.50000000 0.50000000", "0.0 0.99999 0.0"), id="wrapped"
+        ),
+        pytest.param(lambda t: t.replace("4.2", "0.009", 1), id="flat"),
+        pytest.param(lambda t: t.replace("4.2", "?", 1), id="no length"),
+        pytest.param(lambda t: t[: t.index("loop_\n _atom")], id="no atoms"),
+        pytest.param(lambda t: t.replace("\n", "\r\n"), id="CRLF"),
+        pytest.param(lambda t: t.replace("\n", "\r"), id="CR"),
+        pytest.param(lambda t: t + "_atom_type_symbol Na\n_atom_type_oxidation_number 1\n", id="oxidation"),
+        pytest.param(lambda t: t.replace("'x, y, z'", "-x,-y,z"), id="another operation"),
+        pytest.param(lambda t: t + ";\nloop_\n_cell_length_a 7\n;\n", id="text field"),
+    ],
+)
+def test_variants_are_read_alike_or_left_to_pymatgen(change: object) -> None:
+    text = change(plain(SITES))  # type: ignore[operator]
+    fast, slow = outcome(text, True), outcome(text, False)
+    if isinstance(slow, Cell):
+        assert isinstance(fast, Cell)
+        assert same(fast, slow)
+    else:
+        assert fast == slow
+
+
+@pytest.mark.filterwarnings("ignore:No Pauling")
+def test_the_order_of_elements_is_pymatgens() -> None:
+    from pymatgen.core import Element
+
+    ordered = sorted((e for e in Element if e.X == e.X), key=lambda e: (e.X, e.symbol))
+    assert " ".join(e.symbol for e in ordered) == _BY_ELECTRONEGATIVITY
+
+
+def edge_files(shared: Path, folder: Path, name: str) -> list[Path]:
+    with tarfile.open(shared / "data" / "cif_edge" / f"{name}.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+EXPECTED = {
+    "pymatgen-core/test-files/cif/bad_occu.cif": Reason.INVALID_OCCUPANCY,
+    "pymatgen-core/test-files/io/cif/mcif/magnetic.disordered.example.CuMnO2.mcif": Reason.UNSUPPORTED,
+    "pymatgen-core/test-files/io/cif/mcif/magnetic.incommensurate.example.Cr.mcif": Reason.UNSUPPORTED,
+    "pymatgen-core/test-files/io/cif/mcif/CsCl-manual-oxi-ref.mcif": Reason.PARSE_ERROR,
+    "pymatgen-core/test-files/cif/bad_superflat_inf_loop.cif.gz": Reason.INVALID_LATTICE,
+    "janus-core/tests/data/H2O.cif": Reason.INVALID_LATTICE,
+}
+
+
+def test_edge_files(shared: Path, tmp_path: Path) -> None:
+    files = edge_files(shared, tmp_path, "cif_edge_cases")
+    assert len(files) == 185
+    reasons = {}
+    for path in files:
+        name = str(path.relative_to(tmp_path))
+        try:
+            assert len(read(path)) > 0
+        except StructureError as error:
+            reasons[name] = error.reason
+    others = {name: reason for name, reason in reasons.items() if name not in EXPECTED}
+    assert {name: reasons.get(name) for name in EXPECTED} == EXPECTED
+    # Macromolecules, dictionaries, reflections: no fractional coordinates in them.
+    assert Counter(others.values()).keys() <= {Reason.NO_ATOMS}, others
+    assert all(name.startswith(("cctbx", "gemmi")) for name in others)
+
+
+@pytest.mark.slow
+def test_all_frameworks(shared: Path, tmp_path: Path) -> None:
+    files = edge_files(shared, tmp_path, "curated_cofs")
+    assert len(files) == 984
+    refused = {path.stem: outcome(path.read_text(), True) for path in files}
+    refused = {name: result for name, result in refused.items() if isinstance(result, Reason)}
+    assert refused == {"21131N2": Reason.OVERLAPPING_SITES, "22104N2": Reason.OVERLAPPING_SITES}
