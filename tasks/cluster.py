@@ -64,7 +64,6 @@ def default_cluster() -> ClusterConfig:
 
 # One chunk a worker at a time; a structure that ends its process must not take its neighbours along.
 _DASK = {
-    "distributed.worker.daemon": False,  # workers have child processes of their own (see scope.workers)
     "distributed.scheduler.allowed-failures": 0,  # a chunk that ended its worker is tried anew, isolated
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.worker.memory.target": False,
@@ -157,7 +156,12 @@ def _start(config: ClusterConfig) -> "Cluster":
             raise ClusterError(
                 "kind: slurm needs dask-jobqueue; install it: pip install 'cloud-pipeline[slurm]'"
             ) from error
-        defaults = {"cores": 1, "processes": 1, "memory": f"{config.memory_gb}GB", "worker_extra_args": []}
+        defaults = {
+            "cores": 1,
+            "processes": 1,
+            "memory": f"{config.memory_gb}GB",
+            "job_script_prologue": [f"export {name}={value}" for name, value in _ENVIRONMENT.items()],
+        }
         started = SLURMCluster(**(defaults | config.options))
     else:
         try:
@@ -172,10 +176,12 @@ def _start(config: ClusterConfig) -> "Cluster":
 
 
 def _wait_for_worker(client: "Client", config: ClusterConfig) -> None:
+    # Without a minimum, an adaptive cluster starts workers when there is work.
+    wanted = {"local": config.workers, "address": 1}.get(config.kind, min(1, config.minimum))
+    if not wanted:
+        return
     try:
-        client.wait_for_workers(
-            1 if config.kind != "local" else config.workers, timeout=config.start_timeout_s
-        )
+        client.wait_for_workers(wanted, timeout=config.start_timeout_s)
     except TimeoutError as error:
         raise ClusterError(
             f"{config.address or config.kind}: no Dask worker within {config.start_timeout_s:.0f} s; start "

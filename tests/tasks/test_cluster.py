@@ -1,5 +1,8 @@
 """Where the work runs, and what is said where it cannot."""
 
+import os
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -42,6 +45,26 @@ def test_an_address_without_a_scheduler_is_named():
 def test_a_wrong_configuration_is_named(values: dict[str, object], message: str):
     with pytest.raises(ValidationError, match=message):
         ClusterConfig.model_validate(values)
+
+
+def test_workers_come_as_slurm_jobs_when_there_is_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """dask-jobqueue's own job script, run by a stand-in for `sbatch` (there is no Slurm here)."""
+    pytest.importorskip("dask_jobqueue")
+    programs = {
+        "sbatch": f'cp "${{@: -1}}" {tmp_path}/job\nbash {tmp_path}/job >/dev/null 2>&1 &\n'
+        'echo "Submitted batch job $!"\n',
+        "scancel": 'for job in "$@"; do kill $(pgrep -P $job) $job; done 2>/dev/null\ntrue\n',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    options = {"queue": "cpu", "walltime": "00:10:00", "interface": "lo"}
+    with cluster(ClusterConfig(kind="slurm", workers=1, memory_gb=1, options=options)) as client:
+        assert client.scheduler_info()["workers"] == {}
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+    job = (tmp_path / "job").read_text()
+    assert "#SBATCH -p cpu" in job and "export OMP_NUM_THREADS=1" in job
 
 
 @pytest.mark.parametrize("kind", ["slurm", "kubernetes"])
