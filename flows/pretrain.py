@@ -33,7 +33,7 @@ from tasks.training import Launch, torchrun
 
 # What the job takes from the configuration as it stands.
 PASSED_ON = (
-    *("encoder", "masking", "optimiser", "batch_size", "seed", "precision", "strategy", "compile"),
+    *("encoder", "masking", "relabel", "optimiser", "batch_size", "seed", "precision", "strategy", "compile"),
     *("micro_batch_tokens", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
 )
 
@@ -45,7 +45,9 @@ class PretrainConfig(FlowConfig):
         default="pretrain", pattern=r"^[\w.-]+$", description="of the MLflow run and the folders"
     )
     experiment: str = Field(default="pretrain", description="MLflow experiment")
-    table: TableUri | None = Field(default=None, description="table of structures: a folder or an s3:// address")
+    table: TableUri | None = Field(
+        default=None, description="table of structures: a folder or an s3:// address"
+    )
     version: int | None = Field(default=None, ge=0, description="table version; default: the newest")
     texts: Path | None = Field(
         default=None, description="instead of a table: a file with one SCOPE string per line"
@@ -60,6 +62,9 @@ class PretrainConfig(FlowConfig):
     data_fraction: float = Field(default=1.0, gt=0, le=1, description="share of the training strings to use")
     encoder: EncoderConfig = Field(default=EncoderConfig(), description="geometry; default: BERT-base")
     masking: Masking = Field(default=Masking(), description="what is hidden; default: as published")
+    relabel: bool = Field(
+        default=False, description="in each epoch, equivalent Wyckoff letters and another order of symbols"
+    )
     optimiser: OptimiserSettings = Field(default=OptimiserSettings(), description="AdamW and its schedule")
     epochs: float | None = Field(default=None, gt=0, description="passes over the strings; or give steps")
     steps: int | None = Field(default=None, ge=1, description="optimiser steps; or give epochs")

@@ -25,6 +25,7 @@ from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel, Packing
 from cloud_core.scope.tokenizer import FIELDS, SPECIAL
 from cloud_core.training import counter
+from cloud_core.training.augmentation import augment, space_group_numbers
 from cloud_core.training.corpus import Corpus, batches_per_epoch, epoch_batches, share
 from cloud_core.training.distributed import Ranks, StopRequest, Strategy, gradient_sync, ranks, spread, whole
 from cloud_core.training.masking import Masking, Tokens, choose, corrupt
@@ -59,6 +60,7 @@ class Job:
     steps: int
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     masking: Masking = field(default_factory=Masking)
+    relabel: bool = False  # other names of the same crystals in each epoch
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     batch_size: int = 256
     seed: int = 0
@@ -106,7 +108,17 @@ class Job:
 
     def recipe(self, corpus: Corpus) -> dict[str, Any]:
         """All that decides the outcome: a checkpoint continues only the same recipe."""
-        keys = ("steps", "encoder", "masking", "optimiser", "batch_size", "seed", "precision", "start_from")
+        keys = (
+            "steps",
+            "encoder",
+            "masking",
+            "relabel",
+            "optimiser",
+            "batch_size",
+            "seed",
+            "precision",
+            "start_from",
+        )
         values = asdict(self)
         # As JSON gives it back, so that it compares equal to what a checkpoint holds.
         recipe = {key: values[key] for key in keys} | {"corpus": corpus.digest}
@@ -159,10 +171,11 @@ def micro_batches(
     epoch: int,
     ranks: Ranks,
     limit: int,
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[list[MicroBatch], int]:
     """This rank's share of the global batch `rows`, and the number of masked words in the whole batch.
 
-    The number of micro-batches is the same on every rank.
+    The number of micro-batches is the same on every rank. `groups`: see `micro_batch`.
     """
     tokens = Tokens.of(corpus, rows)
     scored = int(choose(tokens, masking, seed, epoch).sum())
@@ -170,13 +183,22 @@ def micro_batches(
     parts = min(-(-len(tokens.ids) // (ranks.world * limit)), len(rows) // ranks.world)
     ends = np.cumsum(corpus.lengths[mine])
     cuts = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
-    return [micro_batch(corpus, part, masking, seed, epoch) for part in np.split(mine, cuts)], scored
+    parts_of_mine = np.split(mine, cuts)
+    return [micro_batch(corpus, part, masking, seed, epoch, groups) for part in parts_of_mine], scored
 
 
 def micro_batch(
-    corpus: Corpus, rows: NDArray[np.int64], masking: Masking, seed: int, epoch: int
+    corpus: Corpus,
+    rows: NDArray[np.int64],
+    masking: Masking,
+    seed: int,
+    epoch: int,
+    groups: NDArray[np.int64] | None = None,
 ) -> MicroBatch:
+    """Some rows, masked; augmented first where the space groups `[rows of the corpus]` are given."""
     tokens = Tokens.of(corpus, rows)
+    if groups is not None:
+        tokens = augment(tokens, groups, seed, epoch)
     chosen = choose(tokens, masking, seed, epoch)
     seen = corrupt(tokens, chosen, masking, seed, epoch)
     lengths = torch.from_numpy(corpus.lengths[rows])
@@ -202,6 +224,7 @@ class Run:
                 f"{job.batch_size} are too few for {ranks.world} processes; start fewer"
             )
         self.per_epoch = batches_per_epoch(len(self.training), job.batch_size)
+        self.groups = space_group_numbers(self.training) if job.relabel else None
         self.order: tuple[int, list[NDArray[np.int64]]] = (-1, [])
         torch.manual_seed(job.seed)
         self.model = MaskedLanguageModel(job.encoder)
@@ -241,7 +264,7 @@ class Run:
             int(counter.bits(job.seed, counter.DROPOUT, self.step, ranks.rank)[0] >> np.uint64(1))
         )
         batches, scored = micro_batches(
-            self.training, rows, job.masking, job.seed, epoch, ranks, job.micro_batch_tokens
+            self.training, rows, job.masking, job.seed, epoch, ranks, job.micro_batch_tokens, self.groups
         )
         set_learning_rate(self.optimiser, schedule(self.step, job.steps, job.optimiser))
         measured = torch.zeros(self.before.shape[1], dtype=torch.float64, device=ranks.device)
@@ -285,23 +308,12 @@ class Run:
             return self.before
         return torch.cat([self.before, self.ranks.sum(torch.stack(self.pending)).cpu()])
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss, perplexity and accuracies on the validation rows, with published masks that never change."""
+        """Loss, perplexity and accuracies on the validation rows."""
         # FSDP needs its own wrapper for a forward pass; DDP's would wait for a backward one.
         module = getattr(self.objective, "module", self.objective)
-        module.eval()
-        total = torch.zeros(self.before.shape[1], dtype=torch.float64, device=self.ranks.device)
-        rule = Masking()
-        at_once = self.ranks.world * max(1, self.job.micro_batch_tokens // self.job.encoder.positions)
-        for rows in epoch_batches(len(self.validation), at_once, 0, 0):
-            mine = share(rows, self.validation.lengths, self.ranks.rank, self.ranks.world)
-            batch = micro_batch(self.validation, mine, rule, 0, VALIDATION_EPOCH)
-            with self.autocast():
-                total += module(batch.to(self.ranks.device))[1]
-        module.train()
-        metrics = summary(self.ranks.sum(total).cpu(), "validation")
-        return metrics | {"validation/perplexity": math.exp(min(metrics["validation/loss"], 700.0))}
+        with self.autocast():
+            return evaluate(module, self.validation, self.ranks, self.job.micro_batch_tokens)
 
     def save(self) -> None:
         save_state(
@@ -315,6 +327,25 @@ class Run:
             self.ranks,
             self.job.keep_checkpoints,
         )
+
+
+@torch.no_grad()
+def evaluate(
+    objective: nn.Module, corpus: Corpus, ranks: Ranks, tokens_at_once: int = 16_384
+) -> dict[str, float]:
+    """Loss, perplexity and accuracies on a corpus, with published masks that are the same at every call."""
+    training = objective.training
+    objective.eval()
+    total = torch.zeros(1 + 2 * len(FIELDS), dtype=torch.float64, device=ranks.device)
+    rule = Masking()
+    at_once = ranks.world * max(1, tokens_at_once // int(corpus.lengths.max()))
+    for rows in epoch_batches(len(corpus), at_once, 0, 0):
+        mine = share(rows, corpus.lengths, ranks.rank, ranks.world)
+        batch = micro_batch(corpus, mine, rule, 0, VALIDATION_EPOCH)
+        total += objective(batch.to(ranks.device))[1]
+    objective.train(training)
+    metrics = summary(ranks.sum(total).cpu(), "validation")
+    return metrics | {"validation/perplexity": math.exp(min(metrics["validation/loss"], 700.0))}
 
 
 class Work(NamedTuple):

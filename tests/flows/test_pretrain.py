@@ -91,11 +91,7 @@ def test_everything_is_in_mlflow_and_leads_back_to_the_table(
     assert stored.data.tags["input.structures.version"] == str(result.snapshot.version)
     assert stored.data.params["encoder.hidden_size"] == "32"
     steps = int(stored.data.params["total_steps"])
-    with tracked_run("pretrain", "reader") as reader:
-        history = metric_history(
-            type(reader)(result.run_id, stored.info.experiment_id, client),
-            ["train/loss", "validation/perplexity"],
-        )
+    history = metric_history(run_of(result.run_id), ["train/loss", "validation/perplexity"])
     assert [step for step, _ in history["train/loss"]] == [*range(2, steps, 2), steps]
     assert [step for step, _ in history["validation/perplexity"]] == [*range(5, steps, 5), steps]
     for field in ("generator", "wyckoff", "element", "fraction"):

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cloud_core.models.checkpoint import CheckpointError, load_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.training.augmentation import space_group_numbers
 from cloud_core.training.corpus import Corpus, epoch_batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking
@@ -128,7 +129,7 @@ def pair(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, J
     jobs = {
         "ddp": job(corpora, folder / "ddp"),
         "fsdp": job(corpora, folder / "fsdp", strategy="fsdp"),
-        "dropout": job(corpora, folder / "dropout", dropout=0.1),
+        "dropout": job(corpora, folder / "dropout", dropout=0.1, relabel=True),
     }
     side_by_side(2, *jobs.values())
     return jobs
@@ -143,10 +144,12 @@ def three(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("masking", [Masking(), Masking(strategy="field")])
-def test_ranks_see_the_one_global_batch(corpora: Path, world: int, masking: Masking) -> None:
+@pytest.mark.parametrize("relabel", [False, True])
+def test_ranks_see_the_one_global_batch(corpora: Path, world: int, masking: Masking, relabel: bool) -> None:
     corpus = Corpus.load(corpora / "training.safetensors")
+    groups = space_group_numbers(corpus) if relabel else None
     rows = epoch_batches(len(corpus), 50, 5, 1)[2]
-    whole, scored = micro_batches(corpus, rows, masking, 5, 1, Ranks(0, 1, CPU), 10**9)
+    whole, scored = micro_batches(corpus, rows, masking, 5, 1, Ranks(0, 1, CPU), 10**9, groups)
     assert len(whole) == 1 and len(whole[0].targets) == scored > 0
 
     def strings(batch: Any) -> list[tuple[int, ...]]:
@@ -157,7 +160,10 @@ def test_ranks_see_the_one_global_batch(corpora: Path, world: int, masking: Mask
         seen = torch.stack([batch.ids, truth], 1).tolist()
         return [tuple(map(tuple, part)) for part in np.split(np.array(seen), starts)]
 
-    shares = [micro_batches(corpus, rows, masking, 5, 1, Ranks(r, world, CPU), 300) for r in range(world)]
+    shares = [
+        micro_batches(corpus, rows, masking, 5, 1, Ranks(rank, world, CPU), 300, groups)
+        for rank in range(world)
+    ]
     assert len({len(batches) for batches, _ in shares}) == 1
     assert {count for _, count in shares} == {scored}
     together = [s for batches, _ in shares for batch in batches for s in strings(batch)]
@@ -190,7 +196,7 @@ def test_another_number_of_processes_goes_on_with_the_run(alone: Job, three: Job
 
 def test_killed_rank_restarts_bit_for_bit(corpora: Path, pair: dict[str, Job], tmp_path: Path) -> None:
     """SIGKILL one of two ranks: torchrun starts both again, and nothing shows that it happened."""
-    run = job(corpora, tmp_path / "run", dropout=0.1)
+    run = job(corpora, tmp_path / "run", dropout=0.1, relabel=True)
     agent = subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
