@@ -85,12 +85,12 @@ def decode(text: str) -> Parts:
     number = numbers_by_generators().get(generators)
     if number is None:
         raise ScopeError(text, _first_difference(generators), "these are the generators of no space group")
-    position = len(generators) + len(SEPARATOR)
-    symbols = _wyckoff(text, position, wyckoff, number)
-    position += len(wyckoff) + len(SEPARATOR)
+    start = len(generators) + len(SEPARATOR)
+    symbols = _wyckoff(text, start, wyckoff, number)
+    position = start + len(wyckoff) + len(SEPARATOR)
     elements, fractions = _composition(text, position, composition)
     if fractions:
-        _check_reduced(text, symbols, fractions, position)
+        _check_reduced(text, symbols, fractions, start, position)
     elif len(elements) != len(symbols):
         raise ScopeError(
             text,
@@ -159,9 +159,13 @@ def _composition(text: str, start: int, field: str) -> tuple[tuple[str, ...], tu
     return tuple(elements), tuple(fractions)
 
 
-def _check_reduced(text: str, symbols: tuple[str, ...], fractions: tuple[float, ...], start: int) -> None:
-    if len(set(symbols)) != len(symbols):
-        raise ScopeError(text, start - len(SEPARATOR), "a Wyckoff symbol stands twice in the reduced form")
+def _check_reduced(
+    text: str, symbols: tuple[str, ...], fractions: tuple[float, ...], wyckoff: int, composition: int
+) -> None:
+    """Symbols stand once and fractions sum to one; wyckoff and composition are where the fields begin."""
+    for position, symbol in _words(text, wyckoff, text[wyckoff : composition - len(SEPARATOR)]):
+        if text.index(symbol, wyckoff) < position and symbols.count(symbol) > 1:
+            raise ScopeError(text, position, f"{symbol} stands twice in the reduced form")
     # Each fraction is within half a hundredth of a part of the whole.
     if abs(sum(fractions) - 1.0) > 0.005 * len(fractions) + 1e-9:
-        raise ScopeError(text, start, f"the fractions sum to {sum(fractions):.2f}, not 1")
+        raise ScopeError(text, composition, f"the fractions sum to {sum(fractions):.2f}, not 1")

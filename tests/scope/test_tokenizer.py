@@ -56,7 +56,7 @@ def test_fields_of_strings_laid_end_to_end() -> None:
     fields = tokenizer.field_of(flat)
     expected = {"1": GENERATOR, "2i": WYCKOFF, "B": ELEMENT, "C": ELEMENT, "0.5": FRACTION, "|": SPECIAL}
     second = slice(int(offsets[1]), int(offsets[2]))
-    words = ["[CLS]", *"1 0 0 | 2i | B 0.5 C 0.5".split(), "[SEP]"]
+    words = ["[CLS]", *["1", "0", "0", "|", "2i", "|", "B", "0.5", "C", "0.5"], "[SEP]"]
     for word, field in zip(words, fields[second], strict=True):
         assert field == expected.get(word, GENERATOR if word == "0" else SPECIAL), (word, FIELDS[field])
     # "B" and "D" are letters of generators too: the place decides, not the id.
