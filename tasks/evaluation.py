@@ -87,7 +87,9 @@ def fit_member(
         relay = Relay(Path(job.folder) / METRICS, child)
         result = run(job) if launch is None else _launch(job, launch, job_file, relay)
         relay.pump()
-        child.log_metrics({key: result[key] for key in ("best_epoch", "validation_loss", "rows_per_second")})
+        child.log_metrics(
+            {"best_epoch": result["best_epoch"], "best_validation_loss": result["validation_loss"]}
+        )
     return result
 
 

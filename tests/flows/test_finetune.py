@@ -14,6 +14,7 @@ from cloud_core.inference import Predictor
 from cloud_core.models.checkpoint import CheckpointError, save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel
+from flows.benchmark import BenchmarkConfig
 from flows.configs import ConfigError
 from flows.finetune import FinetuneConfig, finetune
 from tasks.registry import RegistryError
@@ -77,7 +78,7 @@ def test_model_is_shown_beside_its_baselines_and_serves(
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{result.run_id}'")
     assert {child.data.params["seed"] for child in children} == {"0", "1"}
     history = client.get_metric_history(children[0].info.run_id, "validation_loss")
-    assert sorted({metric.step for metric in history}) == [0, 1, 2, 3]  # 0: the best one, at the end
+    assert sorted(metric.step for metric in history) == [1, 2, 3]
 
 
 @pytest.mark.integration
@@ -140,7 +141,9 @@ def test_classes_searched_settings_and_the_encoder_from_scratch(
     names = {child.info.run_name for child in children}
     assert names == {"trial-0", "trial-1", "n-seed-0", "n-scratch-seed-0"}
     losses = [
-        child.data.metrics["validation_loss"] for child in children if child.info.run_name.startswith("trial")
+        child.data.metrics["best_validation_loss"]
+        for child in children
+        if child.info.run_name.startswith("trial")
     ]
     assert parent.data.metrics["search/validation_loss"] == pytest.approx(min(losses))
     metadata = PropertyModel.load(result.model_folder)[1]
@@ -166,3 +169,9 @@ def test_encoder_of_another_form_is_refused(dielectric: Path, tmp_path: Path) ->
     started = config(dielectric, encoder=str(folder), from_scratch=False, form="official")
     assert started.start() == {"start_from": str(folder)}
     assert json.loads((folder / "config.json").read_text())["kind"] == "encoder"
+
+
+def test_shipped_configurations_are_valid(project: Path) -> None:
+    folder = project / "deployments" / "configs"
+    assert FinetuneConfig.from_yaml(folder / "finetune.yaml").targets[0].unit == "eV/atom"
+    assert len(BenchmarkConfig.from_yaml(folder / "finetune-matbench.yaml").chosen()) == 9
