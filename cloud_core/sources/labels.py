@@ -48,11 +48,12 @@ class FileLabels:
         if values is None or record.refusal is not None:
             return record
         try:
-            labels = {
+            numbers = {
                 name: float(str(value))
                 for name, value in zip(self._units, values, strict=True)
                 if value not in (None, "")
             }
+            labels = {name: number for name, number in numbers.items() if number == number}  # NaN is empty
         except ValueError as error:
             return replace(record, refusal=Refusal.BAD_LABEL, message=f"labels of {path.name}: {error}")
         units = {name: self._units[name] for name in labels}

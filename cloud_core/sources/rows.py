@@ -179,7 +179,7 @@ def _json_layout(path: str, items: str) -> tuple[str, _Names]:
             opened, _ = next(events)
         if first in ("index", "columns", "data") and opened == "start_array":
             with open_bytes(path) as stream:
-                names.extend(ijson.items(stream, "columns.item"))
+                names.extend(next(ijson.items(stream, "columns"), ()))  # and no further: the rows come after
             return "split", names
         if opened == "start_array":
             names.prefix = str(first)

@@ -11,6 +11,7 @@ import pytest
 
 from cloud_core.lake.pins import pins
 from cloud_core.lake.table import Table
+from cloud_core.sources.catalogue import open_source
 from flows.configs import ConfigError
 from flows.sync import SyncConfig, SyncResult, named, sync
 from tasks.cluster import ClusterConfig, cluster
@@ -209,3 +210,11 @@ def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:
     assert named("demo", tmp_path).name == "demo"
     with pytest.raises(ConfigError, match=r"no sync named 'nothing'.*there are: demo"):
         named("nothing", tmp_path)
+
+
+def test_the_configurations_that_are_shipped_are_valid(project: Path) -> None:
+    names = [p.stem.removeprefix("sync-") for p in (project / "deployments" / "configs").glob("sync-*.yaml")]
+    assert {"demo", "materials-project", "optimade", "matbench"} <= set(names)
+    for name in names:
+        config = named(name, project / "deployments" / "configs")
+        assert config.name == name and open_source(config.source).name

@@ -24,6 +24,8 @@ from tasks.cluster import ClusterConfig, cluster
 from tasks.sync import Incoming, MemoryFile, SyncError, publish
 from tests.servers import free_port, stop
 from tests.sources.conftest import optimade_entries, serve_optimade
+from tests.sources.materials_project_server import KEY, materials_project
+from tests.sources.test_materials_project import documents as mp_documents
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
@@ -269,3 +271,48 @@ def test_a_deployment_is_started_by_a_changed_table_and_not_by_an_unchanged_one(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["sync-watched"]))
         )
     assert any('"new", "structures": 1' in str(artifact.data) for artifact in found)
+
+
+def test_the_materials_project_with_a_key_from_a_secret_block(
+    tmp_path: Path, scheduler: str, prefect_server: str, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is found in the block, and stands in no log, artifact, parameter or state of the server."""
+    from prefect.blocks.system import Secret
+    from prefect.client.orchestration import get_client
+
+    monkeypatch.delenv("MP_API_KEY", raising=False)
+    with materials_project(mp_documents(shared, 20)) as server:
+        values = {
+            "name": "mp",
+            "source": {
+                "kind": "materials_project",
+                "endpoint": server.url,
+                "labels": {"gap": {"column": "band_gap", "unit": "eV"}},
+                "politeness": {"requests_per_second": 1000, "backoff_s": 0.01, "attempts": 2},
+            },
+            "table": str(tmp_path / "table"),
+            "cluster": {"kind": "address", "address": scheduler},
+        }
+        config = SyncConfig.model_validate(values)
+        with pytest.raises(SyncError, match=r"set MP_API_KEY, or make the Prefect Secret block mp-api-key"):
+            sync(config)
+        Secret(value=KEY).save("mp-api-key", overwrite=True)
+        assert sync(config).n_new == 20
+        server.documents[0] |= {"last_updated": "2025-01-01T00:00:00", "band_gap": 9.0}
+        server.documents[1]["deprecated"] = True
+        server.db_version = "2025.12.01"
+        result = sync(config)
+        assert (result.n_new, result.n_changed, result.n_withdrawn) == (0, 1, 1)
+        server.db_version = "2026.01.01"
+        server.fault = lambda path, number: (
+            (401, f'{{"detail": "bad key {KEY}"}}') if "summary" in path else None
+        )
+        with pytest.raises(SyncError, match=r"refuses the key.*bad key \*\*\*"):
+            sync(config)
+    with get_client(sync_client=True) as client:
+        logs = client.read_logs(limit=200)
+        runs = client.read_flow_runs(limit=200)
+        artifacts = client.read_artifacts(limit=200)
+        told = [*logs, *runs, *artifacts]
+        assert any("sync" in run.name or run.parameters for run in runs)
+    assert told and not any(KEY in item.model_dump_json() for item in told)
