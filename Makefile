@@ -11,10 +11,11 @@ STAMP  := $(VENV)/installed
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt tests/oracles/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; make PYTHON=python3.12 … names another")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,production]'
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/oracles --requirement tests/oracles/requirements.txt
 	@touch $@
 
 demo: $(STAMP)

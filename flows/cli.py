@@ -55,7 +55,8 @@ def use_embedded_prefect() -> None:
         # Prefect's own 20 s are too short for a busy laptop
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "WARNING",
+        # the terminal shows bars and one line for a mistake; the whole log is in the UI
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
@@ -142,6 +143,9 @@ def encode(
 
     Example: cloud encode cifs/ --to runs/lake/structures
     """
+    from cloud_core.sources.catalogue import open_source
+
+    open_source(source)  # a wrong one is told before a server starts
     use_embedded_prefect()
     from flows.encode import EncodeConfig
     from flows.encode import encode as flow
@@ -272,22 +276,36 @@ def screen(config: ConfigFile, as_json: AsJson = False) -> None:
 
 @app.command()
 def debye(
-    config: ConfigFile,
-    temperatures: Annotated[str, typer.Option(help="Of the curves, K: first:last:step.")] = "",
+    model: Annotated[str | None, typer.Argument(help="Model folder or models:/ address, for curves.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="Structure files, or SCOPE strings.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file: train a Debye model.")] = None,
+    temperatures: Annotated[str, typer.Option(help="Of the curves, K: first:last:step.")] = "0:1000:10",
+    to: Annotated[Path, typer.Option(help="Folder for the curves and their plots.")] = Path("runs/debye"),
     as_json: AsJson = False,
 ) -> None:
-    """Train a Debye model: heat capacity and internal energy over temperature.
+    """Heat capacity and energies over temperature: train a Debye model, or draw curves with one.
 
-    Example: cloud debye --config deployments/configs/debye.yaml --temperatures 0:1000:10
+    Examples: cloud debye --config deployments/configs/debye.yaml
+
+    cloud debye models:/debye@champion NaCl.cif --temperatures 0:1000:10
     """
-    use_embedded_prefect()
-    from flows.debye import DebyeConfig
-    from flows.debye import debye as flow
+    if (config is None) == (model is None):
+        raise ValueError("give --config FILE to train, or MODEL and FILE… for the curves of crystals")
+    if config is not None:
+        use_embedded_prefect()
+        from flows.debye import DebyeConfig
+        from flows.debye import debye as flow
 
-    settings = DebyeConfig.from_yaml(config)
-    if temperatures:
-        settings = DebyeConfig.model_validate(settings.model_dump() | {"temperatures": temperatures})
-    show(flow(settings), as_json)
+        show(flow(DebyeConfig.from_yaml(config)), as_json)
+        return
+    if not files:
+        raise ValueError(f"{model}: name the structure files to draw curves of")
+    from flows.debye_sweep import sweep
+
+    curves = sweep(str(model), files, temperatures, to)
+    show(curves, as_json)
+    if any(curve.error is not None for curve in curves):
+        raise typer.Exit(1)
 
 
 @app.command()

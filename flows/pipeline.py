@@ -236,11 +236,7 @@ def screen_line(result: ScreenResult) -> str:
 
 
 def debye_line(result: DebyeResult) -> str:
-    return "; ".join(
-        f"{row['model']} MAE/MAD {row['mae_over_mad']:.3f}"
-        for row in result.comparison
-        if "mae_over_mad" in row
-    )
+    return "test MAE/MAD: " + ", ".join(f"{row['model']} {row['MAE/MAD']:.3f}" for row in result.comparison)
 
 
 def main(config: Annotated[Path, typer.Option(help="YAML file")]) -> None:

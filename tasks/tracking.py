@@ -5,6 +5,7 @@ run; the flow run gets an artifact that links back.
 """
 
 import json
+import logging
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,10 @@ from tasks.reporting import flow_run_link, publish_markdown
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+# a new SQLite store would tell each of its migrations
+for _name in ("mlflow.store.db.utils", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 RUNS_VARIABLE = "CLOUD_RUNS"
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the embedded store
