@@ -15,6 +15,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +26,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
-LOOP_ROWS = 16_384  # of each partition-sized portion that the plain loop encodes
+LOOP_ROWS = 8192  # structures of each portion that the plain loop encodes
 PORTIONS = 3
+CHUNK_ROWS = 4000
 
 
 def plain_loop(path: str, portion: int) -> tuple[int, float, float]:
-    """What a script would do: read, encode. Returns rows, seconds in all, seconds of encoding alone."""
+    """What a script would do, reading aside: encode cell by cell. Returns rows, seconds, CPU seconds."""
     from cloud_core.scope.encoder import encode_cell
     from cloud_core.scope.settings import EncoderSettings
     from cloud_core.sources.catalogue import open_source
@@ -39,29 +42,28 @@ def plain_loop(path: str, portion: int) -> tuple[int, float, float]:
     partitions = list(source.partitions())
     partition = partitions[portion * (len(partitions) - 1) // PORTIONS]
     settings = EncoderSettings()
-    cells = [record.payload for record in source.read(partition)]
+    cells = [record.payload for record in islice(source.read(partition), LOOP_ROWS)]
     for warm in cells[:200]:
         encode_cell(warm, settings)
-    started = time.perf_counter()
-    records = [record.payload for record in source.read(partition)]
-    read = time.perf_counter()
-    for cell in records:
+    started, cpu = time.perf_counter(), time.process_time()
+    for cell in cells:
         try:
             encode_cell(cell, settings)
         except StructureError:
             continue
-    ended = time.perf_counter()
-    return len(records), ended - started, ended - read
+    return len(cells), time.perf_counter() - started, time.process_time() - cpu
 
 
-def loop_rates(path: str, at_once: int) -> list[float]:
-    """Structures per second of encoding in `at_once` processes that run side by side, portion by portion."""
-    rates = []
+def loop_rates(path: str, at_once: int) -> tuple[list[float], float]:
+    """Structures per second of `at_once` loops side by side, portion by portion; CPU seconds a structure."""
+    rates, rows_done, cpu_used = [], 0, 0.0
     with multiprocessing.get_context("spawn").Pool(at_once) as pool:
         for portion in range(PORTIONS):
             done = pool.starmap(plain_loop, [(path, portion)] * at_once)
-            rates.append(sum(rows / encoding for rows, _, encoding in done))
-    return rates
+            rates.append(sum(rows / seconds for rows, seconds, _ in done))
+            rows_done += sum(rows for rows, _, _ in done)
+            cpu_used += sum(cpu for _, _, cpu in done)
+    return rates, cpu_used / rows_done
 
 
 class Watch:
@@ -70,6 +72,7 @@ class Watch:
     def __init__(self, process: psutil.Process, table: Path) -> None:
         self.peaks: dict[str, float] = {}
         self.early: dict[str, float] = {}  # while fewer than 100,000 rows were committed
+        self.cpu: dict[int, tuple[str, float]] = {}  # seconds by process
         self._process = process
         self._log = table / "_delta_log"
         self._stop = threading.Event()
@@ -82,6 +85,8 @@ class Watch:
             for process in [self._process, *self._process.children(recursive=True)]:
                 try:
                     kind, memory = _kind(process, self._process), process.memory_info().rss / 2**20
+                    times = process.cpu_times()
+                    self.cpu[process.pid] = (kind, times.user + times.system)
                 except (psutil.NoSuchProcess, psutil.AccessDenied):
                     continue
                 self.peaks[kind] = max(self.peaks.get(kind, 0.0), memory)
@@ -91,9 +96,6 @@ class Watch:
     def end(self) -> None:
         self._stop.set()
         self._thread.join()
-
-
-CHUNK_ROWS = 4000
 
 
 def _kind(process: psutil.Process, root: psutil.Process) -> str:
@@ -136,12 +138,17 @@ def run_flow(source: str | dict[str, Any], table: Path) -> tuple[dict[str, Any],
 
 
 def throughput(path: str, folder: Path) -> list[tuple[str, str]]:
-    one = loop_rates(path, 1)
-    result, _, wall = run_flow(path, folder / "wbm")
-    two = loop_rates(path, 2)
-    one += loop_rates(path, 1)
+    before, cpu_before = loop_rates(path, 1)
+    result, watch, wall = run_flow(path, folder / "wbm")
+    two, _ = loop_rates(path, 2)
+    after, cpu_after = loop_rates(path, 1)
+    one = before + after
     single = sum(one) / len(one)
     pair = sum(two) / len(two)
+    cpu: dict[str, float] = defaultdict(float)
+    for kind, seconds in watch.cpu.values():
+        cpu[kind] += seconds
+    loop_cpu = (cpu_before + cpu_after) / 2 * result["n_records"]
     rate = result["n_records"] / result["seconds_encoding"]
     return [
         ("structures", f"{result['n_records']:,} ({result['n_quarantined']:,} quarantined)"),
@@ -150,6 +157,8 @@ def throughput(path: str, folder: Path) -> list[tuple[str, str]]:
         ("flow, first submission to last commit", f"{rate:,.0f}/s in {result['seconds_encoding']:.1f} s"),
         ("flow / (2 × one loop)", f"{rate / (2 * single):.1%}"),
         ("flow / two loops side by side", f"{rate / pair:.1%}"),
+        ("CPU seconds", ", ".join(f"{kind} {seconds:.0f}" for kind, seconds in sorted(cpu.items()))),
+        ("CPU seconds of the plain loop / those of the flow", f"{loop_cpu / sum(cpu.values()):.1%}"),
         ("start of the cluster", f"{result['seconds_starting']:.1f} s"),
         ("the whole command", f"{wall:.1f} s"),
     ]
@@ -172,7 +181,7 @@ def million(path: str, folder: Path, n_rows: int) -> list[tuple[str, str]]:
     shown = [
         ("rows", f"{first['n_records']:,} in {first['seconds']:.0f} s"),
         *(
-            (f"peak memory, {kind}", f"{watch.early.get(kind, 0):,.0f} MB at 100 k rows, {peak:,.0f} MB in all")
+            (f"peak memory, {kind}", f"{watch.early.get(kind, 0):,.0f} MB at 100 k rows, {peak:,.0f} MB ever")
             for kind, peak in sorted(watch.peaks.items())
         ),
         ("log", f"{commits} commits, {log_bytes / first['n_records']:.1f} bytes a row"),

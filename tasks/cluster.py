@@ -62,6 +62,12 @@ def default_cluster() -> ClusterConfig:
     return ClusterConfig(kind="address", address=address) if address else ClusterConfig()
 
 
+_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "DASK_LOGGING__DISTRIBUTED": "error",  # a worker would tell each connection it makes
+}
 # One chunk a worker at a time; a structure that ends its process must not take its neighbours along.
 _DASK = {
     "distributed.scheduler.allowed-failures": 0,  # a chunk that ended its worker is tried anew, isolated
@@ -71,8 +77,8 @@ _DASK = {
     "distributed.worker.memory.pause": 0.85,
     "distributed.worker.memory.terminate": 0.95,
     "distributed.comm.timeouts.connect": "30s",
+    "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
 }
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @contextmanager
@@ -146,7 +152,6 @@ def _start(config: ClusterConfig) -> "Cluster":
             memory_limit=f"{config.memory_gb}GB",
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            env=_ENVIRONMENT,
             silence_logs=40,
         )
     if config.kind == "slurm":
