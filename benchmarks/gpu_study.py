@@ -64,7 +64,7 @@ def small(hidden: int, layers: int) -> EncoderConfig:
 
 PRESETS = {
     "toy": Preset(small(32, 1), 0.02, 1e-3, 64, 1, 1, 1e-3, 1e-3, "float32"),
-    "cpu": Preset(small(128, 2), 3, 1e-3, 64, 30, 8, 5e-4, 1e-3, "float32"),
+    "cpu": Preset(small(128, 2), 2, 1e-3, 64, 20, 8, 5e-4, 1e-3, "float32"),
     "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 50, 15, 5e-5, 5e-5, "bfloat16"),
 }
 

@@ -100,9 +100,12 @@ def test_torchrun_gives_the_model_of_one_process(
 ) -> None:
     # without dropout, whose numbers belong to a rank, two ranks compute what one does
     still = TINY | {"dropout": 0.0, "attention_dropout": 0.0}
-    alone = finetune(config(dielectric, geometry=still, baselines=["mean"], name="alone"))
+    thawing = QUICK | {"frozen_epochs": 1}
+    alone = finetune(config(dielectric, geometry=still, fit=thawing, baselines=["mean"], name="alone"))
     two = finetune(
-        config(dielectric, geometry=still, baselines=["mean"], name="two", launch={"processes": 2})
+        config(
+            dielectric, geometry=still, fit=thawing, baselines=["mean"], name="two", launch={"processes": 2}
+        )
     )
     left, right = (pd.read_csv(result.predictions)["n: model"] for result in (alone, two))
     np.testing.assert_allclose(left, right, atol=2e-4)
