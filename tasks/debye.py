@@ -22,6 +22,7 @@ from cloud_core.evaluation.thermal_plots import (
     sweep_figure,
 )
 from cloud_core.inference.thermodynamics import thermodynamics
+from cloud_core.models.checkpoint import read_config
 from cloud_core.models.debye_model import HIGHEST, LOWEST, DebyeModel, evaluate
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target, geometry, take_encoder
@@ -84,6 +85,12 @@ class Start(BaseModel):
 
     def geometry(self) -> EncoderConfig:
         if self.folder is not None:
+            form = read_config(self.folder).get("metadata", {}).get("form")
+            if form not in (None, "canonical"):
+                raise ThermalError(
+                    f"{self.folder}: pretrained on {form} strings; Debye models take canonical ones, "
+                    "pretrain on those"
+                )
             return geometry(self.folder)
         if self.from_scratch is None:
             raise ThermalError("no encoder: name one, or the geometry of a new one (from_scratch)")

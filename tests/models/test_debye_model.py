@@ -9,9 +9,18 @@ import torch
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.checkpoint import CheckpointError
 from cloud_core.models.debye import heat_capacity, internal_energy
-from cloud_core.models.debye_model import DebyeModel, best_theta
+from cloud_core.models.debye_model import DebyeModel, Quantity, best_theta
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.thermal import ThermalError, assemble, split_by_string, thermal_loss
+from cloud_core.training.examples import Examples
+from cloud_core.training.finetune import FitSettings, fit, outputs
+from cloud_core.training.optimiser import OptimiserSettings
+from cloud_core.training.thermal import (
+    ThermalError,
+    ThermalTable,
+    assemble,
+    split_by_string,
+    thermal_loss,
+)
 
 TINY = EncoderConfig(hidden_size=16, layers=1, heads=2, feed_forward=32)
 SALT = "1 6 a O D D a D O D b O O O c O O O d O O O e O O O 0 | 4a 4b | Cl 0.5 Na 0.5"
@@ -126,6 +135,27 @@ def test_split_keeps_equal_strings_together_and_does_not_depend_on_the_order() -
     assert all(np.array_equal(a, b[::-1]) for a, b in zip(masks, turned, strict=True))
     with pytest.raises(ThermalError, match="do not split"):
         split_by_string(("a", "b"), 0.2, 0.1, seed=0)
+
+
+@pytest.mark.parametrize("quantity", ["heat_capacity", "internal_energy", "internal_energy_thermal"])
+def test_learns_theta_from_any_quantity_at_several_temperatures(quantity: Quantity) -> None:
+    """Two kinds of strings, soft and hard, whose labels are made with 150 and 900 K."""
+    torch.manual_seed(0)
+    texts = tuple(SALT.replace("0.5", f"0.{digit}") for digit in (2, 8) for _ in range(16))
+    theta = np.repeat([150.0, 900.0], 16)
+    temperatures = np.array([80.0, 300.0, 600.0])
+    empty = np.full((32, 3), np.nan)
+    table = ThermalTable(texts, np.full(32, 2.0), temperatures, empty, quantity)
+    values = table.curves(theta)
+    values[::4, 1] = np.nan
+    scale = float(np.nanstd(values))
+    examples = Examples.from_texts(texts, {"values": values, "n_atoms": table.n_atoms})
+    config = EncoderConfig(hidden_size=16, layers=1, heads=2, feed_forward=32, dropout=0.0)
+    model = DebyeModel(config, 400.0)
+    optimiser = OptimiserSettings(learning_rate=1e-2, layer_decay=1.0)
+    settings = FitSettings(epochs=40, batch_size=8, optimiser=optimiser)
+    fit(model, examples, examples, settings, thermal_loss(quantity, temperatures, scale, "atom"))
+    assert outputs(model, examples) == pytest.approx(theta, rel=0.05)
 
 
 def test_loss_is_the_mean_error_over_known_labels() -> None:
