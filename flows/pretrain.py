@@ -1,6 +1,6 @@
 """Pretrain an encoder on the SCOPE strings of a table.
 
-    python -m flows.pretrain deployments/configs/pretrain.yaml
+    python -m flows.pretrain --config deployments/configs/pretrain.yaml
 
 The run's folder is named by what decides its outcome: the same configuration on the same snapshot goes on
 from its last checkpoint, or returns the finished model; any other starts afresh.
@@ -10,9 +10,10 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import fsspec
+import typer
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field, model_validator
@@ -207,12 +208,12 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     return PretrainResult(str(model), run.run_id, result["metrics"], snapshot)
 
 
-def main(config: Path) -> None:
+def main(
+    config: Annotated[Path, typer.Option(help="YAML file, see deployments/configs/pretrain.yaml")],
+) -> None:
     """Pretrain an encoder as a YAML file says."""
-    pretrain(PretrainConfig.from_yaml(config))
+    print(pretrain(PretrainConfig.from_yaml(config)))
 
 
 if __name__ == "__main__":
-    import typer
-
     typer.run(main)

@@ -6,9 +6,10 @@ python -m flows.scaling deployments/configs/scaling.yaml
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+import typer
 from prefect import flow
 from pydantic import Field
 
@@ -95,12 +96,12 @@ def scaling(config: ScalingConfig) -> ScalingResult:
     return ScalingResult(run.run_id, points, law)
 
 
-def main(config: Path) -> None:
+def main(
+    config: Annotated[Path, typer.Option(help="YAML file, see deployments/configs/scaling.yaml")],
+) -> None:
     """Run a scaling study as a YAML file says."""
-    scaling(ScalingConfig.from_yaml(config))
+    print(scaling(ScalingConfig.from_yaml(config)).law)
 
 
 if __name__ == "__main__":
-    import typer
-
     typer.run(main)

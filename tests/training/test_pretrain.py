@@ -26,7 +26,7 @@ from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking
 from cloud_core.training.pretrain import Job, Objective, Run, main, micro_batches
 from cloud_core.training.progress import read_lines, training_operations
-from tasks.training import FRESH_STORE
+from tasks.training import FRESH_STORE, Launch
 from tests.servers import free_port
 
 CPU = torch.device("cpu")
@@ -212,6 +212,26 @@ def test_killed_rank_restarts_bit_for_bit(corpora: Path, pair: dict[str, Job], t
         agent.kill()
     assert killed
     assert_identical(run, pair["dropout"])
+
+
+@pytest.mark.slow
+def test_two_nodes_meet_and_one_goes_on_when_the_other_is_lost(alone: Job, tmp_path: Path) -> None:
+    """Two torchrun agents as two nodes, elastic; SIGKILL takes one of them with its rank."""
+    run = replace(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"))
+    launch = Launch(nodes="1:2", rendezvous=f"127.0.0.1:{free_port()}", job_id="test", threads=1)
+    command = launch.command("cloud_core.training.pretrain", written(run))
+    # The host of the meeting point must live: the second agent is the one that joins it.
+    agents = [subprocess.Popen(command, env=launch.environment())]
+    time.sleep(3)
+    agents.append(subprocess.Popen(command, env=launch.environment()))
+    try:
+        kill_after_step(run, 5, agents[1].pid)
+        agents[1].kill()
+        assert agents[0].wait(200) == 0
+    finally:
+        for agent in agents:
+            agent.kill()
+    np.testing.assert_allclose(losses(run), losses(alone), rtol=2e-6)
 
 
 def kill_after_step(job: Job, step: int, agent: int) -> int:
