@@ -78,7 +78,6 @@ def demo_config(
                 "path": str(data / "candidate_labels.csv"),
                 "note": "a small sample of WBM, tails over-represented: not comparable with the leaderboard",
             },
-            "known": {"table": table},
             "shortlist": 20,
             "cluster": {"workers": workers},
         },

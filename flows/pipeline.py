@@ -38,7 +38,7 @@ class PipelineConfig(FlowConfig):
     encode: Stage = Field(description="EncodeConfig")
     pretrain: Stage = Field(description="PretrainConfig without `table`")
     finetune: Stage = Field(description="FinetuneConfig without `table` and `encoder`")
-    screen: Stage = Field(description="ScreenConfig without `model`")
+    screen: Stage = Field(description="ScreenConfig without `model` and `known`")
     debye: Stage = Field(description="DebyeConfig without `encoder`")
     predict: tuple[str, ...] = Field(
         default=(), description="structure files to predict with the registered model"
@@ -70,7 +70,8 @@ class PipelineConfig(FlowConfig):
         return FinetuneConfig.model_validate(given | self.finetune)
 
     def screen_config(self, model: str) -> ScreenConfig:
-        return ScreenConfig.model_validate({"model": model} | self.screen)
+        given = {"model": model, "known": {"table": self.encode_config().table}}
+        return ScreenConfig.model_validate(given | self.screen)
 
     def debye_config(self, encoder: str) -> DebyeConfig:
         return DebyeConfig.model_validate({"encoder": encoder, "register_as": self.debye_name} | self.debye)

@@ -1,11 +1,9 @@
 """The whole chain on 30 real structures and a real Prefect server: the demo, smaller."""
 
-import zipfile
 from pathlib import Path
 
 import mlflow
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import get_client
 from rich.console import Console
@@ -16,6 +14,7 @@ from flows.demo import DATA, demo_config, show
 from flows.pipeline import PipelineConfig, PipelineResult, pipeline
 from tasks.registry import resolve
 from tasks.tracking import mlflow_client
+from tests.demo_cut import cut_demo_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -25,22 +24,7 @@ TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "feed_forward": 64}
 
 @pytest.fixture(scope="module")
 def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's data, cut down to 30 structures (two broken ones beside them)."""
-    folder = tmp_path_factory.mktemp("demo_data")
-    with (
-        zipfile.ZipFile(DATA / "structures.zip") as whole,
-        zipfile.ZipFile(folder / "structures.zip", "w") as part,
-    ):
-        names = sorted(whole.namelist())
-        good = [name for name in names if name.startswith("mp-")][:: 1000 // N_STRUCTURES][:N_STRUCTURES]
-        for name in [*good, "broken-no-atoms.cif", "broken-truncated.cif"]:
-            part.writestr(name, whole.read(name))
-    pq.write_table(pq.read_table(DATA / "candidates.parquet").slice(0, 12), folder / "candidates.parquet")
-    pd.read_csv(DATA / "candidate_labels.csv").head(12).to_csv(folder / "candidate_labels.csv", index=False)
-    pd.read_csv(DATA / "heat_capacity.csv").head(60).to_csv(folder / "heat_capacity.csv", index=False)
-    for name in ("labels.csv", "held_out.cif"):
-        (folder / name).write_bytes((DATA / name).read_bytes())
-    return folder
+    return cut_demo_data(tmp_path_factory.mktemp("demo_data"), N_STRUCTURES)
 
 
 @pytest.fixture(scope="module")
