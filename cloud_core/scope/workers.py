@@ -8,6 +8,8 @@ neighbours are done again by a fresh helper.
 """
 
 import atexit
+import contextlib
+import fcntl
 import json
 import marshal
 import mmap
@@ -142,6 +144,8 @@ class _Helper:
         assert self.process.stdin and self.process.stdout
         self.requests = self.process.stdin.fileno()
         self.answers = self.process.stdout.fileno()
+        for pipe in (self.requests, self.answers):
+            _widen(pipe)
         os.set_blocking(self.requests, False)
         os.set_blocking(self.answers, False)
         self.seen = (0, 0)
@@ -230,6 +234,13 @@ class _Helper:
             assert pipe
             pipe.close()
         self._progress.close()
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold a whole batch, where the system allows, so that a helper need not wait for it."""
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _BATCH_BYTES)
 
 
 def _environment() -> dict[str, str]:
