@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cloud_core.sources.opening import bare_name
+from cloud_core.sources.opening import bare_name, whole_lines
 from cloud_core.structures.cell import Cell
 
 FORMATS = ("cif", "poscar", "extxyz", "pymatgen")
@@ -39,6 +39,7 @@ def split(text: str, format: str) -> Iterator[tuple[str, str | Cell, str]]:
     Raises:
         ValueError: the text is not of that format; the message says where.
     """
+    text = whole_lines(text)
     if format == "cif":
         for suffix, block in _cif_blocks(text):
             yield suffix, block, "cif"

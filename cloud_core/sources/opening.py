@@ -114,6 +114,12 @@ def bare_name(path: str) -> str:
     return name
 
 
+def whole_lines(text: str) -> str:
+    """The text with its last line ended: a single line without an end would be taken for a path, and what
+    a source says must never open a file of this machine."""
+    return text if "\n" in text else text + "\n"
+
+
 def decode(data: bytes) -> str:
     """Text of a structure file: UTF-8 or UTF-16 by its mark, else Latin-1 (CIF itself is ASCII; what goes
     beyond it stands in comments and names, which no structure depends on). Line ends become LF."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.sources import rows
-from cloud_core.sources.opening import COMPRESSIONS, decode, file_cursor, locate, naming
+from cloud_core.sources.opening import COMPRESSIONS, decode, file_cursor, locate, naming, whole_lines
 from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.shapes import CONVERTERS, cell_from_arrays
@@ -388,7 +388,7 @@ def _payload(value: Any, format: str | None) -> tuple[str | Cell, str]:
         format = "cif" if "_cell_length_a" in value else "poscar"
     elif format in ("jarvis", "ase", "pymatgen"):
         return _payload(rows.loads(value), format)
-    return value, format
+    return whole_lines(value), format
 
 
 def _number(value: Any) -> float:

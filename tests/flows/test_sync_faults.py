@@ -22,7 +22,7 @@ from flows.sync import SyncConfig, sync
 from tasks.chunks import encode_chunk, input_rows
 from tasks.cluster import ClusterConfig, cluster
 from tasks.sync import Incoming, MemoryFile, SyncError, publish
-from tests.servers import free_port, stop
+from tests.servers import S3Server, free_port, stop
 from tests.sources.conftest import optimade_entries, serve_optimade
 from tests.sources.materials_project_server import KEY, materials_project
 from tests.sources.test_materials_project import documents as mp_documents
@@ -316,3 +316,59 @@ def test_the_materials_project_with_a_key_from_a_secret_block(
         told = [*logs, *runs, *artifacts]
         assert any("sync" in run.name or run.parameters for run in runs)
     assert told and not any(KEY in item.model_dump_json() for item in told)
+
+
+def test_killed_between_the_commit_and_its_memory(
+    tmp_path: Path, scheduler: str, cifs: list[str], prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "database"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.cif").write_text(cifs[i])
+    values = {"name": "m", "source": str(folder), "table": str(tmp_path / "table")}
+    config = SyncConfig.model_validate(values | {"cluster": {"kind": "address", "address": scheduler}})
+
+    def killed(*arguments: object) -> None:
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFile, "write", killed)
+        with pytest.raises(OSError, match="killed"):
+            sync(config)
+    content = Table.open(config.table).content_hash()
+    again = sync(config)
+    assert (again.n_new, again.n_changed, again.n_records) == (0, 0, 3)
+    assert Table.open(config.table).content_hash() == content
+    assert sync(config).n_partitions_read == 0
+
+
+def test_a_table_on_s3_and_what_vacuum_leaves(
+    tmp_path: Path, scheduler: str, cifs: list[str], prefect_server: str, s3: S3Server
+) -> None:
+    from cloud_core.lake.maintenance import vacuum
+    from cloud_core.lake.pins import pins
+
+    folder = tmp_path / "database"
+    folder.mkdir()
+    for i in range(3):
+        (folder / f"{i}.cif").write_text(cifs[i])
+    values = {
+        "name": "cloud",
+        "source": str(folder),
+        "table": f"s3://{s3.bucket}/followed",
+        "max_withdrawn": 0.5,
+    }
+    config = SyncConfig.model_validate(values | {"cluster": {"kind": "address", "address": scheduler}})
+    assert sync(config).n_new == 3
+    (folder / "0.cif").write_text(cifs[5])
+    (folder / "1.cif").unlink()
+    second = sync(config)
+    assert (second.n_new, second.n_changed, second.n_withdrawn) == (0, 1, 1)
+    table = Table.open(config.table)
+    assert table.counts() == {"encoded": 2, "quarantined": 0, "withdrawn": 1}
+    assert pins(config.table) == {"sync-cloud": second.version}
+    content = table.content_hash()
+    vacuum(table, retention_hours=0.0)
+    assert Table.open(config.table, version=second.version).content_hash() == content
+    third = sync(config)  # the memory is there still: nothing is read
+    assert third.n_partitions_read == 0 and third.version == Table.open(config.table).version

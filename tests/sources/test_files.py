@@ -16,6 +16,7 @@ import pytest
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record, SourceError
 from cloud_core.structures.cell import Cell
+from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formats import read as read_structure
 from tests.servers import S3Server
 
@@ -298,3 +299,15 @@ def test_every_edge_case_of_other_parsers_is_read(shared: Path) -> None:
         starts = len(re.findall(rb"(?:^|[\r\n])[ \t]*data_", data, re.IGNORECASE))
         assert 1 <= len(parts) <= max(1, starts), name
         assert all(r.refusal is None for r in parts), name
+
+
+def test_a_text_that_is_a_path_opens_no_file(tmp_path: Path) -> None:
+    (tmp_path / "secret.cif").write_text(cif(4.0))
+    (tmp_path / "t.csv").write_text(f"id,cif\na,{tmp_path / 'secret.cif'}\n")
+    (tmp_path / "sly").mkdir()
+    (tmp_path / "sly" / "b.cif").write_text(str(tmp_path / "secret.cif"))
+    (tmp_path / "sly" / "empty.cif").write_text("")
+    for record in [*records(str(tmp_path / "t.csv")), *records(str(tmp_path / "sly"))]:
+        with pytest.raises(StructureError) as error:
+            read_structure(record.payload, record.format)
+        assert error.value.reason in (Reason.PARSE_ERROR, Reason.NO_ATOMS)
