@@ -18,7 +18,7 @@ from cloud_core.evaluation.dataset import Dataset
 from cloud_core.evaluation.folds import split_fold
 from cloud_core.evaluation.matbench import FoldResult, results_file
 from cloud_core.evaluation.report import MODEL, Evaluated
-from flows.finetune import FitConfig, find_settings, identity, plan
+from flows.finetune import FitConfig, Start, find_settings, identity, plan
 from tasks.evaluation import fit_all, fit_baselines, flat_metrics, report
 from tasks.reporting import publish_table
 from tasks.tracking import git_commit, runs_folder, tracked_run
@@ -88,12 +88,12 @@ class BenchmarkResult:
 @flow(name="benchmark", persist_result=False, validate_parameters=True)
 def benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     """Every task, all folds of it in parallel as far as `parallel` goes; then MatBench's results file."""
-    config.start()  # a missing encoder is told before the first structure is encoded
+    start = config.start()  # a missing encoder is told before the first structure is encoded
     found: list[TaskResult] = []
     complete: dict[BenchmarkTask, list[FoldResult]] = {}
     for task in config.chosen():
         data = load_task(task, config.data, config.form, config.encode_processes, config.subset)
-        result, folds = run_task(config, task, data)
+        result, folds = run_task(config, start, task, data)
         found.append(result)
         if result.complete and task.name in MATBENCH:
             complete[task] = folds
@@ -112,14 +112,10 @@ def benchmark(config: BenchmarkConfig) -> BenchmarkResult:
 
 
 def run_task(
-    config: BenchmarkConfig, task: BenchmarkTask, data: Dataset
+    config: BenchmarkConfig, start: Start, task: BenchmarkTask, data: Dataset
 ) -> tuple[TaskResult, list[FoldResult]]:
     """Fit and score the folds of one task."""
-    how = {
-        "name", "experiment", "launch", "parallel", "parent_run_id", "baselines", "scratch_baseline", "tasks",
-        "own_tasks", "folds", "data", "encode_processes", "subset",
-    }  # fmt: skip
-    key = identity(config.model_dump(mode="json", exclude=how) | config.start(), data)
+    key = identity(config, start, data, {"tasks", "own_tasks", "folds", "data", "subset"})
     folder = runs_folder() / "benchmark" / f"{config.name}-{task.name}-{key}"
     tags = {"task": task.name}
     with tracked_run(
@@ -133,9 +129,9 @@ def run_task(
         whole = len(data) == task.n_rows and len(config.folds) == len(tests)
         run.log_params({"rows": len(data), "published_rows": task.n_rows, "complete": whole})
         lineage = {"form": config.form, "task": task.name, "code": git_commit(), "run_id": run.run_id}
-        settings = find_settings(config, folder / "search", data, splits[0], run)
+        settings = find_settings(config, start, folder / "search", data, splits[0], run)
         plans = [
-            plan(config, folder / f"fold-{fold}", data, split, settings, lineage | {"fold": fold})
+            plan(config, start, folder / f"fold-{fold}", data, split, settings, lineage | {"fold": fold})
             for fold, split in zip(config.folds, splits, strict=True)
         ]
         jobs = {

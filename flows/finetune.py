@@ -8,6 +8,7 @@ the seeds that are missing, or returns the finished model.
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from cloud_core.evaluation.folds import Split, split_by_group
 from cloud_core.evaluation.report import MODEL, Evaluated
 from cloud_core.evaluation.search import Space, search
 from cloud_core.lake.snapshot import Snapshot
-from cloud_core.models.checkpoint import read_config
+from cloud_core.models.checkpoint import WEIGHTS, read_config
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Scaling, Target, geometry
 from cloud_core.training.finetune import FitSettings
@@ -108,25 +109,34 @@ class FitConfig(FlowConfig):
             )
         return self
 
-    def start(self) -> dict[str, Any]:
-        """Where the weights come from, as a job takes it.
+    def start(self) -> "Start":
+        """Where the weights come from; an alias is looked up once, here.
 
         Raises:
             RegistryError, CheckpointError: the encoder is missing.
             ConfigError: it was pretrained on strings of another form.
         """
         if self.encoder is None:
-            return {"from_scratch": self.geometry}
+            return Start({"from_scratch": self.geometry}, self.geometry, "scratch")
         folder = resolve(self.encoder)
         form = read_config(folder).get("metadata", {}).get("form")
         if form is not None and form != self.form:
             raise ConfigError(
                 f"{self.encoder}: pretrained on {form} strings, not {self.form} ones; set form: {form}"
             )
-        return {"start_from": str(folder)}
+        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        return Start({"start_from": str(folder)}, geometry(folder), digest)
 
-    def positions(self) -> int:
-        return (self.geometry if self.encoder is None else geometry(resolve(self.encoder))).positions
+
+@dataclass(frozen=True)
+class Start:
+    """What the fits begin from."""
+
+    job: dict[str, Any]
+    """the arguments of a `Job`: start_from or from_scratch"""
+    geometry: EncoderConfig
+    digest: str
+    """sha256 of the pretrained weights: a folder or an alias may come to hold others"""
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,7 @@ class Fitted:
 
 def plan(
     config: FitConfig,
+    start: Start,
     folder: Path,
     data: Dataset,
     split: Split,
@@ -162,22 +173,23 @@ def plan(
     lineage: dict[str, Any],
 ) -> Fitted:
     """Write the rows and jobs of a split below `folder`."""
-    examples = write_split(folder / "examples", data, split, config.positions())
-    start = config.start()
+    examples = write_split(folder / "examples", data, split, start.geometry.positions)
     rest: dict[str, Any] = {"objective": config.objective, "metadata": lineage}
-    jobs = jobs_of(folder, examples, data.targets, config.seeds, settings, **start, **rest)
+    jobs = jobs_of(folder, examples, data.targets, config.seeds, settings, **start.job, **rest)
     scratch: list[Job] = []
     if config.scratch_baseline and config.encoder is not None:
-        begin = {"from_scratch": geometry(resolve(config.encoder))}
+        begin = {"from_scratch": start.geometry}
         scratch = jobs_of(folder / "scratch", examples, data.targets, config.seeds, settings, **begin, **rest)
     return Fitted(split, examples, jobs, scratch)
 
 
-def find_settings(config: FitConfig, folder: Path, data: Dataset, split: Split, run: Run) -> FitSettings:
+def find_settings(
+    config: FitConfig, start: Start, folder: Path, data: Dataset, split: Split, run: Run
+) -> FitSettings:
     """The settings to fit with: the configuration's, or the best that the search finds, a child a trial."""
     if config.search is None:
         return config.fit
-    examples = write_split(folder / "examples", data, split, config.positions())
+    examples = write_split(folder / "examples", data, split, start.geometry.positions)
 
     def loss(number: int, settings: FitSettings) -> float:
         (job,) = jobs_of(
@@ -187,7 +199,7 @@ def find_settings(config: FitConfig, folder: Path, data: Dataset, split: Split, 
             config.seeds[:1],
             settings,
             objective=config.objective,
-            **config.start(),
+            **start.job,
         )
         path = str(Path(job.folder) / "job.json")
         found = fit_member(path, config.experiment, f"trial-{number}", run.run_id, config.launch)
@@ -260,9 +272,17 @@ class FinetuneResult:
     snapshot: Snapshot | None
 
 
-def identity(values: dict[str, Any], data: Dataset) -> str:
-    """Eight digits for all that decides the outcome."""
-    content = hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode())
+# What does not decide the outcome of a fit; the encoder does by its weights, whatever it is called.
+HOW = {
+    "name", "experiment", "encoder", "launch", "parallel", "parent_run_id", "baselines", "scratch_baseline",
+    "table", "version", "file", "encode_processes",
+}  # fmt: skip
+
+
+def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[str] = ()) -> str:
+    """Eight digits for all that decides the outcome: the configuration but for `apart`, weights, rows."""
+    values = config.model_dump(mode="json", exclude=HOW | set(apart)) | {"start": start.digest}
+    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     content.update("\n".join(data.texts).encode())
     content.update(data.labels.tobytes())
     return content.hexdigest()[:8]
@@ -273,8 +293,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     """Split by crystal, fit a member a seed, and report the test error beside the baselines."""
     start = config.start()
     data, snapshot = config.load()
-    how = {"name", "experiment", "launch", "parallel", "parent_run_id", "baselines", "scratch_baseline"}
-    name = f"{config.name}-{identity(config.model_dump(mode='json', exclude=how) | start, data)}"
+    name = f"{config.name}-{identity(config, start, data)}"
     if snapshot is not None:
         snapshot = Snapshot.of(snapshot.uri, snapshot.version, pin=name)
     split = split_by_group(data.keys, config.test_fraction, config.validation_fraction, config.split_seed)
@@ -291,8 +310,8 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             "run_id": run.run_id,
             "parent": config.encoder,
         }
-        settings = find_settings(config, folder / "search", data, split, run)
-        fitted = plan(config, folder, data, split, settings, lineage)
+        settings = find_settings(config, start, folder / "search", data, split, run)
+        fitted = plan(config, start, folder, data, split, settings, lineage)
         fit_baselines(str(fitted.examples), config.baselines)
         jobs = fitted.all_jobs(config.name)
         fit_all(jobs, config.experiment, run.run_id, config.launch, config.parallel)

@@ -170,7 +170,7 @@ def test_encoder_of_another_form_is_refused(dielectric: Path, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="form: official"):
         config(dielectric, encoder=str(folder), from_scratch=False).start()
     started = config(dielectric, encoder=str(folder), from_scratch=False, form="official")
-    assert started.start() == {"start_from": str(folder)}
+    assert started.start().job == {"start_from": str(folder)}
     assert json.loads((folder / "config.json").read_text())["kind"] == "encoder"
 
 
