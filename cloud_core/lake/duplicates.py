@@ -12,7 +12,6 @@ six crystals.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,7 @@ from deltalake import write_deltalake
 from cloud_core.lake.errors import LakeError, naming
 from cloud_core.lake.schemas import ENCODED, STRUCTURES
 from cloud_core.lake.storage import Storage
+from cloud_core.lake.streams import in_a_thread
 from cloud_core.lake.table import WRITER, Columns, Table
 
 BY = {"content": "content_hash", "crystal": "element_key", "string": "canonical"}
@@ -112,16 +112,9 @@ def write_distinct(
 
     options = (storage or Storage.from_environment()).for_delta(to)
     with naming(to):
-        reader = pa.RecordBatchReader.from_batches(schema, _in_a_thread(rows()))
+        reader = pa.RecordBatchReader.from_batches(schema, in_a_thread(rows()))
         write_deltalake(to, reader, partition_by=["split"], storage_options=options, writer_properties=WRITER)
     return splits
-
-
-def _in_a_thread(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """`batches`, read by a thread of its own: deltalake cannot read one table while it writes another."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        while (batch := pool.submit(next, batches, None).result()) is not None:
-            yield batch
 
 
 def split_by_string(strings: Sequence[str], shares: Mapping[str, float], seed: int = 0) -> np.ndarray:

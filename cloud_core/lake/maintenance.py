@@ -1,20 +1,24 @@
 """Keeping a table small: superseded rows, small files, old files, old log entries."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import fsspec
+import numpy as np
 import pyarrow as pa
-from deltalake import CommitProperties, PostCommitHookProperties
+from deltalake import CommitProperties, PostCommitHookProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.pins import pins
+from cloud_core.lake.schemas import STRUCTURES
+from cloud_core.lake.streams import in_a_thread
 from cloud_core.lake.table import WRITER, Table
 
+FILE_SIZE = 128 * 2**20  # bytes
 _ATTEMPTS = 20
 T = TypeVar("T")
 _NO_HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
@@ -40,42 +44,43 @@ class Vacuumed:
     dry_run: bool
 
 
-def settle(table: Table) -> int:
-    """Remove superseded rows from the files, in one commit; returns how many."""
+def settle(table: Table, target_size: int = FILE_SIZE) -> int:
+    """Remove superseded rows from the files, in one commit; returns how many.
 
-    def merge() -> int:
-        highest = table.replacements()
-        if highest is None:
+    The rows that hold are streamed into new files. (Delta's MERGE, which would rewrite only the files that
+    hold such a row, took ten times as long and three times the memory.)
+    """
+
+    def rewrite() -> int:
+        if table.is_settled:
             return 0
-        source = pa.table(
-            {
-                "structure_id": pa.array(highest.index, pa.string()),
-                "revision": pa.array(highest.to_numpy(), pa.int32()),
-            }
+        before = table.n_rows_in_files
+        held = Table.open(table.uri, table.storage, table.version)
+        place = STRUCTURES.get_field_index("revision")
+
+        def first_revisions() -> Iterator[pa.RecordBatch]:
+            for batch in held.batches():
+                zeros = pa.array(np.zeros(batch.num_rows, np.int32))
+                yield batch.set_column(place, STRUCTURES.field(place), zeros)
+
+        write_deltalake(
+            table.delta,
+            pa.RecordBatchReader.from_batches(STRUCTURES, in_a_thread(first_revisions())),
+            mode="overwrite",
+            target_file_size=target_size,
+            writer_properties=WRITER,
+            commit_properties=CommitProperties(custom_metadata={"cloud": "settle"}, max_commit_retries=0),
+            post_commithook_properties=_NO_HOOKS,
         )
-        done = (
-            table.delta.merge(
-                source,
-                "t.structure_id = s.structure_id",
-                source_alias="s",
-                target_alias="t",
-                writer_properties=WRITER,
-                commit_properties=CommitProperties(custom_metadata={"cloud": "settle"}, max_commit_retries=0),
-                post_commithook_properties=_NO_HOOKS,
-            )
-            .when_matched_delete("t.revision < s.revision")
-            .when_matched_update({"revision": "0"}, "t.revision = s.revision")
-            .execute()
-        )
-        return int(done["num_target_rows_deleted"])
+        return before - table.n_rows_in_files
 
-    return _retried(table, merge)
+    return _retried(table, rewrite)
 
 
-def compact(table: Table, target_size: int = 128 * 2**20) -> Compacted:
+def compact(table: Table, target_size: int = FILE_SIZE) -> Compacted:
     """Settle, then join small files into ones of about `target_size` bytes. The rows do not change."""
     before = len(table.files())
-    removed = settle(table)
+    removed = settle(table, target_size)
     _retried(
         table,
         lambda: table.delta.optimize.compact(

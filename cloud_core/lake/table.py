@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -36,7 +35,11 @@ from cloud_core.lake.schemas import (
 )
 from cloud_core.lake.storage import Storage
 
-WRITER = WriterProperties(compression="ZSTD", compression_level=3)
+WRITER = WriterProperties(
+    compression="ZSTD",
+    compression_level=3,
+    max_row_group_size=131_072,  # rows: what a writer holds in memory
+)
 _CONFIGURATION = {
     # The log is cleaned by `vacuum` only, which knows the pinned versions.
     "delta.enableExpiredLogCleanup": "false",
@@ -355,6 +358,11 @@ class Table:
         """Whether every row in the files holds, so that the files alone are the table."""
         return not self._replacing_files()
 
+    @property
+    def n_rows_in_files(self) -> int:
+        """Rows in the files, superseded ones included."""
+        return sum(self._actions()["num_records"].to_pylist())
+
     def _replacing_files(self) -> list[str]:
         """Files with rows that may replace others: those that hold a revision above 0."""
         actions = self._actions()
@@ -362,27 +370,25 @@ class Table:
             return []
         return [row["path"] for row in actions.to_pylist() if row["num_records"] and row["max.revision"] != 0]
 
-    def replacements(self) -> pd.Series | None:
-        """Highest revision by structure id, of structures with a row above revision 0; None if settled."""
-        if self.is_settled:
-            return None
-        with naming(self.uri):
-            rows = self._dataset().to_table(
-                columns=["structure_id", "revision"], filter=ds.field("revision") > 0
-            )
-        frame = rows.to_pandas()
-        return frame.groupby("structure_id")["revision"].max()
-
     def _superseding(self) -> Callable[[pa.RecordBatch], pa.Array] | None:
         """A filter that keeps the rows that hold, or None if they all do."""
-        highest = self.replacements()
-        if highest is None:
+        if self.is_settled:
             return None
-        revisions = np.append(highest.to_numpy(), -1)  # the last one answers for "not replaced"
+        highest = Index()
+        with naming(self.uri):
+            scanner = self._dataset().to_batches(
+                columns=["structure_id", "revision"],
+                filter=ds.field("revision") > 0,
+                batch_readahead=2,
+                fragment_readahead=1,
+            )
+            for batch in scanner:
+                ids = hash_strings(batch["structure_id"])
+                highest.put(ids, np.zeros(len(ids), np.uint64), batch["revision"].to_numpy())
 
         def holds(batch: pa.RecordBatch) -> pa.Array:
-            places = highest.index.get_indexer(batch["structure_id"].to_pandas())
-            return pa.array(batch["revision"].to_numpy() >= revisions[places])
+            _, revisions = highest.look_up(hash_strings(batch["structure_id"]))
+            return pa.array(batch["revision"].to_numpy() >= revisions)
 
         return holds
 
