@@ -132,11 +132,15 @@ def autocast(device: torch.device, bfloat16: bool) -> torch.autocast | nullconte
     return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()
 
 
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """On one CPU thread the processor's clock: it does not count what others on the machine take."""
+    return time.perf_counter if device.type == "cuda" or torch.get_num_threads() > 1 else time.process_time
+
+
 def timed(step: Step, device: torch.device) -> tuple[float, int]:
     if device.type == "cuda":
         torch.cuda.synchronize()
-    # On one CPU thread the processor's clock: it does not count what others on the machine take.
-    clock = time.perf_counter if device.type == "cuda" or torch.get_num_threads() > 1 else time.process_time
+    clock = clock_of(device)
     started = clock()
     strings = step()
     if device.type == "cuda":
@@ -185,7 +189,7 @@ def main() -> None:
             seconds, strings = timed(step, device)
             if turn:
                 times[name].append(seconds / strings)
-    peak = {dtype: matrix_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    peak = {dtype: matrix_rate(device, dtype, clock_of(device)) for dtype in (torch.float32, torch.bfloat16)}
     machine = (
         torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     )

@@ -99,7 +99,7 @@ class Relay:
     def __init__(self, path: Path, run: Run) -> None:
         self.path, self.run = path, run
         self.sent: set[tuple[int, str]] = set()
-        self.size = 0
+        self.read = (0, 0)  # inode, bytes
         self.last: dict[str, float] = {}
         self.step = 0
         self.retry_at = 0.0
@@ -110,17 +110,23 @@ class Relay:
         Raises:
             MlflowException, OSError: MLflow is away; what was not sent is sent by a later call.
         """
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size == self.size:
+        if not self.path.exists():
             return
-        for step, metrics in read_lines(self.path):
+        status = self.path.stat()
+        inode, start = self.read
+        if status.st_ino != inode:  # a restart wrote the file anew
+            start = 0
+        with self.path.open("rb") as file:
+            file.seek(start)
+            end = start + file.read().rfind(b"\n") + 1
+        for step, metrics in read_lines(self.path, start):
             self.step, self.last = max(self.step, step), self.last | metrics
-            # A restart does steps again, and the file loses their lines: the numbers are the same.
+            # Steps done again have the same numbers, and are sent already.
             new = {key: value for key, value in metrics.items() if (step, key) not in self.sent}
             if new:
                 self.run.log_metrics(new, step)
                 self.sent |= {(step, key) for key in new}
-        self.size = size
+        self.read = (status.st_ino, end)
 
     def try_pump(self) -> str | None:
         """Like `pump`, but an MLflow that is away is reported, and left alone for a while."""

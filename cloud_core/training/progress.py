@@ -5,7 +5,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +37,16 @@ def _line(step: int, metrics: Mapping[str, float]) -> str:
     return json.dumps({"step": step, "metrics": dict(metrics)}) + "\n"
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, dict[str, float]]]:
-    """(step, metrics) of every complete line; a line cut by a kill is left out."""
+def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, metrics) of every complete line from byte `start`; a line cut by a kill is left out."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            entry = json.loads(line)
-            yield entry["step"], entry["metrics"]
+    with path.open("rb") as file:
+        file.seek(start)
+        for line in file:
+            if line.endswith(b"\n"):
+                entry = json.loads(line)
+                yield entry["step"], entry["metrics"]
 
 
 def training_operations(config: EncoderConfig, lengths: NDArray[np.int64], scored: int) -> float:
@@ -61,17 +63,19 @@ def training_operations(config: EncoderConfig, lengths: NDArray[np.int64], score
     return 6.0 * (linear + attention + head)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+def matrix_rate(
+    device: torch.device, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Operations per second of a square matrix product on this device, measured now (the best of a few)."""
-    edge = size or (8192 if device.type == "cuda" else 1536)
+    edge = 8192 if device.type == "cuda" else 1536
     left = torch.randn(edge, edge, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(5 if device.type == "cuda" else 3):
         _synchronise(device)
-        started = time.perf_counter()
+        started = clock()
         left @ left
         _synchronise(device)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, clock() - started)
     return 2.0 * edge**3 / best
 
 
