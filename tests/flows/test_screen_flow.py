@@ -15,6 +15,8 @@ from cloud_core.lake.table import Table
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.heads import PropertyModel, Target
+from flows.debye import DebyeConfig
+from flows.phonon_labels import PhononLabelsConfig
 from flows.screen import Labels, ScreenConfig, Submission, screen
 from tasks.cluster import ClusterConfig
 from tasks.screening import (
@@ -228,3 +230,12 @@ def test_bad_input_is_named(tmp_path: Path, model: Path, scope_file: Path, mlflo
     frame.assign(name="same").to_csv(tmp_path / "twice.csv")
     with pytest.raises(ValueError, match="id same stands twice"):
         candidates_of_file(ScopeFile(path=str(tmp_path / "twice.csv"), id="name", scope="cloud"), "canonical")
+
+
+def test_the_example_configurations_are_valid(project: Path) -> None:
+    configs = project / "deployments" / "configs"
+    assert ScreenConfig.from_yaml(configs / "screen.yaml").labels is not None
+    for name in ("debye.yaml", "debye_temperatures.yaml"):
+        assert DebyeConfig.from_yaml(configs / name).encoder == "models:/encoder@champion"
+    labels = PhononLabelsConfig.from_yaml(configs / "debye_phonon_labels.yaml")
+    assert str(labels.to) == DebyeConfig.from_yaml(configs / "debye_temperatures.yaml").data.path
