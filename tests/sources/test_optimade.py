@@ -17,7 +17,7 @@ from cloud_core.sources.optimade import _smaller
 from cloud_core.sources.record import Feed, Record, Source, SourceError
 from cloud_core.structures.errors import Reason
 from cloud_core.structures.formats import read
-from tests.servers import free_port, stop
+from tests.servers import stop
 from tests.sources.conftest import optimade_entries, serve_optimade
 from tests.sources.proxy import Proxy
 
@@ -88,24 +88,6 @@ def test_only_what_changed_since(optimade_server: str, tmp_path: Path) -> None:
     whole, part = (next(iter(opened.partitions(since))) for since in (None, boundary))
     assert whole.cursor == part.cursor and part.at["total"] == 17  # the cursor is of the database
     assert isinstance(opened, Feed) and sum(1 for _ in opened.ids(part)) == 17
-
-
-def test_the_cursor_moves_when_the_database_does(tmp_path: Path) -> None:
-    entries = optimade_entries()[:3]
-    cursors = []
-    port = free_port()
-    for change in (None, None, "2024-01-01T00:00:00Z"):
-        changed = copy.deepcopy(entries)
-        if change:
-            changed[1]["attributes"]["last_modified"] = change
-        process, url = serve_optimade(tmp_path, changed, port)
-        try:
-            first, second = (next(iter(source(url, tmp_path / "c").partitions())) for _ in range(2))
-        finally:
-            stop(process)
-        assert first.cursor == second.cursor
-        cursors.append(first.cursor)
-    assert cursors[0] == cursors[1] != cursors[2]
 
 
 READER = """
