@@ -1,6 +1,8 @@
 """The MLflow model registry: `challenger` on registering, `champion` through the gate, loading by alias."""
 
 import importlib.metadata
+import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from mlflow.types import ColSpec, DataType, Schema
 import cloud_core
 from cloud_core.evaluation.gate import GateDecision
 from tasks.tracking import mlflow_client, tracking_uri
+
+# its bars would cut through ours
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"
@@ -61,7 +66,9 @@ def register(
         raise RegistryError(f"{folder}: not a model folder (no config.json); train a model first")
     mlflow.set_tracking_uri(tracking_uri())
     requirements = [f"{package}=={_public_version(package)}" for package in SERVING_REQUIREMENTS]
-    with mlflow.start_run(run_id=run_id):
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+        # an example would load and run the model once more; the signature says what it takes
+        warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(Path(__file__).with_name("serving.py")),
@@ -122,7 +129,11 @@ def resolve(uri: str) -> Path:
             )
         return folder
     try:
-        downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+        downloaded = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=uri, tracking_uri=tracking_uri(), registry_uri=tracking_uri()
+            )
+        )
     except MlflowException as error:
         raise RegistryError(
             f"{uri}: not in the registry of {_without_secrets(tracking_uri())} ({error.message})"
