@@ -18,8 +18,9 @@ from cloud_core.evaluation.dataset import Dataset
 from cloud_core.evaluation.folds import split_fold
 from cloud_core.evaluation.matbench import FoldResult, results_file
 from cloud_core.evaluation.report import MODEL, Evaluated
-from flows.finetune import FitConfig, Start, find_settings, identity, plan
-from tasks.evaluation import fit_all, fit_baselines, flat_metrics, report
+from flows.fitting import FitConfig, Start, find_settings, identity, plan
+from tasks.comparison import flat_metrics, report
+from tasks.evaluation import fit_all, fit_baselines
 from tasks.reporting import publish_table
 from tasks.tracking import git_commit, runs_folder, tracked_run
 

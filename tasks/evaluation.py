@@ -1,15 +1,13 @@
 """Finetuning and its evaluation as Prefect tasks: one model on one split with one seed is one task."""
 
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,32 +15,20 @@ from prefect.futures import PrefectFuture
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from cloud_core.evaluation import plots
 from cloud_core.evaluation.dataset import Dataset
 from cloud_core.evaluation.folds import Split
-from cloud_core.evaluation.report import (
-    MODEL,
-    Evaluated,
-    Predictions,
-    absolute_errors,
-    compare,
-    leakage_rows,
-    over_folds,
-    prediction_table,
-    run_baselines,
-)
+from cloud_core.evaluation.report import Predictions, file_name, run_baselines
 from cloud_core.evaluation.uncertainty import widening
 from cloud_core.models.ensemble import DEVIATION, Ensemble
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.training.finetune import FitSettings
-from cloud_core.training.progress import METRICS, read_lines
+from cloud_core.training.progress import METRICS
 from cloud_core.training.property import PARTS, RESULT, Job, run
-from tasks.tracking import Run, tracked_run
+from tasks.tracking import tracked_run
 from tasks.training import LOG, POLL_S, Launch, Relay, TrainingError, launched
 
 MODULE = "cloud_core.training.property"
 ROWS = "rows.parquet"
-PREDICTIONS = "test_predictions.csv"
 
 
 class FitLaunch(Launch):
@@ -124,7 +110,7 @@ def fit_baselines(examples: str, names: Sequence[str]) -> None:
 
 
 def baseline_file(examples: Path, name: str) -> Path:
-    return examples / "baselines" / f"{artifact_name(name)}.safetensors"
+    return examples / "baselines" / f"{file_name(name)}.safetensors"
 
 
 def baselines_of(examples: Path, names: Sequence[str]) -> dict[str, Predictions]:
@@ -228,105 +214,3 @@ def join_members(
     ensemble.widening = tuple(factors)
     ensemble.save(folder, metadata | {"members": [job.model for job in jobs]})
     return ensemble.combine([job.predictions("test") for job in jobs])
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was logged of an evaluation."""
-
-    folds: list[dict[str, Any]]
-    """a row for each fold, target and model"""
-    comparison: list[dict[str, Any]]
-    """a row for each target and model: means over folds"""
-    leakage: list[dict[str, Any]]
-    predictions: Path
-
-
-def report(
-    run: Run, folder: Path, data: Dataset, parts: Sequence[Evaluated], jobs: Sequence[Sequence[Job]]
-) -> Report:
-    """Score one split or several folds and log it all: tables, figures over all test rows, predictions.
-
-    Args:
-        jobs: of each part, the model's members.
-    """
-    folds = [row for fold, part in enumerate(parts) for row in compare(data, part, fold)]
-    comparison = over_folds(folds)
-    leaks = [
-        {"fold": fold, **row}
-        for fold, part in enumerate(parts)
-        for row in leakage_rows(data, part.split, part.models[MODEL])
-    ]
-    run.log_metrics(flat_metrics(comparison))
-    run.log_table(pd.DataFrame(comparison), "comparison.json")
-    run.log_table(pd.DataFrame(folds), "folds.json")
-    run.log_table(pd.DataFrame(leaks), "leakage.json")
-    curves = {
-        f"fold {fold}, {Path(job.folder).name}" if len(parts) > 1 else Path(job.folder).name: [
-            (step, line["train_loss"], line["validation_loss"])
-            for step, line in read_lines(Path(job.folder) / METRICS)
-        ]
-        for fold, members in enumerate(jobs)
-        for job in members
-    }
-    run.log_figure(plots.learning_curves(curves), "learning_curves.png")
-    for place, _ in enumerate(data.targets):
-        log_figures(run, data, place, parts, jobs)
-    path = folder / PREDICTIONS
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    tables = [prediction_table(data, part, fold) for fold, part in enumerate(parts)]
-    pd.concat(tables).to_csv(partial, index=False)
-    partial.replace(path)
-    run.log_artifact(path)
-    return Report(folds, comparison, leaks, path)
-
-
-def log_figures(
-    run: Run, data: Dataset, place: int, parts: Sequence[Evaluated], jobs: Sequence[Sequence[Job]]
-) -> None:
-    """Parity, calibration, and error by crystal system and element, of one target over all test rows."""
-    target = data.targets[place]
-    tested = np.concatenate([part.split.test for part in parts])
-    has = ~np.isnan(data.labels[tested, place])
-    labels, texts = data.labels[tested, place][has], data.take_texts(tested[has])
-
-    def gather(key: str) -> Any:
-        return np.concatenate([part.models[MODEL][key] for part in parts])[has]
-
-    predicted = gather(target.name)
-    errors = absolute_errors(target, labels, predicted)
-    name = artifact_name(target.name)
-    run.log_figure(
-        plots.error_by_crystal_system(texts, errors, target.unit), f"{name}/error_by_crystal_system.png"
-    )
-    run.log_figure(plots.error_by_element(texts, errors, target.unit), f"{name}/error_by_element.png")
-    if target.kind == "classification":
-        return
-    deviation = target.name + DEVIATION
-    if deviation not in parts[0].models[MODEL]:
-        run.log_figure(plots.parity(labels, predicted, target.name, target.unit), f"{name}/parity.png")
-        return
-    spread = gather(deviation)
-    run.log_figure(plots.parity(labels, predicted, target.name, target.unit, spread), f"{name}/parity.png")
-    raw = np.concatenate(
-        [np.stack([job.predictions("test")[target.name] for job in m]).std(axis=0, ddof=1) for m in jobs]
-    )[has]
-    both = {"as the members say": raw, "fitted to validation errors": spread}
-    run.log_figure(plots.calibration(labels, predicted, both), f"{name}/calibration.png")
-
-
-def artifact_name(name: str) -> str:
-    """A target's name as a folder of MLflow artifacts."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
-
-
-def flat_metrics(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """`{"test/<target>/<metric>": …, "baseline/<name>/<target>/<metric>": …}` of comparison rows."""
-    flat: dict[str, float] = {}
-    for row in rows:
-        name = artifact_name(row["model"])
-        prefix = "test" if row["model"] == MODEL else f"baseline/{name}"
-        for key, value in row.items():
-            if isinstance(value, float) and np.isfinite(value):
-                flat[f"{prefix}/{artifact_name(row['target'])}/{key}"] = value
-    return flat

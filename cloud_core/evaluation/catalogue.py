@@ -4,7 +4,6 @@ MatBench v0.1: Dunn et al., npj Computational Materials 6, 138 (2020). UnconvBen
 arXiv 2407.16131; files at figshare 26657428. Files have to be fetched by hand; a folder with them is given.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +184,3 @@ def load_task(
             "measure on those alone, which is no benchmark result"
         )
     return data
-
-
-def safe_name(task: str) -> str:
-    return re.sub(r"[^\w.-]", "_", task)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -95,14 +94,3 @@ def results_file(
     partial.write_text(json.dumps(content), encoding="utf-8")
     partial.replace(path)
     return path
-
-
-def over_folds(values: Sequence[float]) -> dict[str, float]:
-    """Mean, standard deviation over folds (population, as MatBench takes it), least and greatest."""
-    numbers = [value for value in values if not math.isnan(value)]
-    return {
-        "mean": float(np.mean(numbers)),
-        "std": float(np.std(numbers)),
-        "min": float(np.min(numbers)),
-        "max": float(np.max(numbers)),
-    }

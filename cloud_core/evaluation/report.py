@@ -154,3 +154,8 @@ def prediction_table(data: Dataset, part: Evaluated, fold: int = 0) -> pd.DataFr
                     suffix = " (std)" if key.endswith(DEVIATION) and key != target.name else ""
                     columns[f"{target.name}: {name}{suffix}"] = values
     return pd.DataFrame(columns)
+
+
+def file_name(name: str) -> str:
+    """A target's or baseline's name as a file, a folder of artifacts or a part of a metric's key."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)

@@ -1,0 +1,207 @@
+"""What every finetuning flow shares: its configuration, where it starts from, and the plan of a split."""
+
+import hashlib
+import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cloud_core.evaluation.baselines import BASELINES
+from cloud_core.evaluation.dataset import Dataset, Form
+from cloud_core.evaluation.folds import Split
+from cloud_core.evaluation.report import MODEL, Evaluated
+from cloud_core.evaluation.search import Space, search
+from cloud_core.models.checkpoint import WEIGHTS, read_config
+from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.heads import Scaling, Target, geometry
+from cloud_core.training.finetune import FitSettings
+from cloud_core.training.property import Job, Objective
+from flows.configs import ConfigError, FlowConfig
+from tasks.evaluation import FitLaunch, baselines_of, fit_member, jobs_of, join_members, write_split
+from tasks.registry import resolve
+from tasks.tracking import Run, flatten
+
+
+class TargetConfig(BaseModel):
+    """One property to learn."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    label: str = Field(description="name of the label in the table, or of the column in the file")
+    unit: str = Field("", description="for reports")
+    kind: Literal["regression", "classification"] = "regression"
+    scaling: Scaling = Field("standard", description="log: of positive values that span magnitudes")
+    classes: tuple[str, ...] = Field((), description="values of a classification's label, in order")
+
+    def target(self) -> Target:
+        return Target(self.label, self.unit, self.kind, self.scaling, classes=self.classes)
+
+
+SCRATCH = "encoder from scratch"
+
+
+class SearchConfig(FlowConfig):
+    """Settings to look for before the fit, by the validation rows' loss."""
+
+    trials: int = Field(20, ge=2)
+    space: Space = Field(Space(), description="ranges and choices")
+    seed: int = Field(0, ge=0)
+
+
+class FitConfig(FlowConfig):
+    """What every finetuning needs, whatever it learns from."""
+
+    experiment: str = Field("finetune", description="MLflow experiment")
+    form: Form = Field("canonical", description="form of the strings; that of the encoder's pretraining")
+    encoder: str | None = Field(
+        None, description="pretrained encoder: a model folder, models:/name@alias or runs:/id/path"
+    )
+    from_scratch: bool = Field(False, description="start from random weights, of the geometry given")
+    geometry: EncoderConfig = Field(EncoderConfig(), description="of an encoder from scratch")
+    fit: FitSettings = Field(FitSettings(), description="epochs, batch size, optimiser, early stopping")
+    objective: Objective = Field("l1", description="of regression, in scaled units")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one member each; several: an ensemble")
+    search: SearchConfig | None = Field(None, description="look for settings first (on the first seed)")
+    baselines: tuple[str, ...] = Field(tuple(BASELINES), description="shown beside the model")
+    scratch_baseline: bool = Field(
+        False, description="show the same encoder from random weights too; as long again"
+    )
+    launch: FitLaunch | None = Field(None, description="torchrun's ranks for each fit; default: this process")
+    parallel: int = Field(1, ge=1, description="fits side by side, each a process; on GPUs of their own")
+    parent_run_id: str | None = Field(None, description="MLflow run to file this one under")
+
+    @field_validator("baselines")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in BASELINES]
+        if unknown:
+            raise ValueError(f"no baseline '{unknown[0]}'; there are {', '.join(BASELINES)}")
+        return names
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "FitConfig":
+        if (self.encoder is None) != self.from_scratch:
+            raise ValueError(
+                "give encoder, a pretrained model, or set from_scratch: true; never both, and none by default"
+            )
+        return self
+
+    def start(self) -> "Start":
+        """Where the weights come from; an alias is looked up once, here.
+
+        Raises:
+            RegistryError, CheckpointError: the encoder is missing.
+            ConfigError: it was pretrained on strings of another form.
+        """
+        if self.encoder is None:
+            return Start({"from_scratch": self.geometry}, self.geometry, "scratch")
+        folder = resolve(self.encoder)
+        form = read_config(folder).get("metadata", {}).get("form")
+        if form is not None and form != self.form:
+            raise ConfigError(
+                f"{self.encoder}: pretrained on {form} strings, not {self.form} ones; set form: {form}"
+            )
+        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+        return Start({"start_from": str(folder)}, geometry(folder), digest)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the fits begin from."""
+
+    job: dict[str, Any]
+    """the arguments of a `Job`: start_from or from_scratch"""
+    geometry: EncoderConfig
+    digest: str
+    """sha256 of the pretrained weights: a folder or an alias may come to hold others"""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A split with the jobs of its model, and of its baseline from scratch where there is one."""
+
+    split: Split
+    examples: Path
+    jobs: list[Job]
+    scratch: list[Job]
+
+    def all_jobs(self, name: str) -> dict[str, Job]:
+        """By name of the MLflow run."""
+        named = {f"{name}-seed-{job.settings.seed}": job for job in self.jobs}
+        return named | {f"{name}-scratch-seed-{job.settings.seed}": job for job in self.scratch}
+
+    def evaluated(self, data: Dataset, model: Path, config: FitConfig, lineage: dict[str, Any]) -> Evaluated:
+        """Write the model folder and put its test predictions beside the baselines' (all jobs are done)."""
+        models = {MODEL: join_members(self.jobs, model, data, self.split, lineage)}
+        models |= baselines_of(self.examples, config.baselines)
+        if self.scratch:
+            folder = Path(self.scratch[0].folder).parent / "model"
+            models[SCRATCH] = join_members(self.scratch, folder, data, self.split, lineage)
+        return Evaluated(self.split, models)
+
+
+def plan(
+    config: FitConfig,
+    start: Start,
+    folder: Path,
+    data: Dataset,
+    split: Split,
+    settings: FitSettings,
+    lineage: dict[str, Any],
+) -> Fitted:
+    """Write the rows and jobs of a split below `folder`."""
+    examples = write_split(folder / "examples", data, split, start.geometry.positions)
+    rest: dict[str, Any] = {"objective": config.objective, "metadata": lineage}
+    jobs = jobs_of(folder, examples, data.targets, config.seeds, settings, **start.job, **rest)
+    scratch: list[Job] = []
+    if config.scratch_baseline and config.encoder is not None:
+        begin = {"from_scratch": start.geometry}
+        scratch = jobs_of(folder / "scratch", examples, data.targets, config.seeds, settings, **begin, **rest)
+    return Fitted(split, examples, jobs, scratch)
+
+
+def find_settings(
+    config: FitConfig, start: Start, folder: Path, data: Dataset, split: Split, run: Run
+) -> FitSettings:
+    """The settings to fit with: the configuration's, or the best that the search finds, a child a trial."""
+    if config.search is None:
+        return config.fit
+    examples = write_split(folder / "examples", data, split, start.geometry.positions)
+
+    def loss(number: int, settings: FitSettings) -> float:
+        (job,) = jobs_of(
+            folder / f"trial-{number}",
+            examples,
+            data.targets,
+            config.seeds[:1],
+            settings,
+            objective=config.objective,
+            **start.job,
+        )
+        path = str(Path(job.folder) / "job.json")
+        found = fit_member(path, config.experiment, f"trial-{number}", run.run_id, config.launch)
+        return float(found["validation_loss"])
+
+    best, value = search(config.search.space, config.fit, config.search.trials, config.search.seed, loss)
+    run.log_params({f"found.{key}": value for key, value in flatten(asdict(best)).items()})
+    run.log_metrics({"search/validation_loss": value})
+    return best
+
+
+# What does not decide the outcome of a fit; the encoder does by its weights, whatever it is called.
+HOW = {
+    "name", "experiment", "encoder", "launch", "parallel", "parent_run_id", "baselines", "scratch_baseline",
+    "table", "version", "file", "encode_processes",
+}  # fmt: skip
+
+
+def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[str] = ()) -> str:
+    """Eight digits for all that decides the outcome: the configuration but for `apart`, weights, rows."""
+    values = config.model_dump(mode="json", exclude=HOW | set(apart)) | {"start": start.digest}
+    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    content.update("\n".join(data.texts).encode())
+    content.update(data.labels.tobytes())
+    return content.hexdigest()[:8]
