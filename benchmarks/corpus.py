@@ -74,7 +74,8 @@ def phonon_densities(data: Path) -> Rows:
 def dielectric_tensors(data: Path) -> Rows:
     frame = pd.read_csv(data / "automatminer/phonon_dielectric_mp.csv.gz", usecols=["mpid", "structure"])
     for name, text in zip(frame["mpid"], frame["structure"], strict=True):
-        yield str(name), json.dumps(ast.literal_eval(text)), "pymatgen"
+        if isinstance(text, str):  # a few rows have no structure
+            yield str(name), json.dumps(ast.literal_eval(text)), "pymatgen"
 
 
 def phonons(data: Path) -> Rows:
