@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import typer
 
-LOOP_ROWS = 8192  # structures of each portion that the plain loop encodes
+LOOP_ROWS = 2500  # structures of each portion that the plain loop encodes
 PORTIONS = 3
 CHUNK_ROWS = 4000
 
@@ -82,7 +82,11 @@ class Watch:
     def _run(self) -> None:
         while not self._stop.wait(0.5):
             commits = len(list(self._log.glob("*.json"))) if self._log.is_dir() else 0
-            for process in [self._process, *self._process.children(recursive=True)]:
+            try:
+                family = [self._process, *self._process.children(recursive=True)]
+            except psutil.NoSuchProcess:
+                return
+            for process in family:
                 try:
                     kind, memory = _kind(process, self._process), process.memory_info().rss / 2**20
                     times = process.cpu_times()

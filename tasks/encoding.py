@@ -10,6 +10,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -175,6 +176,8 @@ class Encoding:
 
     def encode_shard(self, shard: Shard) -> Counts:
         """Read the shard's partitions, encode what is new or changed, commit it chunk by chunk."""
+        from distributed.client import ClosedClientError
+
         total = Counts()
         pending: deque[_Chunk] = deque()
         try:
@@ -189,9 +192,11 @@ class Encoding:
             while pending:
                 total += self._finish(pending.popleft())
         finally:
-            for chunk in pending:
-                if chunk.future is not None:
-                    chunk.future.cancel()
+            # Where the client is gone its chunks are as well, and the error on its way says why.
+            with suppress(ClosedClientError):
+                for chunk in pending:
+                    if chunk.future is not None:
+                        chunk.future.cancel()
         return total
 
     # -- reading
