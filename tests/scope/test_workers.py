@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cloud_core.scope import EncoderSettings, workers
+from cloud_core.scope import EncoderSettings, helpers
 from cloud_core.scope.encoder import encode_cell
 from cloud_core.scope.workers import Encoded, Refused, encode_many
 from cloud_core.structures import Cell, Reason, read
@@ -114,7 +114,7 @@ def test_a_helper_that_ignores_the_alarm_is_killed(
     items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watchdog's second line: a stopped process cannot be ended by its own alarm clock."""
-    monkeypatch.setattr(workers, "_GRACE_S", 0.5)
+    monkeypatch.setattr(helpers, "GRACE_S", 0.5)
     # Cold helpers would load their libraries when they are to be stopped at work.
     list(encode_many(items[:2], SETTINGS))
     slow = with_slow(items[:100], 66)
@@ -168,7 +168,8 @@ from cloud_core.structures import Cell
 grid = np.stack(np.meshgrid(*[np.arange(16) / 16] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
 cell = Cell(np.eye(3) * 60.0, ("C",) * len(grid), grid)
 records = [SimpleNamespace(id=str(i), payload=cell, format="cell") for i in range(8)]
-threading.Thread(target=lambda: list(encode_many(records, EncoderSettings(), timeout_s=5)), daemon=True).start()
+work = lambda: list(encode_many(records, EncoderSettings(), timeout_s=5))
+threading.Thread(target=work, daemon=True).start()
 time.sleep(1.5)
 print(*[(task / "children").read_text() for task in Path("/proc/self/task").iterdir()], flush=True)
 time.sleep(600)
