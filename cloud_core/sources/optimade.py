@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -171,10 +170,7 @@ class OptimadeSource:
         spool = self._spool(provider, state)
         spool.discard_others()
         yield from spool.pages()
-        position = spool.position()
-        url: str | None = _query(provider.url, filter, self._fields, self.spec.page_limit)
-        if position is not None:
-            url = position.next
+        url = spool.next_url(_query(provider.url, filter, self._fields, self.spec.page_limit))
         with _closing(self.spec.politeness) as client:
             while url:
                 page, url = self._page(client, provider, url)
@@ -248,24 +244,16 @@ class OptimadeSource:
         )
 
 
-@dataclass(frozen=True)
-class _Position:
-    next: str | None
-    pages: int
-
-
 class _Spool:
     """The pages of one listing on disk, and the address of the page after them; appended to atomically."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def position(self) -> _Position | None:
-        """Where paging stands: the number of whole pages here decides, not what was being written."""
-        last = self._count() - 1
-        if last < 0:
-            return None
-        return _Position(json.loads(self._file(last).read_bytes())["next"], last + 1)
+    def next_url(self, first: str) -> str | None:
+        """Where paging goes on: after the last whole page here, or at the first."""
+        count = self._count()
+        return first if count == 0 else json.loads(self._file(count - 1).read_bytes())["next"]
 
     def pages(self) -> Iterator[dict[str, Any]]:
         for index in range(self._count()):

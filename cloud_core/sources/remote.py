@@ -107,9 +107,7 @@ class JsonClient:
             headers={"accept": "application/json", "user-agent": "cloud-pipeline"} | (headers or {}),
         )
 
-    def get(
-        self, url: str, params: dict[str, str] | None = None, attempts: int | None = None
-    ) -> dict[str, Any]:
+    def get(self, url: str, params: dict[str, str] | None = None) -> dict[str, Any]:
         """The answer to one request.
 
         Raises:
