@@ -176,20 +176,21 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 @lru_cache(maxsize=1)
-def _predictor(model: str, precision: Precision) -> Predictor:
+def _predictor(model: str, digest: str, precision: Precision) -> Predictor:
+    """Kept between shards; `digest` because a folder may get another model while a worker lives."""
     predictor = Predictor.load(model)
     predictor.precision = precision
     return predictor
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retries=1)
-def predict_shard(folder: str, number: int, model: str, precision: Precision) -> int:
+def predict_shard(folder: str, number: int, model: str, digest: str, precision: Precision) -> int:
     """Predict one row group of the candidates and leave it as a file; returns its rows."""
     path = shard_path(Path(folder), number)
     rows = pq.ParquetFile(Path(folder) / CANDIDATES).read_row_group(number, columns=["id", "scope"])
     texts = rows["scope"].to_pylist()
     good = np.array([i for i, text in enumerate(texts) if text is not None], dtype=np.int64)
-    predictor = _predictor(model, precision)
+    predictor = _predictor(model, digest, precision)
     # strings that are equal have equal predictions
     distinct, place = np.unique(np.array([texts[i] for i in good], dtype=object), return_inverse=True)
     columns: dict[str, Any] = {"id": rows["id"]}
@@ -212,11 +213,12 @@ def predict_all(folder: Path, model: Path, precision: Precision, title: str) -> 
     candidates = pq.ParquetFile(folder / CANDIDATES)
     numbers = range(candidates.num_row_groups)
     there = [number for number in numbers if shard_path(folder, number).is_file()]
+    digest = digest_of(model / WEIGHTS)
     with Progress(candidates.metadata.num_rows, title, unit="candidates") as progress:
         for number in numbers:
             n = candidates.metadata.row_group(number).num_rows
             if number not in there:
-                predict_shard(str(folder), number, str(model), precision)
+                predict_shard(str(folder), number, str(model), digest, precision)
             progress.advance(n)
     parts = [pq.read_table(shard_path(folder, number)) for number in numbers]
     predictions = pa.concat_tables(parts)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 from cloud_core.evaluation.discovery import discovery_metrics
@@ -190,6 +191,17 @@ def test_an_interrupted_prediction_goes_on(
     # another model, another folder
     other = PropertyModel(TINY, [Target("formation_energy")]).save(tmp_path / "other", {"form": "canonical"})
     assert run_folder(tmp_path / "run", candidates, other, "float32", 10) != folder
+    # a model that is replaced in its folder is not answered for by the one before
+    torch.manual_seed(1)
+    PropertyModel(TINY, [Target("formation_energy")]).save(tmp_path / "other", {"form": "canonical"})
+    first = run_folder(tmp_path / "other-run", candidates, other, "float32", 10)
+    before, _ = predict_all(first, other, "float32", "predict")
+    PropertyModel(TINY, [Target("formation_energy")]).save(tmp_path / "other", {"form": "canonical"})
+    second = run_folder(tmp_path / "other-run", candidates, other, "float32", 10)
+    after, there = predict_all(second, other, "float32", "predict")
+    assert there == 0 and not np.allclose(
+        before["formation_energy"], after["formation_energy"], equal_nan=True
+    )
     # shards that do not belong to the candidates are not taken for theirs
     rows = pq.read_table(shard_path(folder, 0))
     pq.write_table(rows.slice(1), shard_path(folder, 0))
