@@ -1,5 +1,6 @@
 """Structure in, SCOPE out."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -150,9 +151,7 @@ def _kinds(cell: Cell) -> _Kinds:
     if cell.occupancies is not None:
         return _mixed_kinds(cell)
     names = cell.species
-    counts: dict[str, int] = {}
-    for symbol in names:
-        counts[symbol] = counts.get(symbol, 0) + 1
+    counts: Mapping[str, int] = Counter(names)
     flags: tuple[str, ...] = ()
     if not ISOTOPES.keys().isdisjoint(counts):
         flags = ("isotope",)
@@ -238,9 +237,7 @@ def _occupation(symmetry: Symmetry, names: Sequence[str], cells: float) -> dict[
     cells: conventional cells in the input cell (1/2 for the primitive cell of an I-centred crystal).
     """
     multiplicities = space_groups()[symmetry.number].multiplicities
-    counts: dict[tuple[str, str], int] = {}
-    for pair in zip(names, symmetry.letters, strict=True):
-        counts[pair] = counts.get(pair, 0) + 1
+    counts = Counter(zip(names, symmetry.letters, strict=True))
     return {pair: round(count / (cells * multiplicities[pair[1]])) for pair, count in counts.items()}
 
 
