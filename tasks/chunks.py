@@ -1,10 +1,10 @@
 """A chunk's work, as Dask's workers run it: records in, rows of the table out. Imports no Prefect."""
 
 import json
+import marshal
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -48,9 +48,8 @@ def input_rows(records: Sequence[Record], settings: EncoderSettings) -> pa.Table
     return pa.table(columns, schema=schema)
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """What a worker has to know of a record. A Cell travels as plain bytes: arrays are slow to pickle."""
+class Item(NamedTuple):
+    """What a worker has to know of a record; a Cell as plain bytes."""
 
     id: str
     packed: str | tuple[Any, ...]
@@ -66,7 +65,7 @@ class Item:
                 np.ascontiguousarray(payload.lattice, float).tobytes(),
                 payload.species,
                 np.ascontiguousarray(payload.fractions, float).tobytes(),
-                payload.occupancies,
+                payload.occupancies and tuple(dict(site) for site in payload.occupancies),
             )
         else:
             packed = payload
@@ -83,6 +82,19 @@ class Item:
             np.frombuffer(fractions).reshape(-1, 3),
             occupancies,
         )
+
+
+def pack(items: Sequence[Item]) -> bytes:
+    """Items as bytes for the way to a worker, at a tenth of the cost of pickling records with arrays."""
+    return marshal.dumps([tuple(item) for item in items])
+
+
+def encode_packed(
+    packed: bytes, settings: EncoderSettings, timeout_s: float, memory_mb: int | None, isolated: bool
+) -> pa.Table:
+    """`encode_chunk` of what `pack` made."""
+    items = [Item(*values) for values in marshal.loads(packed)]
+    return encode_chunk(items, settings, timeout_s, memory_mb, isolated)
 
 
 def encode_chunk(

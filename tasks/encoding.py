@@ -30,7 +30,16 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import EncoderSettings, fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal, Source, SourceError
 from cloud_core.structures.errors import Reason
-from tasks.chunks import INPUT_COLUMNS, Item, encode_chunk, input_rows, outcome_table, read_back, refused
+from tasks.chunks import (
+    INPUT_COLUMNS,
+    Item,
+    encode_packed,
+    input_rows,
+    outcome_table,
+    pack,
+    read_back,
+    refused,
+)
 from tasks.cluster import LazyCluster
 
 if TYPE_CHECKING:
@@ -286,8 +295,8 @@ class Encoding:
         if self.started_at is None:
             self.started_at = time.monotonic()
         return self.client.submit(
-            encode_chunk,
-            items,
+            encode_packed,
+            pack(items),
             self._settings,
             options.timeout_s,
             options.memory_mb,
