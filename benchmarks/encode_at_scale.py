@@ -165,6 +165,26 @@ def throughput(path: str, folder: Path) -> list[tuple[str, str]]:
         ("CPU seconds of the plain loop / those of the flow", f"{loop_cpu / sum(cpu.values()):.1%}"),
         ("start of the cluster", f"{result['seconds_starting']:.1f} s"),
         ("the whole command", f"{wall:.1f} s"),
+        *memory(watch),
+        *again(path, folder / "wbm", result),
+    ]
+
+
+def memory(watch: Watch) -> list[tuple[str, str]]:
+    return [
+        (f"peak memory, {kind}", f"{watch.early.get(kind, 0):,.0f} MB at 100 k rows, {peak:,.0f} MB ever")
+        for kind, peak in sorted(watch.peaks.items())
+    ]
+
+
+def again(source: str, table: Path, first: dict[str, Any]) -> list[tuple[str, str]]:
+    """A second run over the finished table."""
+    second, watch, wall = run_flow(source, table)
+    wrote = second["n_encoded"] + second["n_quarantined"]
+    return [
+        ("second run", f"{second['seconds']:.1f} s, {wall:.1f} s with start-up and imports"),
+        ("second run wrote", f"{wrote} rows, version {first['version']} → {second['version']}"),
+        ("second run, peak memory of the flow", f"{watch.peaks['flow']:,.0f} MB"),
     ]
 
 
@@ -181,20 +201,12 @@ def million(path: str, folder: Path, n_rows: int) -> list[tuple[str, str]]:
     first, watch, _ = run_flow(str(repeated), table)
     commits = len(list((table / "_delta_log").glob("*.json")))
     log_bytes = sum(file.stat().st_size for file in (table / "_delta_log").iterdir())
-    second, watch_2, wall = run_flow(str(repeated), table)
-    shown = [
+    return [
         ("rows", f"{first['n_records']:,} in {first['seconds']:.0f} s"),
-        *(
-            (f"peak memory, {kind}", f"{watch.early.get(kind, 0):,.0f} MB at 100 k rows, {peak:,.0f} MB ever")
-            for kind, peak in sorted(watch.peaks.items())
-        ),
+        *memory(watch),
         ("log", f"{commits} commits, {log_bytes / first['n_records']:.1f} bytes a row"),
-        ("second run", f"{second['seconds']:.1f} s, {wall:.1f} s with start-up and imports"),
-        ("second run wrote", f"{second['n_encoded'] + second['n_quarantined']} rows, "
-         f"version {first['version']} → {second['version']}"),
-        ("second run, peak memory of the flow", f"{watch_2.peaks['flow']:,.0f} MB"),
-    ]  # fmt: skip
-    return shown
+        *again(str(repeated), table, first),
+    ]
 
 
 def main(
