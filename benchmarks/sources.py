@@ -1,4 +1,4 @@
-"""What reading costs before anything is encoded: time a row, time to list, peak memory of the process.
+"""What reading costs before anything is encoded: processor time to list and a row, and peak memory.
 
     python benchmarks/sources.py --data ../shared/data
 
@@ -23,15 +23,15 @@ import json, resource, sys, time
 from cloud_core.sources.catalogue import open_source
 start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source = open_source(json.loads(sys.argv[1]))
-begin = time.perf_counter()
+begin = time.process_time()
 partitions = list(source.partitions())
-listed = time.perf_counter()
+listed = time.process_time()
 rows = refused = 0
 for partition in partitions:
     for record in source.read(partition):
         rows += 1
         refused += record.refusal is not None
-read = time.perf_counter() - listed
+read = time.process_time() - listed
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps([len(partitions), listed - begin, rows, refused, read, start / 1024, peak / 1024]))
 """
@@ -42,15 +42,15 @@ def measure(spec: dict[str, Any]) -> list[float]:
     return list(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
-def write_matbench(data: Path, target: Path) -> None:
-    """A JSON file of MATBENCH_ROWS rows in MatBench's layout; about 0.6 GB of text."""
+def write_matbench(data: Path, target: Path, n_rows: int) -> None:
+    """A JSON file in MatBench's layout; of MATBENCH_ROWS rows, about 0.3 GB of text."""
     with gzip.open(data / "matbench" / "matbench_phonons_structures.json.gz") as file:
         structures = [json.dumps(row[0]) for row in json.load(file)["data"]]
     with gzip.open(data / "matcalc" / "mp-binary-pbe-elasticity-2025.1.json.gz") as file:
         structures += [json.dumps(row["structure"]) for row in json.load(file)]
     with gzip.open(target, "wt", compresslevel=1) as out:
-        out.write(f'{{"index": {list(range(MATBENCH_ROWS))}, "columns": ["structure", "e_form"], "data": [')
-        for i, structure in zip(range(MATBENCH_ROWS), itertools.cycle(structures), strict=False):
+        out.write(f'{{"index": {list(range(n_rows))}, "columns": ["structure", "e_form"], "data": [')
+        for i, structure in zip(range(n_rows), itertools.cycle(structures), strict=False):
             out.write(f"{',' if i else ''}[{structure}, {i / 1e5}]")
         out.write("]}")
 
@@ -60,11 +60,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the shared data")
-    data = parser.parse_args().data
+    parser.add_argument("--rows", type=int, default=MATBENCH_ROWS, help="rows of the MatBench-like file")
+    arguments = parser.parse_args()
+    data = arguments.data
     label = {"unit": "eV/atom"}
     with tempfile.TemporaryDirectory() as folder:
         matbench = Path(folder) / "matbench_mp_e_form.json.gz"
-        write_matbench(data, matbench)
+        write_matbench(data, matbench, arguments.rows)
         cases: dict[str, dict[str, Any]] = {
             "Parquet of arrays (WBM)": {
                 "kind": "table",
@@ -86,7 +88,7 @@ def main() -> None:
                 "kind": "table",
                 "path": str(data / "mp_cif_csv/mp_20_biternary_val.csv.gz"),
             },
-            "JSON of MatBench's size, gzip": {
+            "JSON as MatBench's, gzip": {
                 "kind": "set",
                 "set": "matbench:mp_e_form",
                 "file": str(matbench),
