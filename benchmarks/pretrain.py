@@ -26,8 +26,8 @@ from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.corpus import Corpus, epoch_batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking
+from cloud_core.training.objective import MicroBatch, Objective, micro_batches
 from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
-from cloud_core.training.pretrain import MicroBatch, Objective, micro_batches
 from cloud_core.training.progress import matrix_rate, training_operations
 
 Step = Callable[[], int]  # takes one optimiser step, returns the strings in it

@@ -21,8 +21,8 @@ from cloud_core.models.hugging_face import GEOMETRY, from_bert
 from cloud_core.training.corpus import Corpus, epoch_batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking
+from cloud_core.training.objective import MicroBatch, micro_batches
 from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
-from cloud_core.training.pretrain import MicroBatch, micro_batches
 
 CONFIG = EncoderConfig(hidden_size=128, layers=2, heads=4, feed_forward=512)
 SETTINGS = OptimiserSettings(learning_rate=1e-3)

@@ -17,7 +17,7 @@ import torch
 from cloud_core.models.checkpoint import load_encoder
 from cloud_core.training.corpus import Corpus
 from cloud_core.training.distributed import Ranks
-from cloud_core.training.pretrain import Objective, evaluate
+from cloud_core.training.objective import Objective, evaluate
 from flows.cli import use_embedded_prefect
 
 FIELDS = ("generator", "wyckoff", "element", "fraction")

@@ -23,9 +23,10 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_column
+from cloud_core.training.job import Job
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
-from cloud_core.training.pretrain import RESULT, Job
+from cloud_core.training.pretrain import RESULT
 from cloud_core.training.progress import METRICS
 from flows.configs import FlowConfig, TableUri
 from tasks.reporting import publish_figure

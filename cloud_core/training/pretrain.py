@@ -6,30 +6,28 @@ batch. So the number of ranks changes who computes what, not what is computed; a
 its last checkpoint as if nothing had happened.
 """
 
-import json
 import math
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cloud_core.models.checkpoint import save_encoder
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel, Packing
-from cloud_core.scope.tokenizer import FIELDS, SPECIAL
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.scope.tokenizer import FIELDS
 from cloud_core.training import counter
-from cloud_core.training.augmentation import augment, space_group_numbers
+from cloud_core.training.augmentation import space_group_numbers
 from cloud_core.training.corpus import Corpus, batches_per_epoch, epoch_batches, share
-from cloud_core.training.distributed import Ranks, StopRequest, Strategy, gradient_sync, ranks, spread, whole
-from cloud_core.training.masking import Masking, Tokens, choose, corrupt
-from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
+from cloud_core.training.distributed import Ranks, StopRequest, gradient_sync, ranks, spread, whole
+from cloud_core.training.job import Job
+from cloud_core.training.objective import Objective, evaluate, micro_batch, micro_batches, summary
+from cloud_core.training.optimiser import adamw, schedule, set_learning_rate
 from cloud_core.training.progress import (
     MetricsFile,
     matrix_rate,
@@ -41,174 +39,6 @@ from cloud_core.training.state import latest, load_state, save_state, start_from
 
 RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
-VALIDATION_EPOCH = -1  # masks of the validation rows are drawn once for all
-
-
-@dataclass(frozen=True)
-class Job:
-    """One pretraining run. `folder` gets metrics.jsonl, checkpoints/ and result.json; `model` the model.
-
-    batch_size: strings of a global batch, whatever the number of ranks. micro_batch_tokens: about how many
-    tokens a rank takes through the model at once; larger shares of a batch accumulate gradients. Intervals
-    are in steps.
-    """
-
-    folder: str
-    training: str  # files written by `Corpus.save`
-    validation: str
-    model: str
-    steps: int
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    masking: Masking = field(default_factory=Masking)
-    relabel: bool = False  # other names of the same crystals in each epoch
-    optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
-    batch_size: int = 256
-    seed: int = 0
-    precision: Literal["float32", "bfloat16"] = "float32"
-    strategy: Strategy = "ddp"
-    compile: bool = False
-    micro_batch_tokens: int = 16_384
-    log_every: int = 10
-    validate_every: int = 500
-    checkpoint_every: int = 500
-    keep_checkpoints: int = 2
-    start_from: str | None = None  # a model folder to take the first weights from
-    metadata: dict[str, Any] = field(default_factory=dict)  # lineage, kept with the model
-
-    def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "log_every",
-            "validate_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.micro_batch_tokens < 2 * self.encoder.positions:
-            raise ValueError(
-                f"micro_batch_tokens {self.micro_batch_tokens} must hold two strings of "
-                f"{self.encoder.positions} tokens"
-            )
-
-    @classmethod
-    def read(cls, path: str | Path) -> "Job":
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-        optimiser = values["optimiser"] | {"betas": tuple(values["optimiser"]["betas"])}
-        parts = {
-            "encoder": EncoderConfig(**values["encoder"]),
-            "masking": Masking(**values["masking"]),
-            "optimiser": OptimiserSettings(**optimiser),
-        }
-        return cls(**values | parts)
-
-    def write(self, path: str | Path) -> None:
-        write_json(Path(path), asdict(self))
-
-    def recipe(self, corpus: Corpus) -> dict[str, Any]:
-        """All that decides the outcome: a checkpoint continues only the same recipe."""
-        keys = (
-            "steps",
-            "encoder",
-            "masking",
-            "relabel",
-            "optimiser",
-            "batch_size",
-            "seed",
-            "precision",
-            "start_from",
-        )
-        values = asdict(self)
-        # As JSON gives it back, so that it compares equal to what a checkpoint holds.
-        recipe = {key: values[key] for key in keys} | {"corpus": corpus.digest}
-        return dict(json.loads(json.dumps(recipe)))
-
-
-class MicroBatch(NamedTuple):
-    """What goes through the model at once."""
-
-    ids: Tensor  # [T] as the model sees them
-    packing: Packing
-    masked: Tensor  # [M] places among the T
-    targets: Tensor  # [M] the true words
-    fields: Tensor  # [M] of which field each is
-
-    def to(self, device: torch.device) -> "MicroBatch":
-        if device.type == "cpu":
-            return self
-        ids, masked, targets, fields = (
-            tensor.pin_memory().to(device, non_blocking=True)
-            for tensor in (self.ids, self.masked, self.targets, self.fields)
-        )
-        return MicroBatch(ids, self.packing.to(device), masked, targets, fields)
-
-
-class Objective(nn.Module):
-    """The model and its loss, as one module for DDP, FSDP and the compiler to wrap."""
-
-    def __init__(self, model: MaskedLanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """-> the summed cross-entropy of the masked words (nats), and `[1 + 2 * 5]`: that sum, then for each
-        of `FIELDS` the words predicted rightly and the words asked for."""
-        logits = self.model.masked_logits(batch.ids, batch.packing, batch.masked).float()
-        loss = F.cross_entropy(logits, batch.targets, reduction="sum")
-        right = (logits.argmax(-1) == batch.targets).double()
-        counts = torch.zeros(2, len(FIELDS), dtype=torch.float64, device=logits.device)
-        counts[0].index_add_(0, batch.fields, right)
-        counts[1].index_add_(0, batch.fields, torch.ones_like(right))
-        return loss, torch.cat([loss.detach().double()[None], counts.flatten()])
-
-
-def micro_batches(
-    corpus: Corpus,
-    rows: NDArray[np.int64],
-    masking: Masking,
-    seed: int,
-    epoch: int,
-    ranks: Ranks,
-    limit: int,
-    groups: NDArray[np.int64] | None = None,
-) -> tuple[list[MicroBatch], int]:
-    """This rank's share of the global batch `rows`, and the number of masked words in the whole batch.
-
-    The number of micro-batches is the same on every rank. `groups`: see `micro_batch`.
-    """
-    tokens = Tokens.of(corpus, rows)
-    scored = int(choose(tokens, masking, seed, epoch).sum())
-    mine = share(rows, corpus.lengths, ranks.rank, ranks.world)
-    parts = min(-(-len(tokens.ids) // (ranks.world * limit)), len(rows) // ranks.world)
-    ends = np.cumsum(corpus.lengths[mine])
-    cuts = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
-    parts_of_mine = np.split(mine, cuts)
-    return [micro_batch(corpus, part, masking, seed, epoch, groups) for part in parts_of_mine], scored
-
-
-def micro_batch(
-    corpus: Corpus,
-    rows: NDArray[np.int64],
-    masking: Masking,
-    seed: int,
-    epoch: int,
-    groups: NDArray[np.int64] | None = None,
-) -> MicroBatch:
-    """Some rows, masked; augmented first where the space groups `[rows of the corpus]` are given."""
-    tokens = Tokens.of(corpus, rows)
-    if groups is not None:
-        tokens = augment(tokens, groups, seed, epoch)
-    chosen = choose(tokens, masking, seed, epoch)
-    seen = corrupt(tokens, chosen, masking, seed, epoch)
-    lengths = torch.from_numpy(corpus.lengths[rows])
-    return MicroBatch(
-        torch.from_numpy(seen),
-        Packing.of(lengths, int(lengths.max())),
-        torch.from_numpy(np.flatnonzero(chosen)),
-        torch.from_numpy(tokens.ids[chosen]),
-        torch.from_numpy(tokens.fields[chosen].astype(np.int64)),
-    )
 
 
 class Run:
@@ -329,25 +159,6 @@ class Run:
         )
 
 
-@torch.no_grad()
-def evaluate(
-    objective: nn.Module, corpus: Corpus, ranks: Ranks, tokens_at_once: int = 16_384
-) -> dict[str, float]:
-    """Loss, perplexity and accuracies on a corpus, with published masks that are the same at every call."""
-    training = objective.training
-    objective.eval()
-    total = torch.zeros(1 + 2 * len(FIELDS), dtype=torch.float64, device=ranks.device)
-    rule = Masking()
-    at_once = ranks.world * max(1, tokens_at_once // int(corpus.lengths.max()))
-    for rows in epoch_batches(len(corpus), at_once, 0, 0):
-        mine = share(rows, corpus.lengths, ranks.rank, ranks.world)
-        batch = micro_batch(corpus, mine, rule, 0, VALIDATION_EPOCH)
-        total += objective(batch.to(ranks.device))[1]
-    objective.train(training)
-    metrics = summary(ranks.sum(total).cpu(), "validation")
-    return metrics | {"validation/perplexity": math.exp(min(metrics["validation/loss"], 700.0))}
-
-
 class Work(NamedTuple):
     """What a step took, over all ranks."""
 
@@ -355,19 +166,6 @@ class Work(NamedTuple):
     tokens: float
     operations: float
     gradient_norm: Tensor
-
-
-def summary(sums: Tensor, prefix: str) -> dict[str, float]:
-    """Mean loss and masked accuracies, over all words and per field, from an `Objective`'s sums."""
-    right, asked = sums[1:].reshape(2, -1).tolist()
-    metrics = {
-        f"{prefix}/loss": float(sums[0]) / max(sum(asked), 1.0),
-        f"{prefix}/masked_accuracy": sum(right) / max(sum(asked), 1.0),
-    }
-    for name, hits, words in zip(FIELDS, right, asked, strict=True):
-        if words and name != FIELDS[SPECIAL]:  # separators; they stand where they must
-            metrics[f"{prefix}/masked_accuracy_{name}"] = hits / words
-    return metrics
 
 
 def train(job: Job, ranks: Ranks) -> bool:

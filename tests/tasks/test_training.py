@@ -14,7 +14,7 @@ import pytest
 
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.corpus import Corpus
-from cloud_core.training.pretrain import Job
+from cloud_core.training.job import Job
 from cloud_core.training.progress import MetricsFile, read_lines
 from tasks.tracking import metric_history, mlflow_client, tracked_run
 from tasks.training import Launch, Relay, TrainingError, launched, stop, torchrun
