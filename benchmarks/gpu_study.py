@@ -43,7 +43,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes. `large` are epochs for tasks of more than 5,000 training rows."""
+    """Sizes. `large` are epochs for tasks of more than 2,000 training rows."""
 
     encoder: EncoderConfig
     pretrain_epochs: float
@@ -64,8 +64,8 @@ def small(hidden: int, layers: int) -> EncoderConfig:
 
 PRESETS = {
     "toy": Preset(small(32, 1), 0.02, 1e-3, 64, 1, 1, 1e-3, 1e-3, "float32"),
-    "cpu": Preset(small(128, 2), 2, 1e-3, 64, 20, 8, 5e-4, 1e-3, "float32"),
-    "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 50, 15, 5e-5, 5e-5, "bfloat16"),
+    "cpu": Preset(small(128, 2), 2, 1e-3, 64, 20, 6, 5e-4, 1e-3, "float32"),
+    "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 50, 20, 5e-5, 5e-5, "bfloat16"),
 }
 
 
@@ -106,7 +106,7 @@ def finetune(preset: Preset, split: Path, to: Path, target: Target, encoder: str
     """Errors of one fit on a split's test rows: over all, and on rows whose string was trained on or not."""
     facts = json.loads((split / "study.json").read_text())
     settings = FitSettings(
-        epochs=preset.large if facts["rows"][0] > 5000 else preset.epochs,
+        epochs=preset.large if facts["rows"][0] > 2000 else preset.epochs,
         batch_size=32,
         optimiser=OptimiserSettings(
             learning_rate=preset.scratch_rate if encoder is None else preset.rate,
