@@ -23,10 +23,10 @@ _BY_SUFFIX = {".cif": "cif", ".mcif": "cif", ".vasp": "poscar", ".poscar": "posc
 def read(payload: Any, format: str | None = None, fast: bool = True) -> Cell:
     """The cell of a structure.
 
-    payload: CIF or POSCAR text (str or bytes), a path (a `Path`, or text of one line), a pymatgen
-    Structure or its JSON (text or mapping), an OPTIMADE structure (text or mapping), a Cell. format: one of
-    `FORMATS`, or None to tell from the payload. `fast=False` switches the fast readers off; the cells are
-    the same. Raises StructureError with a reason code.
+    payload: CIF or POSCAR text (str or bytes), a path (a `Path`, or text of one line where no format is
+    given), a pymatgen Structure or its JSON (text or mapping), an OPTIMADE structure (text or mapping), a
+    Cell. format: one of `FORMATS`, or None to tell from the payload. `fast=False` switches the fast readers
+    off; the cells are the same. Raises StructureError with a reason code.
     """
     if isinstance(payload, Cell):
         return payload
@@ -34,7 +34,8 @@ def read(payload: Any, format: str | None = None, fast: bool = True) -> Cell:
         raise StructureError(Reason.UNKNOWN_FORMAT, f"format {format!r} is none of {', '.join(FORMATS)}")
     if isinstance(payload, bytes):
         payload = payload.decode("utf-8", errors="replace")
-    if isinstance(payload, str) and _is_path(payload):
+    # with a format it is content, whatever it looks like: data must not name files of this machine
+    if isinstance(payload, str) and format is None and _is_path(payload):
         payload = Path(payload)
     if isinstance(payload, Path):
         payload, format = _read_file(payload, format)

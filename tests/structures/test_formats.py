@@ -113,7 +113,7 @@ def reason_of(payload: Any, format: str | None = None) -> Reason:
         ("{not json", None, Reason.PARSE_ERROR),
         ("{}", None, Reason.PARSE_ERROR),
         ("comment\n1.0\nnonsense\n", None, Reason.PARSE_ERROR),
-        ("", "cif", Reason.FILE_NOT_FOUND),
+        ("", "cif", Reason.PARSE_ERROR),
         ("data_x\n_cell_length_a 3\n", None, Reason.NO_ATOMS),
         (3.14, None, Reason.UNKNOWN_FORMAT),
         ("data_x\n", "xyz", Reason.UNKNOWN_FORMAT),
@@ -132,3 +132,9 @@ def test_cells_pass_through() -> None:
     cell = Cell(np.eye(3), ("H",), np.zeros((1, 3)))
     assert read(cell) is cell
     assert read(cell, "cell") is cell
+
+
+def test_with_a_format_text_is_content_and_never_a_path() -> None:
+    with pytest.raises(StructureError) as caught:
+        read(__file__, "cif")
+    assert caught.value.reason is Reason.PARSE_ERROR
