@@ -186,6 +186,7 @@ class Encoding:
     def encode_shard(self, shard: Shard) -> Counts:
         """Read the shard's partitions, encode what is new or changed, commit it chunk by chunk."""
         from distributed.client import ClosedClientError
+        from distributed.comm.core import CommClosedError
 
         total = Counts()
         pending: deque[_Chunk] = deque()
@@ -200,9 +201,14 @@ class Encoding:
                     total += self._finish(pending.popleft())
             while pending:
                 total += self._finish(pending.popleft())
+        except (CancelledError, ClosedClientError, CommClosedError) as error:
+            raise EncodeError(
+                f"{self.table.uri}: the Dask scheduler was lost in the midst of the run; what was committed "
+                "is kept: start a scheduler and run the same encoding again"
+            ) from error
         finally:
             # Where the client is gone its chunks are as well, and the error on its way says why.
-            with suppress(ClosedClientError):
+            with suppress(ClosedClientError, CommClosedError):
                 for chunk in pending:
                     if chunk.future is not None:
                         chunk.future.cancel()
@@ -311,8 +317,6 @@ class Encoding:
         assert chunk.future is not None
         try:
             return chunk.future.result()
-        except CancelledError as error:
-            raise _lost(self.table.uri) from error
         except (KilledWorker, *UNEXPECTED):
             return self._isolated(chunk.items)
 
@@ -323,8 +327,6 @@ class Encoding:
         for _ in range(ISOLATED_ATTEMPTS):
             try:
                 return self._submit(items, isolated=True).result()
-            except CancelledError as error:
-                raise _lost(self.table.uri) from error
             except KilledWorker:
                 continue
         if len(items) == 1:
@@ -435,13 +437,6 @@ class Replay(Encoding):
         changed = pc.not_equal(pc.fill_null(rows["reason"], ""), pc.fill_null(chunk.before, ""))
         rows, revisions = rows.filter(changed), chunk.revisions[np.asarray(changed)]
         self.table.append_chunk(rows, chunk.key, revisions, chunk.metadata)
-
-
-def _lost(uri: str) -> EncodeError:
-    return EncodeError(
-        f"{uri}: the Dask scheduler was lost in the midst of the run; what was committed is kept: start a "
-        "scheduler and run the same encoding again"
-    )
 
 
 @task(name="encode shard", task_run_name="shard {shard.number}", cache_policy=NO_CACHE, persist_result=False)
