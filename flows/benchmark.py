@@ -1,6 +1,6 @@
 """MatBench, UnconvBench or tasks of one's own: every fold by the book, beside the baselines.
 
-    python -m flows.benchmark deployments/configs/finetune-matbench.yaml
+    python -m flows.benchmark --config deployments/configs/finetune-matbench.yaml
 
 A parent run for each task, with a child for each fold and seed; what is done already is not done again.
 """
@@ -18,6 +18,7 @@ from cloud_core.evaluation.dataset import Dataset
 from cloud_core.evaluation.folds import split_fold
 from cloud_core.evaluation.matbench import FoldResult, results_file
 from cloud_core.evaluation.report import MODEL, Evaluated
+from flows.configs import run_from_shell
 from flows.fitting import FitConfig, Start, find_settings, identity, plan
 from tasks.comparison import flat_metrics, report
 from tasks.evaluation import fit_all, fit_baselines
@@ -176,18 +177,5 @@ def fold_result(task: BenchmarkTask, data: Dataset, part: Evaluated) -> FoldResu
     )
 
 
-def main(config: Path) -> None:
-    """Run benchmark tasks as a YAML file says."""
-    result = benchmark(BenchmarkConfig.from_yaml(config))
-    for task in result.tasks:
-        for row in task.comparison:
-            figures = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))
-            print(f"{task.task}  {row['model']}  ({row['folds']} folds, {row['test_rows']} rows): {figures}")
-    if result.results_file:
-        print(result.results_file)
-
-
 if __name__ == "__main__":
-    import typer
-
-    typer.run(main)
+    run_from_shell(benchmark, BenchmarkConfig)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Self, TypeVar
 
@@ -89,3 +90,13 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             problems.append(f"'{key}': {item['msg']}, got {item.get('input')!r}")
     return "; ".join(problems)
+
+
+def run_from_shell(flow: Callable[[Config], object], model: type[Config]) -> None:
+    """`python -m flows.NAME --config FILE`: what each flow's file does when it is run."""
+    import typer
+
+    def main(config: Annotated[Path, typer.Option(help=f"YAML file of a {model.__name__}")]) -> None:
+        print(flow(load_config(config, model)))
+
+    typer.run(main)

@@ -1,12 +1,11 @@
 """Train a Debye model: θ_D from the encoder, C_v(T) or U(T) by the Debye integral.
 
-    python -m flows.debye deployments/configs/debye.yaml
+    python -m flows.debye --config deployments/configs/debye.yaml
 
 On the same test rows stand the control that any claim must beat (the training rows' mean per atom times the
 number of atoms), regressors without physics, and the best that the Debye form itself can do.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 from cloud_core.evaluation.gate import GateDecision, better_than
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.thermal import Basis
-from flows.configs import FlowConfig
+from flows.configs import FlowConfig, run_from_shell
 from tasks.debye import (
     BEST,
     CONTROL,
@@ -150,12 +149,5 @@ def gate(predictions: pd.DataFrame) -> GateDecision:
     return better_than(predictions["true"], predictions["predicted"], predictions["control"], CONTROL)
 
 
-def main(config: Path) -> None:
-    """Train a Debye model as a YAML file says."""
-    debye(DebyeConfig.from_yaml(config))
-
-
 if __name__ == "__main__":
-    import typer
-
-    typer.run(main)
+    run_from_shell(debye, DebyeConfig)

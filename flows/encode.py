@@ -4,10 +4,8 @@ python -m flows.encode --config deployments/configs/encode.yaml
 """
 
 import time
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from prefect import flow
 from pydantic import BaseModel, Field
 
@@ -18,7 +16,7 @@ from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
-from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri
+from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri, run_from_shell
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
 from tasks.reporting import Progress, flow_run_link, publish_markdown, publish_table
@@ -136,12 +134,5 @@ def _summary(result: EncodeResult) -> str:
     return f"{head}\n\nTable `{result.table}`, version {result.version}.{reasons}"
 
 
-def main(
-    config: Annotated[Path, typer.Option(help="YAML file, see deployments/configs/encode.yaml")],
-) -> None:
-    """Encode a source as a YAML file says."""
-    print(encode(EncodeConfig.from_yaml(config)).model_dump_json(indent=2))
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    run_from_shell(encode, EncodeConfig)

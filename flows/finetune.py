@@ -1,6 +1,6 @@
 """Finetune a property model on a table or a file, and show it beside its baselines.
 
-    python -m flows.finetune deployments/configs/finetune.yaml
+    python -m flows.finetune --config deployments/configs/finetune.yaml
 
 The run's folder is named by what decides its outcome: the same configuration on the same data goes on with
 the seeds that are missing, or returns the finished model.
@@ -17,7 +17,7 @@ from cloud_core.evaluation.dataset import Dataset, from_file, from_table
 from cloud_core.evaluation.folds import Split, split_by_group
 from cloud_core.evaluation.report import MODEL
 from cloud_core.lake.snapshot import Snapshot
-from flows.configs import TableUri
+from flows.configs import TableUri, run_from_shell
 from flows.fitting import FitConfig, TargetConfig, find_settings, identity, plan
 from tasks.comparison import flat_metrics, report
 from tasks.evaluation import fit_all, fit_baselines
@@ -142,13 +142,5 @@ def summary(result: FinetuneResult) -> list[str]:
     return lines
 
 
-def main(config: Path) -> None:
-    """Finetune a property model as a YAML file says."""
-    for line in summary(finetune(FinetuneConfig.from_yaml(config))):
-        print(line)
-
-
 if __name__ == "__main__":
-    import typer
-
-    typer.run(main)
+    run_from_shell(finetune, FinetuneConfig)

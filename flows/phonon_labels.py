@@ -1,6 +1,6 @@
 """Labels of C_v(T) and U(T) from phonon densities of states, to train a Debye model on.
 
-python -m flows.phonon_labels deployments/configs/debye_phonon_labels.yaml
+python -m flows.phonon_labels --config deployments/configs/debye_phonon_labels.yaml
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import flow
 from pydantic import BaseModel, Field
 
-from flows.configs import FlowConfig
+from flows.configs import FlowConfig, run_from_shell
 from tasks.phonons import PhononCounts, PhononData, PhononLabels, label_phonons
 from tasks.reporting import publish_table
 from tasks.thermal import ThermalData
@@ -41,12 +41,5 @@ def phonon_labels(config: PhononLabelsConfig) -> PhononLabelsResult:
     return PhononLabelsResult(path=str(config.to), counts=counts)
 
 
-def main(config: Path) -> None:
-    """Make labels as a YAML file says."""
-    print(phonon_labels(PhononLabelsConfig.from_yaml(config)).model_dump_json(indent=1))
-
-
 if __name__ == "__main__":
-    import typer
-
-    typer.run(main)
+    run_from_shell(phonon_labels, PhononLabelsConfig)

@@ -10,16 +10,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
-import typer
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.evaluation.gate import GateDecision, better_than
-from flows.configs import FlowConfig
+from flows.configs import FlowConfig, run_from_shell
 from flows.debye import DebyeConfig, DebyeResult, debye
 from flows.encode import EncodeConfig, EncodeResult, encode
 from flows.finetune import FinetuneConfig, FinetuneResult, finetune
@@ -240,10 +239,5 @@ def debye_line(result: DebyeResult) -> str:
     return "test MAE/MAD: " + ", ".join(f"{row['model']} {row['MAE/MAD']:.3f}" for row in result.comparison)
 
 
-def main(config: Annotated[Path, typer.Option(help="YAML file")]) -> None:
-    """Run the whole chain as a YAML file says."""
-    pipeline(PipelineConfig.from_yaml(config))
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    run_from_shell(pipeline, PipelineConfig)

@@ -10,10 +10,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import fsspec
-import typer
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field, model_validator
@@ -28,7 +27,7 @@ from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import RESULT
 from cloud_core.training.progress import METRICS
-from flows.configs import FlowConfig, TableUri
+from flows.configs import FlowConfig, TableUri, run_from_shell
 from tasks.reporting import publish_figure
 from tasks.tracking import git_commit, runs_folder, tracked_run
 from tasks.training import Launch, torchrun
@@ -209,12 +208,5 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     return PretrainResult(str(model), run.run_id, result["metrics"], snapshot)
 
 
-def main(
-    config: Annotated[Path, typer.Option(help="YAML file, see deployments/configs/pretrain.yaml")],
-) -> None:
-    """Pretrain an encoder as a YAML file says."""
-    print(pretrain(PretrainConfig.from_yaml(config)))
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    run_from_shell(pretrain, PretrainConfig)

@@ -1,21 +1,19 @@
 """A scaling study: sizes × data fractions × budgets, one MLflow parent with a child for each encoder.
 
-python -m flows.scaling deployments/configs/scaling.yaml
+python -m flows.scaling --config deployments/configs/scaling.yaml
 """
 
 from dataclasses import asdict, dataclass, field
 from itertools import product
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
-import typer
 from prefect import flow
 from pydantic import Field
 
 from cloud_core.evaluation.scaling import PowerLaw, fit_power_law, scaling_plot
 from cloud_core.models.encoder import EncoderConfig
-from flows.configs import FlowConfig
+from flows.configs import FlowConfig, run_from_shell
 from flows.pretrain import PretrainConfig, pretrain
 from tasks.reporting import publish_figure, publish_table
 from tasks.tracking import tracked_run
@@ -96,12 +94,5 @@ def scaling(config: ScalingConfig) -> ScalingResult:
     return ScalingResult(run.run_id, points, law)
 
 
-def main(
-    config: Annotated[Path, typer.Option(help="YAML file, see deployments/configs/scaling.yaml")],
-) -> None:
-    """Run a scaling study as a YAML file says."""
-    print(scaling(ScalingConfig.from_yaml(config)).law)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    run_from_shell(scaling, ScalingConfig)

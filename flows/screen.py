@@ -1,6 +1,6 @@
 """Screen candidates with a trained model: hull distances, a ranked shortlist, and the field's metrics.
 
-python -m flows.screen deployments/configs/screen.yaml
+python -m flows.screen --config deployments/configs/screen.yaml
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ from cloud_core.evaluation.wbm import (
     write_submission,
 )
 from cloud_core.models.checkpoint import read_config
-from flows.configs import FlowConfig, TableUri
+from flows.configs import FlowConfig, TableUri, run_from_shell
 from flows.encode import EncodeConfig, encode
 from tasks.cluster import ClusterConfig, default_cluster
 from tasks.registry import resolve
@@ -337,12 +337,5 @@ def _log(
     return pictures
 
 
-def main(config: Path) -> None:
-    """Screen candidates as a YAML file says."""
-    screen(ScreenConfig.from_yaml(config))
-
-
 if __name__ == "__main__":
-    import typer
-
-    typer.run(main)
+    run_from_shell(screen, ScreenConfig)

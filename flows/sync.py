@@ -7,10 +7,9 @@ import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
-import typer
 from prefect import flow
 from prefect.events import emit_event
 from pydantic import BaseModel, Field
@@ -22,7 +21,7 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Feed, Partition
-from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri, load_config
+from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri, load_config, run_from_shell
 from tasks.cluster import ClusterConfig, cluster, default_cluster
 from tasks.encoding import EncodingOptions
 from tasks.reporting import Progress, flow_run_link, publish_table
@@ -246,10 +245,5 @@ def named(name: str, folder: str | Path = "deployments/configs") -> SyncConfig:
     return load_config(path, SyncConfig)
 
 
-def main(config: Annotated[Path, typer.Option("--config", help="YAML file of a sync")]) -> None:
-    """One sync as a YAML file says."""
-    sync(SyncConfig.from_yaml(config))
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    run_from_shell(sync, SyncConfig)

@@ -161,7 +161,7 @@ def _start(config: ClusterConfig) -> "Cluster":
             raise ClusterError(
                 "kind: slurm needs dask-jobqueue; install it: pip install 'cloud-pipeline[slurm]'"
             ) from error
-        defaults = {
+        defaults: dict[str, Any] = {
             "cores": 1,
             "processes": 1,
             "memory": f"{config.memory_gb}GB",
