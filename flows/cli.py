@@ -84,7 +84,11 @@ def show(result: Any, as_json: bool) -> None:
     if as_json:
         print(json.dumps(values, default=str))
         return
-    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+    if isinstance(values, list):
+        for row in values:
+            print(", ".join(f"{key} {value}" for key, value in row.items() if value is not None))
+        return
+    for key, value in values.items():
         if isinstance(value, dict):
             print(f"{key}:")
             for name, item in value.items():

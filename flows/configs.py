@@ -95,8 +95,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def run_from_shell(flow: Callable[[Config], object], model: type[Config]) -> None:
     """`python -m flows.NAME --config FILE`: what each flow's file does when it is run."""
     import typer
+    from pydantic_core import to_json
 
     def main(config: Annotated[Path, typer.Option(help=f"YAML file of a {model.__name__}")]) -> None:
-        print(flow(load_config(config, model)))
+        print(to_json(flow(load_config(config, model)), indent=2).decode())
 
     typer.run(main)

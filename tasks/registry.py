@@ -128,12 +128,9 @@ def resolve(uri: str) -> Path:
                 f"{uri}: not a model folder (no config.json) and not a models:/ or runs:/ address"
             )
         return folder
+    mlflow.set_tracking_uri(tracking_uri())  # a look-up by alias takes no address of its own
     try:
-        downloaded = Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=uri, tracking_uri=tracking_uri(), registry_uri=tracking_uri()
-            )
-        )
+        downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
     except MlflowException as error:
         raise RegistryError(
             f"{uri}: not in the registry of {_without_secrets(tracking_uri())} ({error.message})"

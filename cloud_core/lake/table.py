@@ -246,7 +246,7 @@ class Table:
         Two writers that claim the same inputs of the same state of the table get the same key, so that only
         one of them commits. `inputs` is as in `unchanged`.
         """
-        with self._lock:
+        with self._lock, naming(self.uri):
             ids = hash_strings(inputs["structure_id"])
             known, revisions = self.index.look_up(ids)
             todo = np.ones(len(ids), bool) if again else known != states_of(inputs)
@@ -281,7 +281,7 @@ class Table:
         ids = hash_strings(rows["structure_id"])
         if len(np.unique(ids)) != len(ids):
             raise LakeError(f"{self.uri}: chunk {key} has a structure id twice")
-        with self._lock:
+        with self._lock, naming(self.uri):
             first_seen = self.index.look_up(ids)[1] if seen is None else seen
             for attempt in range(_ATTEMPTS):
                 if self.delta.transaction_version(key) is not None or rows.num_rows == 0:

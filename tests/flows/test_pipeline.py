@@ -107,7 +107,7 @@ def test_the_closing_table_shows_each_step(
     chain: tuple[PipelineConfig, PipelineResult, PipelineResult], capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, first, _ = chain
-    show(first, 1.0, Console(width=200))
+    show(first, 1.0, Console(width=1000))
     shown = capsys.readouterr().out
     assert len(first.steps) == 6 and all(step.figures and step.where for step in first.steps)
     for part in (
