@@ -20,7 +20,7 @@ ENCODER = {"hidden_size": 128, "layers": 4, "heads": 4, "feed_forward": 512}
 def demo_config(
     data: Path = DATA,
     workers: int = 2,
-    pretrain_epochs: float = 40,
+    pretrain_epochs: float = 20,
     finetune_epochs: int = 40,
     debye_epochs: int = 40,
     encoder: dict[str, int] | None = None,

@@ -216,10 +216,12 @@ def encode_line(result: EncodeResult) -> str:
 
 
 def pretrain_line(result: PretrainResult) -> str:
-    shown = {key: value for key, value in result.metrics.items() if "accuracy" in key or "perplexity" in key}
-    return "held-out strings: " + ", ".join(
-        f"{key.split('/')[-1]} {value:.3g}" for key, value in shown.items()
-    )
+    shown = {
+        key.removeprefix("validation/").replace("_", " "): value
+        for key, value in result.metrics.items()
+        if key.startswith("validation/") and not key.endswith("loss")
+    }
+    return "held-out strings: " + ", ".join(f"{key} {value:.3g}" for key, value in shown.items())
 
 
 def finetune_line(result: FinetuneResult) -> str:
