@@ -48,6 +48,7 @@ def demo_config(
         encode={
             "source": structures,
             "table": table,
+            "encoding": {"chunk_rows": 250},
             "cluster": {"workers": workers},
         },
         pretrain={
