@@ -174,10 +174,7 @@ def launched(
 
 def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
     """SIGTERM to every rank, then SIGKILL to what is left after `grace_s`; nothing where all have ended."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
+    family = _descendants(process)
     if process.poll() is None:
         # The agent would pass it on, but kill them after a grace of its own; it ends when its ranks do.
         for rank in family:
@@ -188,16 +185,28 @@ def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
         if not family:
             process.terminate()
     _, alive = psutil.wait_procs(family, timeout=grace_s if process.poll() is None else 0)
+    if not alive:
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    else:
+        # The agent first: it would start new ranks in place of those killed under it.
+        alive += _descendants(process)
+        process.kill()
+    process.wait()
     for rank in alive:
         try:
             rank.kill()
         except psutil.NoSuchProcess:
             continue
+
+
+def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     try:
-        process.wait(timeout=5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 @task(cache_policy=NO_CACHE, cache_result_in_memory=False, persist_result=False)

@@ -113,6 +113,10 @@ def test_ranks_that_ignore_sigterm_are_killed(tmp_path: Path, monkeypatch: pytes
         family = [psutil.Process(int(p.read_text())) for p in tmp_path.glob("rank-*")]
     assert process.poll() is not None
     assert not [rank for rank in family if rank.is_running()]
+    # nor did torchrun start others in their place
+    time.sleep(2)
+    mine = str(tmp_path)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if mine in (p.info["cmdline"] or [])]
 
 
 def test_ranks_whose_launcher_was_killed_leave_a_checkpoint(endless: Job) -> None:
