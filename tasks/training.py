@@ -200,6 +200,7 @@ def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
             rank.kill()
         except psutil.NoSuchProcess:
             continue
+    psutil.wait_procs(alive, timeout=5)
 
 
 def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
