@@ -15,7 +15,6 @@ from pydantic import Field, model_validator
 
 from cloud_core.evaluation.dataset import Dataset, from_file, from_table
 from cloud_core.evaluation.folds import Split, split_by_group
-from cloud_core.evaluation.report import MODEL
 from cloud_core.lake.snapshot import Snapshot
 from flows.configs import TableUri, run_from_shell
 from flows.fitting import FitConfig, TargetConfig, find_settings, identity, plan
@@ -131,15 +130,6 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         left_out=data.left_out,
         snapshot=snapshot,
     )
-
-
-def summary(result: FinetuneResult) -> list[str]:
-    """Lines for a terminal: the model first, then the baselines."""
-    lines = []
-    for row in sorted(result.comparison, key=lambda row: (row["target"], row["model"] != MODEL)):
-        figures = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))
-        lines.append(f"{row['target']} ({row['unit']})  {row['model']}: {figures}")
-    return lines
 
 
 if __name__ == "__main__":
