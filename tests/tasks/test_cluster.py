@@ -1,6 +1,7 @@
 """Where the work runs, and what is said where it cannot."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,16 +69,11 @@ def test_workers_come_as_slurm_jobs_when_there_is_work(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("kind", ["slurm", "kubernetes"])
-def test_a_missing_back_end_is_named(kind: str):
-    pytest.importorskip("dask")
+def test_a_missing_back_end_is_named(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = {"slurm": "dask_jobqueue", "kubernetes": "dask_kubernetes"}[kind]
-    try:
-        __import__(module)
-    except ImportError:
-        with (
-            pytest.raises(ClusterError, match=rf"pip install 'cloud-pipeline\[{kind}\]'"),
-            cluster(ClusterConfig.model_validate({"kind": kind})),
-        ):
-            pass
-    else:
-        pytest.skip(f"{module} is installed")
+    monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    with (
+        pytest.raises(ClusterError, match=rf"pip install 'cloud-pipeline\[{kind}\]'"),
+        cluster(ClusterConfig.model_validate({"kind": kind})),
+    ):
+        pass
