@@ -1,33 +1,48 @@
-"""Pretrain, finetune every task at hand with and without pretraining, and print the table: one process.
+"""Finetune every task at hand with and without pretraining, beside the baselines: one command, one table.
 
-    python benchmarks/prepare_study.py --to runs/study        # once, where the data and all libraries are
-    python benchmarks/gpu_study.py --data runs/study --preset gpu
+    python benchmarks/corpus.py --to runs/corpus
+    python benchmarks/prepare_study.py --to runs/study --corpus runs/corpus/strings.txt
+    python benchmarks/gpu_study.py --data runs/study --preset gpu                      # pretrains first
+    OMP_NUM_THREADS=1 python benchmarks/gpu_study.py --data runs/study --preset cpu --encoder FOLDER \
+        --pretrained-on runs/corpus/strings.txt --minutes 40 --workers 2               # takes an encoder
 
-It needs torch, numpy, pyarrow and safetensors alone, ends within `--minutes`, and prints each row as soon as
-it is known, for a machine that is borrowed and keeps nothing. `--preset cpu` is what docs/results.md was
-measured with, `--preset toy` shows in seconds that it runs. A fit that is done under `--to` is not done
-again.
+It needs torch, numpy, pyarrow and safetensors alone, ends within `--minutes`, and prints each fit as soon as
+it is known, for a machine that is borrowed and keeps nothing. The epochs are cut by one factor so that all
+fits are expected to end in time; those of fold 0 and of whole tasks come first, then the controls from
+scratch, then further seeds. Settings and epochs stand in `plan.json` below `--to`: a second start goes on
+with the fits that are missing, and `--minutes 0` prints the table of what is there.
+
+Epochs are chosen by validation rows, which are never trained on; test rows choose nothing.
 """
 
 import argparse
+import hashlib
 import json
 import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from cloud_core.models.checkpoint import WEIGHTS, read_config
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import Target
+from cloud_core.models.heads import PropertyModel, Target, geometry
 from cloud_core.training.corpus import Corpus, batches_per_epoch
 from cloud_core.training.distributed import ranks
-from cloud_core.training.finetune import FitSettings
+from cloud_core.training.examples import Examples
+from cloud_core.training.finetune import FitSettings, fit
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import Job as PretrainJob
 from cloud_core.training.pretrain import train
-from cloud_core.training.property import LABELS, Job, run
+from cloud_core.training.progress import write_json
+from cloud_core.training.property import LABELS, Job, property_loss, run, scaled
 
 # MAE over five folds, read off the authors' figures to 1-2 %: (pretrained, without pretraining).
 PUBLISHED = {
@@ -35,25 +50,40 @@ PUBLISHED = {
     "dielectric": (0.303, 0.389),
     "log_gvrh": (0.087, 0.117),
     "log_kvrh": (0.068, None),
+    "jdft2d": (34.8, None),
     "perovskites": (0.096, None),
     "mp_gap": (0.211, None),
     "mp_e_form": (0.054, None),
 }
+PRETRAINED, SCRATCH = "pretrained", "scratch"
+RESERVE = 0.85  # of the time is planned for; the rest is for validation, tests and a slower machine
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes. `large` are epochs for tasks of more than 2,000 training rows."""
+    """Sizes. A fit takes `passes` rows through the model, but at least and at most so many epochs."""
 
     encoder: EncoderConfig
     pretrain_epochs: float
     pretrain_rate: float
     pretrain_batch: int
-    epochs: int
-    large: int
+    passes: int
+    epochs: tuple[int, int]
     rate: float
     scratch_rate: float
+    layer_decay: float
     precision: str
+
+    def epochs_of(self, rows: int, factor: float = 1.0) -> int:
+        least, most = self.epochs
+        return max(1, round(factor * min(most, max(least, self.passes / rows))))
+
+    def settings(self, start: str, epochs: int, seed: int) -> FitSettings:
+        optimiser = OptimiserSettings(
+            learning_rate=self.rate if start == PRETRAINED else self.scratch_rate,
+            layer_decay=self.layer_decay if start == PRETRAINED else 1.0,
+        )
+        return FitSettings(epochs, 32, optimiser, seed=seed, precision=self.precision)  # type: ignore[arg-type]
 
 
 def small(hidden: int, layers: int) -> EncoderConfig:
@@ -63,17 +93,17 @@ def small(hidden: int, layers: int) -> EncoderConfig:
 
 
 PRESETS = {
-    "toy": Preset(small(32, 1), 0.02, 1e-3, 64, 1, 1, 1e-3, 1e-3, "float32"),
-    "cpu": Preset(small(128, 2), 2, 1e-3, 64, 20, 6, 5e-4, 1e-3, "float32"),
-    "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 50, 20, 5e-5, 5e-5, "bfloat16"),
+    "toy": Preset(small(32, 1), 0.02, 1e-3, 64, 1, (1, 1), 1e-3, 1e-3, 0.9, "float32"),
+    "cpu": Preset(small(256, 4), 2, 1e-3, 64, 60_000, (6, 60), 5e-4, 5e-4, 0.9, "bfloat16"),
+    "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 60_000, (20, 50), 5e-5, 5e-5, 0.9, "bfloat16"),
 }
 
 
-def pretrain(preset: Preset, data: Path, to: Path) -> str:
+def pretrain(preset: Preset, data: Path, to: Path) -> Path:
     """The folder of an encoder trained on the study's corpus."""
     model = to / "encoder"
     if (to / "pretrain" / "result.json").is_file():
-        return str(model)
+        return model
     training = data / "corpus" / "training.safetensors"
     per_epoch = batches_per_epoch(len(Corpus.load(training)), preset.pretrain_batch)
     steps = max(1, round(preset.pretrain_epochs * per_epoch))
@@ -99,37 +129,240 @@ def pretrain(preset: Preset, data: Path, to: Path) -> str:
     result = json.loads((to / "pretrain" / "result.json").read_text())
     metrics = {key: round(value, 3) for key, value in result["metrics"].items() if "validation" in key}
     print(f"pretrained {steps} steps in {time.perf_counter() - started:.0f} s: {metrics}", flush=True)
-    return str(model)
+    return model
 
 
-def finetune(preset: Preset, split: Path, to: Path, target: Target, encoder: str | None) -> dict[str, Any]:
-    """Errors of one fit on a split's test rows: over all, and on rows whose string was trained on or not."""
-    facts = json.loads((split / "study.json").read_text())
-    settings = FitSettings(
-        epochs=preset.large if facts["rows"][0] > 2000 else preset.epochs,
-        batch_size=32,
-        optimiser=OptimiserSettings(
-            learning_rate=preset.scratch_rate if encoder is None else preset.rate,
-            layer_decay=1.0 if encoder is None else 0.9,
-        ),
-        precision=preset.precision,  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class Part:
+    """A fold of a task as prepare_study.py wrote it."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @property
+    def task(self) -> str:
+        return str(self.facts["task"])
+
+    @property
+    def rows(self) -> int:
+        """Of training."""
+        return int(self.facts["rows"][0])
+
+    @property
+    def target(self) -> Target:
+        return Target(self.facts["target"], self.facts["unit"])
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit: where it begins, on which fold, from which seed."""
+
+    part: Part
+    start: str
+    seed: int
+    job: Job
+
+    @property
+    def cost(self) -> int:
+        """Rows through the model."""
+        return self.part.rows * self.job.settings.epochs
+
+    @property
+    def errors(self) -> NDArray[np.float64]:
+        """Absolute errors `[test rows]` of a finished fit."""
+        return absolute_errors([self])
+
+
+def absolute_errors(fits: Sequence[Fit]) -> NDArray[np.float64]:
+    """`[test rows]` of the mean prediction of some seeds on one fold."""
+    job, name = fits[0].job, fits[0].part.target.name
+    predicted = np.mean([each.job.predictions("test")[name] for each in fits], axis=0)
+    return np.abs(predicted - job.load("test").columns[LABELS][:, 0])
+
+
+def parts_of(data: Path, tasks: Sequence[str], folds: int) -> list[Part]:
+    """The folds at hand, at most `folds` of each task."""
+    found = []
+    for task in tasks:
+        folders = sorted((data / task).glob("fold-*"))[:folds]
+        found += [Part(at, json.loads((at / "study.json").read_text())) for at in folders]
+    if not found:
+        raise SystemExit(f"{data}: none of {', '.join(tasks)}; run benchmarks/prepare_study.py first")
+    return found
+
+
+def rows_per_second(preset: Preset, part: Part) -> float:
+    """Of training, measured now on one process."""
+    examples = Examples.load(part.folder / "train.safetensors").take(np.arange(min(part.rows, 640)))
+    target = part.target.fitted(examples.columns[LABELS][:, 0])
+    settings = preset.settings(SCRATCH, 2, 0)
+    rows = scaled(examples, [target])
+    found = fit(
+        PropertyModel(preset.encoder, [target]),
+        rows,
+        rows.take(np.arange(1)),
+        settings,
+        property_loss([target], np.ones(1)),
     )
-    start = {"from_scratch": preset.encoder} if encoder is None else {"start_from": encoder}
-    here = to / facts["task"] / f"fold-{facts['fold']}" / ("scratch" if encoder is None else "pretrained")
-    job = Job(str(here), str(split), str(here / "model"), (target,), replace(settings), "l1", **start)
-    job.write()
-    started = time.perf_counter()
-    result = run(job)
-    labels = job.load("test").columns[LABELS][:, 0]
-    errors = np.abs(job.predictions("test")[target.name] - labels)
-    shared = np.array(facts["shared"], dtype=bool)
-    return {
-        "mae": float(errors.mean()),
-        "mae_shared": float(errors[shared].mean()) if shared.any() else float("nan"),
-        "mae_unshared": float(errors[~shared].mean()),
-        "seconds": time.perf_counter() - started,
-        "best_epoch": result["best_epoch"],
-    }
+    return found.epochs[-1].rows_per_second
+
+
+def work(job: Job) -> None:
+    """What a worker does: a fit in a process of its own."""
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    run(job)
+
+
+def do(fits: Sequence[Fit], workers: int, threads: int, rate: float, ends: float) -> list[Fit]:
+    """Do the fits in order, `workers` at once, none that is not expected to be done at `ends`
+    (`time.monotonic`); returns those left out. `rate` is what a worker is expected to do, rows per second,
+    and is corrected by what it does."""
+    waiting, left, running = deque(fits), [], dict[Future[None], tuple[Fit, float]]()
+    done_rows, done_seconds = 0.0, 0.0
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (threads,)) as pool:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                each = waiting.popleft()
+                if time.monotonic() + each.cost / rate > ends:
+                    left.append(each)
+                else:
+                    each.job.write()
+                    running[pool.submit(work, each.job)] = each, time.monotonic()
+            finished, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in finished:
+                each, began = running.pop(future)
+                future.result()
+                seconds = time.monotonic() - began
+                done_rows, done_seconds = done_rows + each.cost, done_seconds + seconds
+                rate = done_rows / done_seconds
+                result = each.job.result() or {}
+                print(
+                    f"{each.part.task} fold {each.part.facts['fold']}, {each.start}, seed {each.seed}: MAE "
+                    f"{each.errors.mean():.4g} {each.part.facts['unit']}, epoch {result['best_epoch']} of "
+                    f"{result['epochs']}, {seconds:.0f} s, {each.cost / seconds:.0f} rows/s",
+                    flush=True,
+                )
+    return left
+
+
+Round = tuple[str, int, bool]
+"""(where fits start, seed, on every fold at hand: else on fold 0 alone)"""
+
+
+def fits_of(
+    preset: Preset,
+    parts: Sequence[Part],
+    rounds: Sequence[Round],
+    epochs: dict[str, int],
+    encoder: Path,
+    to: Path,
+) -> list[Fit]:
+    """All fits, round by round, each once; in a round the long ones first, so that it ends evenly."""
+    fits: dict[str, Fit] = {}
+    for start, seed, every in rounds:
+        begin = {"start_from": str(encoder)} if start == PRETRAINED else {"from_scratch": preset.encoder}
+        for part in sorted(parts, key=lambda part: -part.rows * epochs[part.task]):
+            if every or part.facts["fold"] == 0:
+                here = to / part.task / f"fold-{part.facts['fold']}" / f"{start}-seed-{seed}"
+                settings = preset.settings(start, epochs[part.task], seed)
+                job = Job(str(here), str(part.folder), str(here / "model"), (part.target,), settings, **begin)
+                fits.setdefault(str(here), Fit(part, start, seed, job))
+    return list(fits.values())
+
+
+def keep_plan(path: Path, plan: dict[str, Any], epochs: dict[str, int]) -> dict[str, int]:
+    """The epochs of `plan.json`, and `epochs` of the tasks that it does not have yet, written there.
+
+    Raises:
+        SystemExit: the fits below `--to` began from another encoder or with other settings.
+    """
+    plan = json.loads(json.dumps(plan))
+    kept = json.loads(path.read_text()) if path.is_file() else plan | {"epochs": {}}
+    if {key: kept[key] for key in plan} != plan:
+        raise SystemExit(f"{path}: of another encoder or other settings; give another --to")
+    epochs = epochs | kept["epochs"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, plan | {"epochs": epochs})
+    return epochs
+
+
+def table(fits: Sequence[Fit], seen: set[str] | None) -> list[str]:
+    """The results as Markdown, a line a task."""
+    head = (
+        "task (rows; folds)",
+        "unit",
+        "pretrained, seeds averaged",
+        "one seed",
+        "from scratch (folds)",
+        "mean",
+        "composition forest",
+        "bag of words, boosting",
+        "published, pretrained / not",
+        "MAE/MAD",
+        "string trained on: MAE of those rows / others",
+        "string pretrained on: MAE of those rows / others",
+    )
+    done = [each for each in fits if each.job.result() is not None]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for task in dict.fromkeys(each.part.task for each in fits):
+        of_task = [each for each in done if each.part.task == task and each.start == PRETRAINED]
+        scratch = [each for each in done if each.part.task == task and each.start == SCRATCH]
+        if not of_task:
+            lines.append(f"| {task} | not done |" + " |" * (len(head) - 2))
+        else:
+            lines.append(f"| {' | '.join(cells(of_task, scratch, seen))} |")
+    return lines
+
+
+def by_fold(fits: Sequence[Fit]) -> dict[int, list[Fit]]:
+    folds: dict[int, list[Fit]] = {}
+    for each in fits:
+        folds.setdefault(each.part.facts["fold"], []).append(each)
+    return dict(sorted(folds.items()))
+
+
+def cells(fits: Sequence[Fit], scratch: Sequence[Fit], seen: set[str] | None) -> list[str]:
+    """One row of the table, from the finished fits of a task."""
+
+    def over(values: Sequence[float]) -> str:
+        spread = f" ± {np.std(values):.2g}" if len(values) > 1 else ""
+        return f"{np.mean(values):.4g}{spread}"
+
+    def apart(of_fold: Sequence[NDArray[np.bool_]]) -> str:
+        errors, mask = (
+            np.concatenate([absolute_errors(each) for each in folds.values()]),
+            np.concatenate(of_fold),
+        )
+        means = [f"{errors[rows].mean():.3g}" if rows.any() else "–" for rows in (mask, ~mask)]
+        return f"{mask.sum()} of {len(mask)}: {' / '.join(means)}"
+
+    folds, facts = by_fold(fits), [each[0].part.facts for each in by_fold(fits).values()]
+    averaged = [float(absolute_errors(each).mean()) for each in folds.values()]
+    single = [float(np.mean([one.errors.mean() for one in each])) for each in folds.values()]
+    control = {fold: float(absolute_errors(each).mean()) for fold, each in by_fold(scratch).items()}
+    baselines = [[fact["baselines"][name] for fact in facts] for name in list(facts[0]["baselines"])[:3]]
+    relative = [mae / dummy for mae, dummy in zip(averaged, baselines[0], strict=True)]
+    published = " / ".join(f"{value or '–'}" for value in PUBLISHED.get(facts[0]["task"], (None, None)))
+    seeds = sorted({each.seed for each in fits})
+    known = "not said"
+    if seen is not None:
+        known = apart(
+            [np.array([text in seen for text in each[0].part.facts["test"]]) for each in folds.values()]
+        )
+    return [
+        f"{facts[0]['task']} ({facts[0]['note']}; {', '.join(map(str, folds))})",
+        facts[0]["unit"],
+        f"{over(averaged)} ({len(seeds)})",
+        over(single),
+        f"{over(list(control.values()))} ({', '.join(map(str, control))})" if control else "–",
+        *map(over, baselines),
+        published,
+        over(relative),
+        apart([np.array(fact["shared"], bool) for fact in facts]),
+        known,
+    ]
 
 
 def main() -> None:
@@ -137,77 +370,59 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="what prepare_study.py wrote")
     parser.add_argument("--to", type=Path, default=Path("runs/gpu_study"))
     parser.add_argument("--preset", choices=list(PRESETS), default="toy")
+    parser.add_argument("--encoder", type=Path, help="a pretrained encoder's folder; default: pretrain one")
     parser.add_argument(
-        "--tasks", default="phonons,dielectric,log_kvrh,log_gvrh,perovskites,mp_gap,mp_e_form"
+        "--pretrained-on", type=Path, help="file of the strings, one a line, that the encoder has seen"
     )
+    parser.add_argument("--tasks", default=",".join(PUBLISHED))
     parser.add_argument("--folds", type=int, default=5, help="at most so many of each task")
-    parser.add_argument("--minutes", type=float, default=9.5, help="begin no fit after this time")
+    parser.add_argument("--seeds", type=int, default=2, help="pretrained fits of each fold")
+    parser.add_argument("--scratch-folds", type=int, default=1, choices=(0, 1, 5), help="of the control")
+    parser.add_argument("--minutes", type=float, default=9.5, help="begin no fit that would end later")
+    parser.add_argument("--workers", type=int, default=1, help="fits side by side")
+    parser.add_argument("--rate", type=float, help="learning rate of the pretrained fits")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"))
     arguments = parser.parse_args()
-    started = time.perf_counter()
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
+    started = time.monotonic()
     preset = PRESETS[arguments.preset]
-    place = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{torch.get_num_threads()} CPU threads"
-    )
+    preset = replace(preset, rate=arguments.rate or preset.rate)
+    preset = replace(preset, precision=arguments.precision or preset.precision)
+    parts = parts_of(arguments.data, arguments.tasks.split(","), arguments.folds)
+    encoder = arguments.encoder or pretrain(preset, arguments.data, arguments.to)
+    preset = replace(preset, encoder=geometry(encoder))
+    threads = max(1, torch.get_num_threads() // arguments.workers)
+    gpu = torch.cuda.is_available()
+    place = torch.cuda.get_device_name() if gpu else f"{arguments.workers} processes of {threads} threads"
     print(f"{arguments.preset} on {place}: {asdict(preset)}", flush=True)
-    encoder = pretrain(preset, arguments.data, arguments.to)
-    lines: list[str] = []
-    for task in arguments.tasks.split(","):
-        found: dict[str, list[dict[str, Any]]] = {"pretrained": [], "from scratch": []}
-        facts: list[dict[str, Any]] = []
-        for split in sorted((arguments.data / task).glob("fold-*"))[: arguments.folds]:
-            if time.perf_counter() - started > 60 * arguments.minutes:
-                break
-            facts.append(json.loads((split / "study.json").read_text()))
-            target = Target(facts[-1]["target"], facts[-1]["unit"])
-            for name, start in (("pretrained", encoder), ("from scratch", None)):
-                found[name].append(finetune(preset, split, arguments.to, target, start))
-        if not facts:
-            lines.append(f"| {task} | no time left, or no data |")
-            continue
-        lines.append(line_of(task, facts, found))
-        print(lines[-1], flush=True)
-    print(f"\n{time.perf_counter() - started:.0f} s in all; MAE, mean over folds\n")
+    print(f"encoder {encoder}: {read_config(encoder).get('metadata')}", flush=True)
+    seen: set[str] | None = None
+    if arguments.pretrained_on:
+        seen = set(arguments.pretrained_on.read_text(encoding="utf-8").splitlines())
+    elif arguments.encoder is None:
+        seen = set()  # prepare_study.py leaves the test strings out of its corpus
+
+    rounds: list[Round] = [(PRETRAINED, 0, True)]
+    rounds += [(SCRATCH, 0, False)] if arguments.scratch_folds else []
+    rounds += [(PRETRAINED, seed, True) for seed in range(1, arguments.seeds)]
+    rounds += [(SCRATCH, 0, True)] if arguments.scratch_folds > 1 else []
+    torch.set_num_threads(threads)
+    rate = rows_per_second(preset, parts[0])
+    ends = started + 60 * arguments.minutes
+    epochs = {part.task: preset.epochs_of(part.rows) for part in reversed(parts)}  # of fold 0
+    cost = sum(each.cost for each in fits_of(preset, parts, rounds, epochs, encoder, arguments.to))
+    factor = min(1.0, RESERVE * max(0.0, ends - time.monotonic()) * rate * arguments.workers / cost)
+    epochs = {task: max(1, round(number * factor)) for task, number in epochs.items()}
+    plan = {"weights": hashlib.sha256((encoder / WEIGHTS).read_bytes()).hexdigest(), "preset": asdict(preset)}
+    epochs = keep_plan(arguments.to / "plan.json", plan, epochs)
+    fits = fits_of(preset, parts, rounds, epochs, encoder, arguments.to)
+    missing = [each for each in fits if each.job.result() is None]
     print(
-        "| task (rows, folds) | unit | pretrained | from scratch | mean | composition forest | "
-        "bag of words | published, pretrained / not | MAE/MAD | shared test rows: their MAE / the others' |"
+        f"{len(missing)} of {len(fits)} fits to do at {rate:.0f} rows/s a worker; epochs {epochs}", flush=True
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    print("\n".join(lines))
-
-
-def line_of(task: str, facts: list[dict[str, Any]], found: dict[str, list[dict[str, Any]]]) -> str:
-    """One row of the table."""
-
-    def over(values: list[float]) -> str:
-        spread = f" ± {np.std(values):.2g}" if len(values) > 1 else ""
-        return f"{np.mean(values):.4g}{spread}"
-
-    mean, forest, bag = (
-        [fact["baselines"][name] for fact in facts] for name in list(facts[0]["baselines"])[:3]
-    )
-    model = [entry["mae"] for entry in found["pretrained"]]
-    relative = [mae / dummy for mae, dummy in zip(model, mean, strict=True)]
-    with_pretraining, without = PUBLISHED.get(task, (None, None))
-    keys = ("mae_shared", "mae_unshared")
-    parts = [np.nanmean([entry[key] for entry in found["pretrained"]]) for key in keys]
-    cells = [
-        f"{task} ({facts[0]['note']}, {len(facts)})",
-        facts[0]["unit"],
-        over(model),
-        over([entry["mae"] for entry in found["from scratch"]]),
-        over(mean),
-        over(forest),
-        over(bag),
-        f"{with_pretraining or '–'} / {without or '–'}",
-        over(relative),
-        f"{sum(fact['shared_strings'] for fact in facts)} of {sum(fact['rows'][2] for fact in facts)}: "
-        f"{parts[0]:.3g} / {parts[1]:.3g}",
-    ]
-    return f"| {' | '.join(cells)} |"
+    for each in do(missing, arguments.workers, threads, rate, ends):
+        print(f"no time left: {each.job.folder}")
+    print(f"\n{time.monotonic() - started:.0f} s in all; MAE on test rows, mean ± deviation over folds\n")
+    print("\n".join(table(fits, seen)))
 
 
 if __name__ == "__main__":

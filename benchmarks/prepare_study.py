@@ -1,19 +1,26 @@
 """Prepare what benchmarks/gpu_study.py learns from: tokenized splits of the tasks at hand, and baselines.
 
-    python benchmarks/prepare_study.py --shared ../shared --to runs/study [--wbm 60000]
+    python benchmarks/prepare_study.py --shared ../shared --to runs/study [--corpus runs/corpus/strings.txt]
 
 Structures are encoded here, and the baselines that need scikit-learn are run here, so that the study itself
-needs no more than torch, numpy and safetensors: a borrowed machine has nothing else. Of MatBench only
-phonons is here as a whole; moduli, perovskites, energies and gaps are the rows whose structure is in another
-public file (`matbench_structure_links.csv.gz`), and dielectric is fold 0's training part as strings, a fifth
-of it kept for the test. No string of a task is in the pretraining corpus.
+needs no more than torch, numpy, pyarrow and safetensors: a borrowed machine has nothing else. A split that is
+there is not made again.
+
+Of MatBench only phonons is here as a whole. Moduli, perovskites, energies and gaps are the rows whose
+structure is in another public file (`matbench_structure_links.csv.gz`), with the official fold 0 of them;
+dielectric is fold 0's training part as strings, a fifth of it kept for the test. Of jdft2d there is no
+structure, but the composition and the space group of every row: strings with [MASK] for the Wyckoff symbols.
+
+With `--corpus` (strings, one a line) what to pretrain on is prepared too: none of the test strings is in it.
 """
 
 import argparse
 import bz2
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 import numpy as np
@@ -24,16 +31,33 @@ from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.catalogue import TASKS
 from cloud_core.evaluation.dataset import Dataset, from_frame
 from cloud_core.evaluation.folds import Split, split_by_group, split_fold
-from cloud_core.evaluation.leakage import leakage
 from cloud_core.evaluation.report import run_baselines, training_rows
-from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
-from cloud_core.scope.workers import Encoded, encode_many
-from cloud_core.sources.record import Record
-from cloud_core.structures.cell import Cell
+from cloud_core.scope.grammar import join
+from cloud_core.scope.tables import space_groups
+from cloud_core.scope.tokenizer import WYCKOFF, Tokenizer
 from cloud_core.training.corpus import Corpus
+from cloud_core.training.examples import Examples
+from cloud_core.training.progress import write_json
 
 LINKED = ("log_kvrh", "log_gvrh", "perovskites", "mp_e_form", "mp_gap")
-ALL_FOLDS = ("phonons",)
+WHOLE = ("phonons", "jdft2d")  # all rows, all five folds
+
+
+def published_columns(shared: Path, task: str) -> dict[str, dict[str, Any]]:
+    """What MatBench publishes beside the structures: column -> row number -> value."""
+    packed = (shared / "matbench" / "labels" / f"matbench_{task}.json.bz2").read_bytes()
+    return dict(json.loads(bz2.decompress(packed)))
+
+
+def labels_of(shared: Path, task: str) -> pd.Series:
+    """Targets by row name."""
+    columns = published_columns(shared, task)
+    return pd.Series(list(columns[TASKS[f"matbench_{task}"].target].values()), columns["mbid"].values())
+
+
+def from_task(task: str, frame: pd.DataFrame) -> Dataset:
+    learned = TASKS[f"matbench_{task}"].learned()
+    return from_frame(frame, task, [learned], structure_column="structure", id_column="id", processes=2)
 
 
 def phonons(shared: Path) -> Dataset:
@@ -46,16 +70,44 @@ def phonons(shared: Path) -> Dataset:
     return from_task("phonons", frame)
 
 
-def labels_of(shared: Path, task: str) -> pd.Series:
-    """Targets by row name."""
-    packed = (shared / "matbench" / "labels" / f"matbench_{task}.json.bz2").read_bytes()
-    columns = json.loads(bz2.decompress(packed))
-    return pd.Series(list(columns[TASKS[f"matbench_{task}"].target].values()), columns["mbid"].values())
+def jdft2d(shared: Path) -> Dataset:
+    """All rows of matbench_jdft2d as far as they are known: composition and space group, beside the labels.
+
+    No structure is at hand. The Wyckoff part holds the general position, which `write` hides.
+    """
+    columns = published_columns(shared, "jdft2d")
+    target = TASKS["matbench_jdft2d"].target
+    names = ("mbid", "composition", "spg_num", target)
+    rows = zip(*(columns[name].values() for name in names), strict=True)
+    frame = pd.DataFrame(
+        [(name, unknown_sites(cell, int(group)), label) for name, cell, group, label in rows],
+        columns=["id", "scope", target],
+    )
+    return from_frame(
+        frame, "jdft2d", [TASKS["matbench_jdft2d"].learned()], scope_column="scope", id_column="id"
+    )
 
 
-def from_task(task: str, frame: pd.DataFrame) -> Dataset:
-    learned = TASKS[f"matbench_{task}"].learned()
-    return from_frame(frame, task, [learned], structure_column="structure", id_column="id", processes=2)
+def unknown_sites(cell: str, space_group: int) -> str:
+    """The SCOPE string of a cell ("Hf2 Si2 Te2") with all of its atoms on the general position."""
+    counts = {word.rstrip("0123456789"): int(word.lstrip(ascii_letters)) for word in cell.split()}
+    total = sum(counts.values())
+    fractions = " ".join(f"{element} {float(np.round(n / total, 2))}" for element, n in counts.items())
+    symbols = space_groups()[space_group].symbols.values()
+    return join(space_group, max(symbols, key=lambda symbol: int(symbol[:-1])), fractions)
+
+
+def hide_wyckoff(examples: Examples) -> Examples:
+    """The same rows with [MASK] for every Wyckoff symbol, as the encoder knows what it is not told."""
+    tokenizer = Tokenizer()
+    hidden = tokenizer.field_of(examples.ids) == WYCKOFF
+    return replace(examples, ids=np.where(hidden, np.uint16(tokenizer.mask_id), examples.ids))
+
+
+def dielectric(shared: Path) -> Dataset:
+    """Fold 0's training part as the authors published its strings, brought to the canonical form."""
+    frame = pd.read_csv(shared / "cloud_example" / "finetune_dielectric_train_and_val.csv")
+    return from_frame(frame, "dielectric", [TASKS["matbench_dielectric"].learned()], scope_column="scope")
 
 
 def linked(shared: Path, task: str, structures: dict[tuple[str, str], str]) -> Dataset:
@@ -93,50 +145,32 @@ def all_structures(shared: Path) -> dict[tuple[str, str], str]:
     return found
 
 
-def dielectric(shared: Path) -> Dataset:
-    """Fold 0's training part as the authors published its strings, brought to the canonical form."""
-    frame = pd.read_csv(shared / "cloud_example" / "finetune_dielectric_train_and_val.csv")
-    return from_frame(frame, "dielectric", [TASKS["matbench_dielectric"].learned()], scope_column="scope")
+def load(shared: Path, name: str) -> tuple[Dataset, str]:
+    """The rows of a task at hand, and what they are of the published ones."""
+    rows = TASKS[f"matbench_{name}"].n_rows
+    if name == "phonons":
+        return phonons(shared), f"all {rows} rows"
+    if name == "jdft2d":
+        return jdft2d(shared), f"all {rows} rows, Wyckoff symbols unknown"
+    if name == "dielectric":
+        data = dielectric(shared)
+        return data, f"{len(data)} of {rows} rows: fold 0's training part, a fifth of it the test"
+    data = linked(shared, name, all_structures(shared))
+    return data, f"{len(data)} of {rows} rows"
 
 
-def wbm_strings(shared: Path, count: int) -> list[str]:
-    """Canonical strings of WBM's first structures, which no task has."""
-    rows = pq.read_table(shared / "wbm" / "wbm_initial_structures.parquet").slice(0, count).to_pylist()
-    records = []
-    for row in rows:
-        species = tuple(row["species"].split())
-        lattice = np.array(row["lattice"], float).reshape(3, 3)
-        cell = Cell(lattice, species, np.array(row["abc"], float).reshape(-1, 3))
-        records.append(Record(id=row["material_id"], payload=cell, format="cell", source="wbm"))
-    found = encode_many(records, EncoderSettings(), processes=2)
-    return [item.scope.canonical for item in found if isinstance(item, Encoded)]
-
-
-def canonical(texts: list[str]) -> set[str]:
-    """Canonical strings; what is no SCOPE string (a few published ones hold a placeholder atom) is told."""
-    found, refused = set(), 0
-    for text in texts:
-        try:
-            found.add(canonicalise(text))
-        except ScopeError:
-            refused += 1
-    print(f"published strings: {len(found)} canonical ones, {refused} of {len(texts)} refused")
-    return found
-
-
-def write(folder: Path, name: str, fold: int, data: Dataset, split: Split, note: str) -> None:
+def write(here: Path, name: str, fold: int, data: Dataset, split: Split, note: str) -> None:
     """One split: tokenized parts, and study.json with what the study cannot compute itself."""
-    here = folder / name / f"fold-{fold}"
     for part, rows in zip(Split._fields, split, strict=True):
-        data.examples(rows, 64).save(here / f"{part}.safetensors")
+        examples = data.examples(rows, 64)
+        (hide_wyckoff(examples) if name == "jdft2d" else examples).save(here / f"{part}.safetensors")
     target = data.targets[0]
     labels = data.labels[split.test, 0]
     baselines = {}
     for baseline in BASELINES:
         predicted = run_baselines(data, split, [baseline])[baseline][target.name]
         baselines[baseline] = float(np.abs(predicted - labels).mean())
-    train, test = data.take_texts(training_rows(split)), data.take_texts(split.test)
-    known = set(train)
+    test, known = data.take_texts(split.test), set(data.take_texts(training_rows(split)))
     facts: dict[str, Any] = {
         "task": name,
         "fold": fold,
@@ -145,10 +179,10 @@ def write(folder: Path, name: str, fold: int, data: Dataset, split: Split, note:
         "rows": [len(rows) for rows in split],
         "note": note,
         "baselines": baselines,
-        "shared_strings": leakage("canonical", train, test).shared_rows,
+        "test": test,
         "shared": [text in known for text in test],
     }
-    (here / "study.json").write_text(json.dumps(facts), encoding="utf-8")
+    write_json(here / "study.json", facts)
     print(f"{name} fold {fold}: {facts['rows']} rows, baselines {baselines}", flush=True)
 
 
@@ -156,35 +190,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--to", type=Path, default=Path("runs/study"))
-    parser.add_argument("--wbm", type=int, default=60_000, help="WBM structures for the pretraining corpus")
-    parser.add_argument("--tasks", default=f"phonons,dielectric,{','.join(LINKED)}")
+    parser.add_argument("--corpus", type=Path, help="strings to pretrain on, of benchmarks/corpus.py")
+    parser.add_argument("--tasks", default=",".join((*WHOLE, "dielectric", *LINKED)))
     arguments = parser.parse_args()
     shared, started = arguments.shared / "data", time.perf_counter()
-    names = arguments.tasks.split(",")
-    structures = all_structures(shared) if set(names) & set(LINKED) else {}
-    strings: set[str] = set()
-    for name in names:
-        if name == "phonons":
-            data, note = phonons(shared), "all rows"
-        elif name == "dielectric":
-            data, note = dielectric(shared), "fold 0's training part; a fifth of it is the test"
-        else:
-            data = linked(shared, name, structures)
-            note = f"{len(data)} of {TASKS[f'matbench_{name}'].n_rows} rows"
-        strings |= set(data.texts)
-        if name == "dielectric":
-            write(arguments.to, name, 0, data, split_by_group(data.keys, 0.2, 0.08, 0), note)
+    for name in arguments.tasks.split(","):
+        places = [arguments.to / name / f"fold-{fold}" for fold in range(5 if name in WHOLE else 1)]
+        if all((place / "study.json").is_file() for place in places):
             continue
-        tests = TASKS[f"matbench_{name}"].folds(data)
-        for fold in range(5 if name in ALL_FOLDS else 1):
-            write(arguments.to, name, fold, data, split_fold(tests[fold], data.keys, 0.1, 0), note)
-    published = pd.read_csv(shared / "cloud_example" / "pretrain_cloud_10k.csv")["cloud"].tolist()
-    texts = canonical(published) | set(wbm_strings(shared, arguments.wbm))
-    corpus = Corpus.from_texts(texts - strings)
-    training, validation = corpus.split(0.02)
-    training.save(arguments.to / "corpus" / "training.safetensors")
-    validation.save(arguments.to / "corpus" / "validation.safetensors")
-    print(f"corpus: {len(training)} + {len(validation)} strings; {time.perf_counter() - started:.0f} s")
+        data, note = load(shared, name)
+        for fold, place in enumerate(places):
+            if name == "dielectric":
+                split = split_by_group(data.keys, 0.2, 0.08, 0)
+            else:
+                tests = TASKS[f"matbench_{name}"].folds(data)
+                split = split_fold(tests[fold], data.keys, 0.1, 0)
+            write(place, name, fold, data, split, note)
+    if arguments.corpus is not None:
+        texts = set(arguments.corpus.read_text(encoding="utf-8").splitlines())
+        for facts in arguments.to.glob("*/fold-*/study.json"):
+            texts -= set(json.loads(facts.read_text(encoding="utf-8"))["test"])
+        training, validation = Corpus.from_texts(texts).split(0.02)
+        training.save(arguments.to / "corpus" / "training.safetensors")
+        validation.save(arguments.to / "corpus" / "validation.safetensors")
+        print(f"corpus: {len(training)} + {len(validation)} strings")
+    print(f"{time.perf_counter() - started:.0f} s")
 
 
 if __name__ == "__main__":
