@@ -63,6 +63,7 @@ class FinetuneConfig(FitConfig):
             self.id_column,
             self.form,
             self.encode_processes,
+            official=True,
         )
         return data, None
 

@@ -176,7 +176,14 @@ def load_task(
         {"scope_column": "scope"} if "scope" in frame.columns else {"structure_column": task.structure_column}
     )
     data = from_frame(
-        frame, str(path), [task.learned()], **content, id_column="id", form=form, processes=processes
+        frame,
+        str(path),
+        [task.learned()],
+        **content,
+        id_column="id",
+        form=form,
+        processes=processes,
+        official=True,
     )
     if len(data) != task.n_rows and not subset:
         raise BenchmarkError(

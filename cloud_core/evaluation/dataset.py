@@ -54,6 +54,13 @@ class Dataset:
     form: Form
     left_out: dict[str, int] = field(default_factory=dict)
     """rows of the source that are not here, by reason"""
+    official: tuple[str | None, ...] = ()
+    """official strings, where they are known, to count leakage by too; None for a row without one"""
+
+    def forms(self) -> dict[str, tuple[str | None, ...]]:
+        """The strings of all rows in each form that is known; canonical ones always are."""
+        known = {"official": self.official} if self.official else {}
+        return known | {self.form: self.texts, "canonical": self.keys}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,6 +78,7 @@ class Dataset:
         for name, rows in zip(Split._fields, split, strict=True):
             parts[rows] = name
         columns: dict[str, Any] = {"id": self.ids, "text": self.texts, "key": self.keys, "part": parts}
+        columns |= {"official": self.official} if self.official else {}
         columns |= {f"label {i}": self.labels[:, i] for i in range(len(self.targets))}
         facts = {
             "form": self.form,
@@ -92,7 +100,9 @@ class Dataset:
         labels = [table[f"label {i}"].to_numpy() for i in range(len(targets))]
         ids, texts, keys = (tuple(table[name].to_pylist()) for name in ("id", "text", "key"))
         parts = np.array(table["part"].to_pylist())
-        data = cls(ids, texts, keys, np.stack(labels, axis=1), targets, facts["form"], facts["left_out"])
+        official = tuple(table["official"].to_pylist()) if "official" in table.column_names else ()
+        known = (targets, facts["form"], facts["left_out"], official)
+        data = cls(ids, texts, keys, np.stack(labels, axis=1), *known)
         return data, Split(*(np.flatnonzero(parts == name) for name in Split._fields))
 
 
@@ -106,7 +116,7 @@ def from_table(
         LakeError: there is no such table or version.
     """
     snapshot = Snapshot.of(uri, version)
-    columns = list(dict.fromkeys(["structure_id", form, "canonical", "labels"]))
+    columns = list(dict.fromkeys(["structure_id", form, "canonical", "official", "labels"]))
     rows = Table.open(uri, version=snapshot.version).scope(columns)
     labels = np.full((rows.num_rows, len(targets)), np.nan)
     for place, target in enumerate(targets):
@@ -122,6 +132,7 @@ def from_table(
     missing = int(frame["text"].isna().sum())
     if missing:
         raise DatasetError(f"{uri}: {missing} rows have no {form} string; encode the table with that form")
+    frame["official"] = rows["official"].to_pylist()
     return _assemble(frame, rows["canonical"].to_pylist(), labels, targets, form, {}), snapshot
 
 
@@ -133,6 +144,7 @@ def from_file(
     id_column: str | None = None,
     form: Form = "canonical",
     processes: int = 1,
+    official: bool = False,
 ) -> Dataset:
     """The rows of a CSV, Parquet or JSON file (compressed or not) that have at least one label.
 
@@ -143,12 +155,16 @@ def from_file(
             they are taken as they are; or
         structure_column: holds CIF text or pymatgen JSON.
         id_column: names the rows; without it they are numbered.
+        official: encode structures in the official form too, to count leakage by it; takes some four times
+            as long.
 
     Raises:
         DatasetError: the file, or a column, is missing, or a string is no SCOPE string.
     """
     frame = read_frame(path)
-    return from_frame(frame, str(path), targets, scope_column, structure_column, id_column, form, processes)
+    return from_frame(
+        frame, str(path), targets, scope_column, structure_column, id_column, form, processes, official
+    )
 
 
 def from_frame(
@@ -160,6 +176,7 @@ def from_frame(
     id_column: str | None = None,
     form: Form = "canonical",
     processes: int = 1,
+    official: bool = False,
 ) -> Dataset:
     """`from_file` on what a file holds; `name` is used in messages."""
     if (scope_column is None) == (structure_column is None):
@@ -173,14 +190,20 @@ def from_frame(
     labels = np.stack([_numbers(frame[target.name], target, name) for target in targets], axis=1)
     ids = frame[id_column].astype(str) if id_column else pd.Series([str(i) for i in range(len(frame))])
     left_out: dict[str, int] = {}
+    known: list[str | None] = [None] * len(frame)
     if scope_column is not None:
-        keys = [canonicalise(text) if isinstance(text, str) else None for text in frame[scope_column]]
-        texts = keys if form == "canonical" else frame[scope_column].tolist()
+        given = [text if isinstance(text, str) else None for text in frame[scope_column]]
+        keys = [None if text is None else canonicalise(text) for text in given]
+        texts = keys if form == "canonical" else given
+        if form != "full" and given != keys:  # canonical strings do not say what the official ones were
+            known = given
     else:
-        texts, keys, left_out = _encode(ids.tolist(), frame[str(structure_column)].tolist(), form, processes)
-    return _assemble(
-        pd.DataFrame({"id": ids.to_numpy(), "text": texts}), keys, labels, targets, form, left_out
-    )
+        structures = frame[str(structure_column)].tolist()
+        texts, keys, left_out = _encode(ids.tolist(), structures, form, processes)
+        if official and form != "official":
+            known = _encode(ids.tolist(), structures, "official", processes)[0]
+    rows = pd.DataFrame({"id": ids.to_numpy(), "text": texts, "official": known})
+    return _assemble(rows, keys, labels, targets, form, left_out)
 
 
 def read_frame(path: str | Path) -> pd.DataFrame:
@@ -267,6 +290,7 @@ def _assemble(
     chosen = np.flatnonzero(has_text & has_label)
     if not len(chosen):
         raise DatasetError(f"no row has both a string and a label ({counts}); check the column names")
+    official = [text if isinstance(text, str) else None for text in frame["official"].iloc[chosen]]
     return Dataset(
         ids=tuple(frame["id"].iloc[chosen]),
         texts=tuple(frame["text"].iloc[chosen]),
@@ -275,4 +299,5 @@ def _assemble(
         targets=tuple(targets),
         form=form,
         left_out=counts,
+        official=tuple(official) if any(official) else (),
     )

@@ -1,12 +1,10 @@
 """Crystals that stand in both the training and the test part of a fold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-from cloud_core.scope.canonical import canonicalise
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,18 @@ class Leakage:
 
 
 def leakage(
-    form: str, train: Sequence[str], test: Sequence[str], absolute_error: ArrayLike | None = None
+    form: str,
+    train: Sequence[str | None],
+    test: Sequence[str | None],
+    absolute_error: ArrayLike | None = None,
 ) -> Leakage:
     """Count strings shared by the two parts (training with validation), and split the error by them.
 
     Args:
-        form: of the strings ("official", "canonical"), for the report.
+        form: of the strings ("official", "canonical"), for the report; None is a row without one.
         absolute_error: `[test rows]`, in the target's unit; without it the errors are nan.
     """
-    known = set(train)
+    known = set(train) - {None}
     shared = np.array([text in known for text in test], dtype=bool)
     errors = np.full(len(test), np.nan) if absolute_error is None else np.asarray(absolute_error, np.float64)
     if len(errors) != len(test) or not len(test):
@@ -55,20 +56,16 @@ def leakage(
 
 
 def leakage_by_form(
-    texts: Sequence[str],
-    form: str,
+    forms: Mapping[str, Sequence[str | None]],
     train: ArrayLike,
     test: ArrayLike,
     absolute_error: ArrayLike | None = None,
 ) -> list[Leakage]:
-    """`leakage` in the form of `texts` and, where that is official, in the canonical one too."""
-    forms = {form: list(texts)}
-    if form == "official":
-        known: dict[str, str] = {}
-        for text in texts:
-            if text not in known:
-                known[text] = canonicalise(text)
-        forms["canonical"] = [known[text] for text in texts]
+    """`leakage` of the same rows in each of some forms of their strings.
+
+    Args:
+        forms: name -> strings of all rows; `train` and `test` are row numbers.
+    """
     left, right = np.asarray(train, dtype=int), np.asarray(test, dtype=int)
     return [
         leakage(name, [strings[i] for i in left], [strings[i] for i in right], absolute_error)

@@ -119,7 +119,7 @@ def leakage_rows(data: Dataset, split: Split, predictions: Predictions) -> list[
         labels = data.labels[split.test, place]
         has = ~np.isnan(labels)
         errors = absolute_errors(target, labels, predictions[target.name])[has]
-        reports = leakage_by_form(data.texts, data.form, training_rows(split), split.test[has], errors)
+        reports = leakage_by_form(data.forms(), training_rows(split), split.test[has], errors)
         rows += [{"target": target.name, **report.as_dict()} for report in reports]
     return rows
 

@@ -47,10 +47,12 @@ def test_rows_of_a_file(published: pd.DataFrame, tmp_path: Path) -> None:
     official = from_file(tmp_path / "rows.csv.gz", [Target("n")], scope_column="scope", form="official")
     assert official.texts[0] == frame["scope"][0]
     assert official.keys == data.texts
+    # published strings are the official form of the canonical ones that are learned from
+    assert data.forms() == {"official": official.texts, "canonical": data.texts} == official.forms()
     split = split_by_group(data.keys, 0.2, 0.2, 0)
     data.save(tmp_path / "kept.parquet", split)
     back, again = Dataset.load(tmp_path / "kept.parquet")
-    assert back.texts == data.texts
+    assert back.forms() == data.forms()
     assert back.targets == data.targets
     np.testing.assert_array_equal(back.labels, data.labels)
     assert all(np.array_equal(a, b) for a, b in zip(split, again, strict=True))
@@ -78,6 +80,7 @@ def test_rows_of_a_table(tmp_path: Path) -> None:
         "structure_id": ["s:1", "s:2", "s:3"],
         "status": ["encoded"] * 3,
         "canonical": [text, text.replace("Na", "K"), text.replace("Na", "Rb")],
+        "official": ["as published", None, None],
         "labels": pa.array(
             [[("gap", 1.5)], [("energy", -2.0), ("gap", 2.5)], None], pa.map_(pa.string(), pa.float64())
         ),
@@ -87,6 +90,7 @@ def test_rows_of_a_table(tmp_path: Path) -> None:
     by_id = dict(zip(data.ids, data.labels.tolist(), strict=True))
     assert set(by_id) == {"s:1", "s:2"}
     assert by_id["s:2"] == [2.5, -2.0]
+    assert dict(zip(data.ids, data.forms()["official"], strict=True)) == {"s:1": "as published", "s:2": None}
     assert np.isnan(by_id["s:1"][1])
     assert data.left_out == {"no label": 1}
     assert (snapshot.n_rows, snapshot.version) == (3, table.version)
@@ -111,6 +115,7 @@ def test_unconvbench_files_as_published(tmp_path: Path) -> None:
     data = load_task(task, tmp_path)
     assert data.ids[0] == "unconvbench_salts-01"
     assert data.texts[0] == encode(rock_salt("Li", "F")).canonical
+    assert data.forms()["official"][0] == encode(rock_salt("Li", "F"), forms=("official",)).official
     from sklearn.model_selection import KFold
 
     expected = [test for _, test in KFold(5, shuffle=True, random_state=42).split(range(10))]

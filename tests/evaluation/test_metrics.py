@@ -19,6 +19,8 @@ from cloud_core.evaluation.leakage import leakage, leakage_by_form
 from cloud_core.evaluation.matbench import FoldResult, scores
 from cloud_core.evaluation.regression import regression_metrics
 from cloud_core.evaluation.uncertainty import coverage, miscalibration_area, widening
+from cloud_core.scope import canonicalise
+from cloud_core.scope.tables import space_groups
 
 
 def labels_of(shared: Path, task: str) -> pd.Series:
@@ -133,20 +135,17 @@ def test_leakage_counts_shared_strings_and_splits_the_error() -> None:
     assert np.isnan(leakage("canonical", ["a"], ["b"], [1.0]).mae_shared)
 
 
-def test_the_canonical_form_finds_what_the_official_one_hides() -> None:
-    # one half-Heusler class under two orders of symbols and elements
-    one = "1 5 a D D D b O O O c O O O d O O O e O O O 0"
-    generators = "0 4 b O O O c O O O d O O O l O O O 0"
-    texts = [f"{one} | 2a | Cs 1.0", f"{one} | 2a | Cs 1.0", f"{one} | 2a | K 1.0"]
-    assert [r.shared_rows for r in leakage_by_form(texts, "official", [0], [1, 2])] == [1, 1]
-    from cloud_core.scope.tables import space_groups
-
+def test_leakage_is_counted_in_each_form() -> None:
     generators = space_groups()[62].generators
-    swapped = [f"{generators} | 4c 4a | Ca 0.5 O 0.5", f"{generators} | 4b 4c | O 0.5 Ca 0.5"]
-    official, canonical = leakage_by_form(swapped, "official", [0], [1], [0.3])
-    assert official.shared_rows == 0
-    assert canonical.shared_rows == 1
-    assert canonical.mae_shared == pytest.approx(0.3)
+    swapped = [f"{generators} | 4c 4a | Ca 0.5 O 0.5", f"{generators} | 4b 4c | O 0.5 Ca 0.5", None]
+    keys = [canonicalise(text) if text else "another" for text in swapped]
+    forms = {"official": swapped, "canonical": keys}
+    official, canonical = leakage_by_form(forms, [0], [1, 2], [0.3, 0.5])
+    assert (official.form, official.shared_rows, canonical.form, canonical.shared_rows) == (
+        "official", 0, "canonical", 1,
+    )  # fmt: skip
+    assert (canonical.mae_shared, canonical.mae_unshared) == (0.3, 0.5)
+    assert leakage("official", [None, "a"], [None, "b"]).shared_rows == 0  # no string is nobody's string
 
 
 def test_calibration_of_right_and_wrong_deviations() -> None:
