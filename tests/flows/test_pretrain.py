@@ -168,7 +168,8 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, values: dict[str, Any], 
 def test_the_shipped_configurations_are_valid(project: Path) -> None:
     base = PretrainConfig.from_yaml(project / "deployments/configs/pretrain.yaml")
     assert base.encoder == EncoderConfig() and base.masking == Masking()
-    PretrainConfig.from_yaml(project / "deployments/configs/pretrain-small.yaml")
+    for name in ("pretrain-small", "pretrain-study"):
+        PretrainConfig.from_yaml(project / f"deployments/configs/{name}.yaml")
     ScalingConfig.from_yaml(project / "deployments/configs/scaling.yaml")
 
 
