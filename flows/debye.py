@@ -14,26 +14,20 @@ from prefect import flow
 from pydantic import BaseModel, Field, model_validator
 
 from cloud_core.evaluation.gate import GateDecision, better_than
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.thermal import Basis
-from flows.configs import FlowConfig, run_from_shell
-from tasks.debye import (
+from cloud_core.evaluation.thermal import (
     BEST,
     CONTROL,
     MODEL,
-    Split,
-    Start,
-    Training,
     as_metrics,
     compare,
     control,
     figures,
-    predicted_theta,
     prediction_table,
-    split_table,
-    train_debye,
-    train_direct,
 )
+from cloud_core.models.encoder import EncoderConfig
+from cloud_core.training.thermal import Basis
+from flows.configs import FlowConfig, run_from_shell
+from tasks.debye import Split, Start, Training, predicted_theta, split_table, train_debye, train_direct
 from tasks.registry import promote, register, resolve
 from tasks.reporting import publish_figure, publish_table
 from tasks.thermal import ThermalData, parse_temperatures
@@ -51,9 +45,7 @@ class DebyeConfig(FlowConfig):
     split: Split = Field(default=Split(), description="by canonical string")
     training: Training = Field(default=Training(), description="loss, bounds of θ_D, epochs")
     report_per: Basis = Field("cell", description="figures per mole of cells or of atoms")
-    direct: bool = Field(
-        True, description="train regressors without physics beside it (one temperature only)"
-    )
+    direct: bool = Field(True, description="train regressors without physics beside it")
     temperatures: str = Field("0:1000:10", description="of the curves, K: first:last:step")
     crystals: int = Field(3, ge=0, description="test crystals to draw curves of")
     register_as: str | None = Field(None, description="name in the MLflow registry")
@@ -103,11 +95,11 @@ def debye(config: DebyeConfig) -> DebyeResult:
         train_debye(config.data, config.split, config.training, start, str(folder), run.run_id, lineage)
         theta = predicted_theta(folder, parts.test)
         contenders = {MODEL: parts.test.curves(theta), CONTROL: control(parts)}
-        if config.direct and len(parts.test.temperatures) == 1:
+        if config.direct:
             for with_atoms in (True, False):
                 name = f"direct regressor, {'with' if with_atoms else 'without'} n_atoms"
                 values = train_direct(config.data, config.split, config.training, start, with_atoms)
-                contenders[name] = np.array(values)[:, None]
+                contenders[name] = np.array(values)
         bounds = (config.training.lowest_theta, config.training.highest_theta)
         contenders[BEST] = parts.test.curves(parts.test.best_theta(*bounds))
         comparison = compare(parts, contenders, config.report_per)

@@ -12,34 +12,15 @@ import pyarrow as pa
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cloud_core.evaluation.discovery import (
-    SubsetMetrics,
-    align,
-    hull_distance,
-    subset_metrics,
-    summary_rows,
-)
-from cloud_core.evaluation.discovery_plots import (
-    hull_distance_histogram,
-    precision_recall_curve,
-    roc_curve,
-    rolling_error,
-    shortlist_figure,
-)
+from cloud_core.evaluation.discovery import summary_rows
+from cloud_core.evaluation.discovery_plots import shortlist_figure
 from cloud_core.evaluation.shortlist import Window, rank, shortlist
-from cloud_core.evaluation.wbm import (
-    FORMATION_ENERGY,
-    HULL_DISTANCE,
-    ID,
-    UNIQUE,
-    read_labels,
-    submission_metadata,
-    write_submission,
-)
+from cloud_core.lake.snapshot import Snapshot
 from cloud_core.models.checkpoint import read_config
 from flows.configs import FlowConfig, TableUri, run_from_shell
 from flows.encode import EncodeConfig, encode
 from tasks.cluster import ClusterConfig, default_cluster
+from tasks.judging import Labels, Submission, Verdict, judge, submit
 from tasks.registry import resolve
 from tasks.reporting import publish_figure, publish_table
 from tasks.screening import (
@@ -59,20 +40,6 @@ from tasks.screening import (
 from tasks.tracking import Run, runs_folder, tracked_run
 
 
-class Labels(BaseModel):
-    """True energies of the candidates; the defaults are the columns of the published `wbm-summary.csv.gz`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str = Field(description="CSV (compressed or not) or Parquet")
-    id: str = Field(ID, description="column of names, equal to the candidates'")
-    formation_energy: str = Field(FORMATION_ENERGY, description="column, eV/atom")
-    hull_distance: str = Field(HULL_DISTANCE, description="column, eV/atom; rows without one are not judged")
-    unique_prototype: str = Field(UNIQUE, description="column of True or False; may be absent")
-    expected_rows: int | None = Field(None, ge=1, description="another number is an error; 256,963 for WBM")
-    note: str = Field("", description="what to know of the labels, shown with every figure of merit")
-
-
 class Target(BaseModel):
     """A range that a predicted property should fall in."""
 
@@ -80,18 +47,6 @@ class Target(BaseModel):
 
     low: float = float("-inf")
     high: float = float("inf")
-
-
-class Submission(BaseModel):
-    """The files that Matbench Discovery's leaderboard takes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model_key: str = Field(pattern=r"^[a-zA-Z0-9.+-]+$", description="short name; part of the column's name")
-    expected_rows: int | None = Field(256_963, description="rows of the prediction file")
-    facts: dict[str, Any] = Field(
-        default={}, description="of the model's YAML: model_name, authors, repo, license, training_set, …"
-    )
 
 
 class ScreenConfig(FlowConfig):
@@ -152,6 +107,9 @@ class ScreenResult(BaseModel):
     n_shards_there: int
     n_judged: int
     metrics: dict[str, dict[str, float]]
+    """of hull distances, by subset"""
+    formation_energy: dict[str, float]
+    """errors over all candidates with a label, eV/atom"""
     note: str
     submission: list[str] = []
 
@@ -161,63 +119,38 @@ def screen(config: ScreenConfig) -> ScreenResult:
     """Encode where needed, predict in shards, judge, rank; everything that was written is complete."""
     model = resolve(config.model)
     form = read_config(model).get("metadata", {}).get("form", "canonical")
-    snapshots = {}
-    if config.file is not None:
-        candidates = candidates_of_file(config.file, form)
-    else:
-        uri = config.table or str(runs_folder() / "lake" / f"candidates-{config.name}")
-        if config.source is not None:
-            forms = tuple(dict.fromkeys(("canonical", form)))
-            encode(
-                EncodeConfig.model_validate(
-                    {
-                        "source": config.source,
-                        "table": uri,
-                        "cluster": config.cluster,
-                        "encoding": {"forms": forms},
-                    }
-                )
-            )
-        candidates, snapshots["candidates"] = candidates_of_table(uri, config.version, form)
+    candidates, snapshots = _candidates(config, form)
     tags = {"model": config.model}
     with tracked_run(config.experiment, config.name, config, snapshots, config.parent_run_id, tags) as run:
         root = runs_folder() / "screening" / config.name
         folder = run_folder(root, candidates, model, config.precision, config.shard_rows)
         predictions, there = predict_all(folder, model, config.precision, f"predict {config.name}")
         output = _join(candidates, predictions)
-        results: dict[str, SubsetMetrics] = {}
-        figures: dict[str, Any] = {}
-        submitted: list[str] = []
         by: str | dict[str, Window] = "hull_distance"
-        energy = None
-        if config.labels is not None or config.hull is not None:
+        submitted: list[str] = []
+        if config.labels is not None:
             energy = property_of(predictions, config.formation_energy)
-        if config.labels is not None and energy is not None:
-            output, judged = _judge(config, config.labels, output, energy)
-            if len(judged):
-                true, predicted = judged["hull_distance_true"].to_numpy(), judged["hull_distance"].to_numpy()
-                unique = judged["unique"].to_numpy() if "unique" in judged else None
-                results = subset_metrics(true, predicted, unique, config.stability_threshold)
-                figures = _pictures(true, predicted, config.stability_threshold, config.labels.note)
+            verdict = judge(config.labels, output, energy, config.stability_threshold)
+            if config.submission is not None:
+                values = output.set_index("id")[energy]
+                submitted = submit(config.submission, folder, values, verdict.subsets)
         else:
-            judged = output.head(0)
-            if config.hull is not None and energy is not None:
-                output["hull_distance"] = hull_distances(
-                    reference_hull(config.hull), candidates, output[energy].tolist()
-                )
+            if config.hull is not None:
+                energy = property_of(predictions, config.formation_energy)
+                hull = reference_hull(config.hull)
+                output["hull_distance"] = hull_distances(hull, candidates, output[energy].tolist())
                 if f"{energy}_std" in output:
                     output["hull_distance_std"] = output[f"{energy}_std"]
+            verdict = Verdict(output, 0, {}, {}, {})
         if config.windows:
             by = {name: Window(target.low, target.high) for name, target in config.windows.items()}
         keys = reference_keys(config.known) if config.known else set()
-        ranked = rank(output, by, keys, key="key")
+        ranked = rank(verdict.output, by, keys, key="key")
         best = shortlist(ranked, config.shortlist, config.novel_only)
         column = by if isinstance(by, str) else next(iter(by))
-        figures["shortlist"] = _shortlist_picture(output, best, column)
-        if config.submission is not None and energy is not None:
-            submitted = _submit(config.submission, folder, output, energy, results)
+        figures = verdict.figures | {"shortlist": _shortlist_picture(ranked, best, column)}
         _write(folder, ranked, best)
-        pictures = _log(run, config, folder, results, figures, best)
+        pictures = _log(run, config, folder, verdict, figures, best)
     return ScreenResult(
         run_id=run.run_id,
         folder=str(folder),
@@ -228,52 +161,43 @@ def screen(config: ScreenConfig) -> ScreenResult:
         n_predicted=int(predictions.drop(columns="id").notna().all(axis=1).sum()),
         n_shards=-(-len(output) // config.shard_rows),
         n_shards_there=there,
-        n_judged=len(judged),
-        metrics={name: result.metrics for name, result in results.items()},
+        n_judged=verdict.n_judged,
+        metrics={name: result.metrics for name, result in verdict.subsets.items()},
+        formation_energy=verdict.formation_energy,
         note=config.labels.note if config.labels else "",
         submission=submitted,
     )
+
+
+def _candidates(config: ScreenConfig, form: str) -> tuple[pa.Table, dict[str, Snapshot]]:
+    """The candidates in the model's form of SCOPE, encoded where needed, and the table they come from.
+
+    Raises:
+        ScreeningError: another number than a submission takes: told before hours of predictions.
+    """
+    snapshots = {}
+    if config.file is not None:
+        candidates = candidates_of_file(config.file, form)
+    else:
+        uri = config.table or str(runs_folder() / "lake" / f"candidates-{config.name}")
+        if config.source is not None:
+            given = {"source": config.source, "table": uri, "cluster": config.cluster}
+            forms = tuple(dict.fromkeys(("canonical", form)))
+            encode(EncodeConfig.model_validate(given | {"encoding": {"forms": forms}}))
+        candidates, snapshots["candidates"] = candidates_of_table(uri, config.version, form)
+    expected = config.submission.expected_rows if config.submission else None
+    if expected is not None and len(candidates) != expected:
+        raise ScreeningError(
+            f"{len(candidates):,} candidates where a submission has {expected:,}; screen them all, or set "
+            "submission.expected_rows"
+        )
+    return candidates, snapshots
 
 
 def _join(candidates: pa.Table, predictions: pd.DataFrame) -> pd.DataFrame:
     """Candidates with their predictions, in the order of both."""
     frame = candidates.select(["id", "scope", "key", "reason"]).to_pandas()
     return pd.concat([frame, predictions.drop(columns="id")], axis=1)
-
-
-def _judge(
-    config: ScreenConfig, labels: Labels, output: pd.DataFrame, energy: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All candidates with hull distances, and the rows of those whose true one is known."""
-    truth = read_labels(
-        labels.path, labels.id, labels.formation_energy, labels.hull_distance, labels.unique_prototype,
-        labels.expected_rows,
-    )  # fmt: skip
-    if "hull_distance" not in truth:
-        raise ScreeningError(f"{labels.path}: no column {labels.hull_distance!r} of true hull distances")
-    predicted = output.set_index("id")[energy]
-    aligned = align(predicted, truth, drop_unknown=labels.expected_rows is None)
-    distance = hull_distance(truth["hull_distance"], truth["formation_energy"], aligned)
-    found = pd.DataFrame(
-        {"hull_distance": distance, "hull_distance_true": truth["hull_distance"]}, index=truth.index
-    )
-    if "unique" in truth:
-        found["unique"] = truth["unique"]
-    output = output.merge(found, left_on="id", right_index=True, how="left")
-    if f"{energy}_std" in output:
-        output["hull_distance_std"] = output[f"{energy}_std"]
-    judged = output[output["hull_distance_true"].notna()]
-    return output, judged
-
-
-def _pictures(true: np.ndarray, predicted: np.ndarray, threshold: float, note: str) -> dict[str, Any]:
-    title = f"{len(true):,} crystals" + (f" ({note})" if note else "")
-    return {
-        "hull_distance_histogram": hull_distance_histogram(true, predicted, threshold, title=title),
-        "rolling_mae": rolling_error(true, predicted, title=title),
-        "roc": roc_curve(true, predicted, threshold, title=title),
-        "precision_recall": precision_recall_curve(true, predicted, threshold, title=title),
-    }
 
 
 def _shortlist_picture(output: pd.DataFrame, best: pd.DataFrame, column: str) -> Any:
@@ -283,42 +207,30 @@ def _shortlist_picture(output: pd.DataFrame, best: pd.DataFrame, column: str) ->
     return shortlist_figure(values, best[column].to_numpy(dtype=float), spread, novel, f"predicted {column}")
 
 
-def _submit(
-    submission: Submission, folder: Path, output: pd.DataFrame, energy: str, results: dict[str, SubsetMetrics]
-) -> list[str]:
-    values = output.set_index("id")[energy]
-    file = folder / f"{submission.model_key}-wbm-IS2RE.csv.gz"
-    write_submission(file, values, submission.model_key, submission.expected_rows)
-    document = folder / f"{submission.model_key}.yml"
-    text = submission_metadata(submission.facts, submission.model_key, file.name, results)
-    document.write_text(text, encoding="utf-8")
-    return [str(file), str(document)]
-
-
 def _write(folder: Path, ranked: pd.DataFrame, best: pd.DataFrame) -> None:
+    """Both tables as Parquet and CSV, each under another name until it is whole."""
     for name, frame in (("predictions", ranked), ("shortlist", best)):
-        for path, write in (
-            (folder / f"{name}.parquet", lambda p, f: f.to_parquet(p, index=False)),
-            (folder / f"{name}.csv", lambda p, f: f.to_csv(p, index=False)),
-        ):
-            partial = path.with_name(f".{path.name}.partial")
-            write(partial, frame)
-            partial.replace(path)
+        for kind in ("parquet", "csv"):
+            partial = folder / f".{name}.{kind}.partial"
+            frame.to_parquet(partial, index=False) if kind == "parquet" else frame.to_csv(
+                partial, index=False
+            )
+            partial.replace(folder / f"{name}.{kind}")
 
 
 def _log(
     run: Run,
     config: ScreenConfig,
     folder: Path,
-    results: dict[str, SubsetMetrics],
+    verdict: Verdict,
     figures: dict[str, Any],
     best: pd.DataFrame,
 ) -> list[str]:
     note = config.labels.note if config.labels else ""
-    rows = summary_rows(results)
-    for name, result in results.items():
-        finite = {key: value for key, value in result.metrics.items() if np.isfinite(value)}
-        run.log_metrics({f"{name}.{key}": value for key, value in finite.items()})
+    rows = summary_rows(verdict.subsets)
+    figures_of_merit = {name: result.metrics for name, result in verdict.subsets.items()}
+    for name, values in (figures_of_merit | {"formation_energy": verdict.formation_energy}).items():
+        run.log_metrics({f"{name}.{key}": value for key, value in values.items() if np.isfinite(value)})
     if rows:
         run.log_table(pd.DataFrame(rows), "discovery_metrics.json")
         publish_table(f"{config.name}-metrics", rows, f"Discovery metrics. {note}".strip())

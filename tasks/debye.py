@@ -1,11 +1,9 @@
-"""Training of Debye models and of what they are compared with."""
+"""Training of Debye models and of the regressors that they are compared with."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from prefect import task
@@ -13,21 +11,14 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from cloud_core.evaluation.regression import regression_metrics
-from cloud_core.evaluation.thermal_plots import (
-    AXIS_LABELS,
-    curves,
-    errors_by_temperature,
-    parity,
-    sweep_figure,
-)
-from cloud_core.inference.thermodynamics import thermodynamics
+from cloud_core.evaluation.thermal import Parts
 from cloud_core.models.checkpoint import read_config
-from cloud_core.models.debye_model import HIGHEST, LOWEST, DebyeModel, evaluate
+from cloud_core.models.debye_model import HIGHEST, LOWEST, DebyeModel
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target, geometry, take_encoder
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitSettings, Loss, fit, outputs
+from cloud_core.training.property import LABELS, property_loss, scaled
 from cloud_core.training.thermal import (
     Basis,
     ThermalError,
@@ -39,14 +30,7 @@ from tasks.reporting import Progress
 from tasks.thermal import ThermalData, read_thermal
 from tasks.tracking import Run, mlflow_client
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 FloatArray = NDArray[np.float64]
-
-MODEL = "Debye model"
-CONTROL = "control: mean per atom × n_atoms"
-BEST = "best θ of each crystal"
 
 
 class Split(BaseModel):
@@ -101,19 +85,6 @@ class Start(BaseModel):
             take_encoder(model, self.folder)
 
 
-class Parts(NamedTuple):
-    """Training and validation rows at the temperatures trained on; test rows at all."""
-
-    train: ThermalTable
-    validation: ThermalTable
-    test: ThermalTable
-
-    @property
-    def held_out(self) -> NDArray[np.bool_]:
-        """[K] which of the test rows' temperatures were not trained on."""
-        return ~np.isin(self.test.temperatures, self.train.temperatures)
-
-
 def split_table(data: ThermalData, split: Split) -> Parts:
     """The parts of a table; the same for the same arguments.
 
@@ -134,16 +105,6 @@ def split_table(data: ThermalData, split: Split) -> Parts:
     return Parts(seen.take(train), seen.take(validation), table.take(test))
 
 
-def control(parts: Parts) -> FloatArray:
-    """The training rows' mean per atom at each temperature, for each test row: [N, K] per atom.
-
-    At temperatures that were not trained on: between the two neighbours, by a straight line.
-    """
-    mean = np.nanmean(parts.train.values, axis=0)
-    at = np.interp(parts.test.temperatures, parts.train.temperatures, mean)
-    return np.broadcast_to(at, parts.test.values.shape)
-
-
 @task(cache_policy=NO_CACHE, persist_result=False)
 def train_debye(
     data: ThermalData,
@@ -159,6 +120,7 @@ def train_debye(
     train = parts.train
     encoder = start.geometry()
     initial = float(train.best_theta(training.lowest_theta, training.highest_theta).mean())
+    torch.manual_seed(training.fit.seed)
     model = DebyeModel(encoder, initial, training.lowest_theta, training.highest_theta)
     start.fill(model)
     labels = train.scaled(train.values, training.loss_per)
@@ -181,32 +143,37 @@ def train_debye(
 @task(cache_policy=NO_CACHE, persist_result=False)
 def train_direct(
     data: ThermalData, split: Split, training: Training, start: Start, with_atoms: bool
-) -> list[float]:
-    """A regressor without physics, of the value per atom or of the whole cell; test values [N] per atom."""
+) -> list[list[float]]:
+    """A regressor without physics, with an output for each temperature trained on: test values [N, K] per
+    atom; at temperatures that were held out, by a straight line in between.
+
+    It learns values per atom, which n_atoms then multiplies, or without n_atoms those of the whole cell.
+    """
     parts = split_table(data, split)
     encoder = start.geometry()
 
     def labels(part: ThermalTable) -> FloatArray:
-        return part.values[:, 0] if with_atoms else part.values[:, 0] * part.n_atoms
+        return part.values if with_atoms else part.scaled(part.values, "cell")
 
-    target = Target("value").fitted(labels(parts.train))
-    model = PropertyModel(encoder, [target])
-    start.fill(model)
-    examples = [
-        Examples.from_texts(
-            part.texts, {"value": target.scale(labels(part)).astype(np.float32)}, encoder.positions
-        )
+    train, validation = (
+        Examples.from_texts(part.texts, {LABELS: labels(part)}, encoder.positions)
         for part in (parts.train, parts.validation)
+    )
+    columns = train.columns[LABELS].T
+    targets = [
+        Target(f"{temperature:g} K").fitted(values)
+        for temperature, values in zip(parts.train.temperatures, columns, strict=True)
     ]
-
-    def loss(output: torch.Tensor, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return (output[:, 0] - columns["value"]).abs().mean()
-
+    torch.manual_seed(training.fit.seed)
+    model = PropertyModel(encoder, targets)
+    start.fill(model)
+    loss = property_loss(targets, 1 - np.isnan(columns).mean(axis=1))
     title = f"direct, {'per atom' if with_atoms else 'per cell'}"
-    _fit(model, examples[0], examples[1], training.fit, loss, title, None)
+    _fit(model, scaled(train, targets), scaled(validation, targets), training.fit, loss, title, None)
     test = Examples.from_texts(parts.test.texts, positions=encoder.positions)
-    found = target.unscale(outputs(model, test, training.fit.precision))
-    return list((found if with_atoms else found / parts.test.n_atoms).tolist())
+    found = model.physical(outputs(model, test))
+    values = parts.between(np.stack([found[target.name] for target in targets], axis=1))
+    return list((values if with_atoms else values / parts.test.n_atoms[:, None]).tolist())
 
 
 def _fit(
@@ -234,101 +201,3 @@ def predicted_theta(folder: str | Path, table: ThermalTable) -> FloatArray:
     model, _ = DebyeModel.load(folder)
     found = outputs(model, Examples.from_texts(table.texts, positions=model.config.positions))
     return found.astype(np.float64)
-
-
-def compare(parts: Parts, contenders: Mapping[str, FloatArray], basis: Basis) -> list[dict[str, Any]]:
-    """One row a model: errors on all test labels at temperatures trained on, and at those held out.
-
-    MAE/MAD takes the training rows' mean at each temperature as the dummy.
-    """
-    train, _, test = parts
-    dummies = np.nanmean(train.scaled(train.values, basis), axis=0)
-    dummy = np.broadcast_to(np.interp(test.temperatures, train.temperatures, dummies), test.values.shape)
-    true = test.scaled(test.values, basis)
-    rows = []
-    for name, values in contenders.items():
-        predicted = test.scaled(values, basis)
-        row: dict[str, Any] = {"model": name}
-        for prefix, columns in (("", ~parts.held_out), ("held-out T: ", parts.held_out)):
-            known = ~np.isnan(true) & columns
-            if known.any():
-                found = regression_metrics(true[known], predicted[known])
-                mad = float(np.abs(true[known] - dummy[known]).mean())
-                row |= {
-                    f"{prefix}MAE": round(found["mae"], 4),
-                    f"{prefix}MAE/MAD": round(found["mae"] / mad, 4),
-                    f"{prefix}R2": round(found["r2"], 4),
-                }
-        rows.append(row)
-    return rows
-
-
-def as_metrics(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """A row of `compare` under names that MLflow takes."""
-    names = {
-        "MAE": "mae",
-        "MAE/MAD": "mae_over_mad",
-        "R2": "r2",
-        "held-out T: MAE": "held_out_T_mae",
-        "held-out T: MAE/MAD": "held_out_T_mae_over_mad",
-        "held-out T: R2": "held_out_T_r2",
-    }
-    return {f"{prefix}{name}": float(row[key]) for key, name in names.items() if key in row}
-
-
-def prediction_table(
-    table: ThermalTable, theta: FloatArray, controls: FloatArray, basis: Basis
-) -> pd.DataFrame:
-    """One row a test crystal and temperature, in the basis of the report."""
-    true = table.scaled(table.values, basis)
-    crystal, column = np.nonzero(~np.isnan(true))
-    return pd.DataFrame(
-        {
-            "scope": [table.texts[i] for i in crystal],
-            "n_atoms": table.n_atoms[crystal],
-            "temperature": table.temperatures[column],
-            "theta_D": theta[crystal],
-            "true": true[crystal, column],
-            "predicted": table.scaled(table.curves(theta), basis)[crystal, column],
-            "control": table.scaled(controls, basis)[crystal, column],
-        }
-    )
-
-
-def figures(
-    parts: Parts,
-    theta: FloatArray,
-    contenders: Mapping[str, FloatArray],
-    temperatures: FloatArray,
-    crystals: int,
-    basis: Basis,
-) -> dict[str, "Figure"]:
-    """Curves of some test crystals, together and each by itself, predicted against true, error over T."""
-    train, _, test = parts
-    order = np.argsort(theta, kind="stable")
-    # soft, middling and hard ones: spread over the predicted θ
-    chosen = order[np.linspace(0, len(order) - 1, crystals + 2)[1:-1].astype(int)]
-    lines, points, drawn = {}, {}, {}
-    for number, i in enumerate(chosen, start=1):
-        name = f"{test.texts[i].rpartition('| ')[2]}, θ = {theta[i]:.0f} K"
-        lines[name] = evaluate(test.quantity, float(theta[i]), torch.from_numpy(temperatures)).numpy()
-        known = ~np.isnan(test.values[i])
-        points[name] = (test.temperatures[known], test.values[i][known])
-        single = thermodynamics([theta[i]], temperatures)
-        one = {key: values[0] for key, values in single.items() if values.ndim == 2}
-        drawn[f"crystal-{number}"] = sweep_figure(one, name)
-    if lines:
-        drawn["curves"] = curves(temperatures, lines, test.quantity, points)
-    true = test.scaled(test.values, basis)
-    known = ~np.isnan(true)
-    label = AXIS_LABELS[test.quantity].replace("per atom", f"per {basis}").replace("kJ", "J")
-    predicted = test.scaled(contenders[MODEL], basis)
-    drawn["parity"] = parity(true[known], predicted[known], label, f"{len(test)} test crystals")
-    if len(test.temperatures) > 1:
-        mad = np.nanmean(np.abs(true - np.nanmean(true, axis=0)), axis=0)
-        errors = {
-            name: np.nanmean(np.abs(test.scaled(values, basis) - true), axis=0) / mad
-            for name, values in contenders.items()
-        }
-        drawn["errors"] = errors_by_temperature(test.temperatures, errors, train.temperatures.tolist())
-    return drawn

@@ -115,6 +115,19 @@ def _errors(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[s
     }
 
 
+def formation_energy_errors(e_form_true: ArrayLike, e_form_pred: ArrayLike) -> dict[str, float]:
+    """MAE, RMSE (eV/atom) and R2 over the crystals with a label and a prediction; `rows` is their number,
+    `missing` that of the labelled ones without a prediction.
+
+    Args:
+        e_form_true, e_form_pred: [n] eV/atom, nan where there is none.
+    """
+    true, predicted = np.asarray(e_form_true, dtype=float), np.asarray(e_form_pred, dtype=float)
+    known = ~np.isnan(true) & ~np.isnan(predicted)
+    counts: dict[str, float] = {"rows": int(known.sum()), "missing": int((~np.isnan(true) & ~known).sum())}
+    return counts | _errors(true[known], predicted[known])
+
+
 @dataclass(frozen=True)
 class SubsetMetrics:
     """Metrics of one named subset."""

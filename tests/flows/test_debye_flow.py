@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cloud_core.evaluation.thermal import compare, control
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.encoder import EncoderConfig
@@ -15,7 +16,7 @@ from cloud_core.training.optimiser import OptimiserSettings
 from flows.configs import ConfigError
 from flows.debye import DebyeConfig, debye
 from flows.debye_sweep import sweep
-from tasks.debye import Split, Training, compare, control, split_table
+from tasks.debye import Split, Training, split_table
 from tasks.registry import RegistryError, resolve
 from tasks.thermal import ThermalData, parse_temperatures, read_thermal
 from tasks.tracking import mlflow_client

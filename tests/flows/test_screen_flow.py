@@ -1,6 +1,12 @@
 """Screening of real WBM structures through a real Prefect server, resumed, judged and ranked."""
 
+import os
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +24,9 @@ from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.heads import PropertyModel, Target
 from flows.debye import DebyeConfig
 from flows.phonon_labels import PhononLabelsConfig
-from flows.screen import Labels, ScreenConfig, Submission, screen
+from flows.screen import Labels, ScreenConfig, ScreenResult, Submission, screen
 from tasks.cluster import ClusterConfig
+from tasks.judging import judge
 from tasks.screening import (
     Reference,
     ScopeFile,
@@ -33,6 +40,7 @@ from tasks.tracking import mlflow_client
 
 TINY = EncoderConfig(hidden_size=16, layers=1, heads=2, feed_forward=32)
 N = 60
+ENERGY = "e_form_per_atom_mp2020_corrected"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,7 @@ def test_screens_structures(
         name="wbm",
         model=str(model),
         source=str(structures),
-        labels=Labels(path=str(labels), note="a sample"),
+        labels=Labels(path=str(labels), partial=True, note="a sample"),
         shortlist=10,
         shard_rows=25,
         submission=Submission(model_key="cloud", expected_rows=N + 1, facts={"model_name": "CLOUD"}),
@@ -86,12 +94,13 @@ def test_screens_structures(
     truth = pd.read_csv(labels).set_index("material_id")
     assert rows["reason"].notna().sum() == 1 and rows.loc[rows["reason"].notna(), "rank"].isna().all()
     each = truth["e_above_hull_mp2020_corrected_ppd_mp"]
-    expected = (
-        each + rows["formation_energy"].reindex(truth.index) - truth["e_form_per_atom_mp2020_corrected"]
-    )
+    expected = each + rows["formation_energy"].reindex(truth.index) - truth[ENERGY]
     assert np.allclose(rows["hull_distance"].reindex(truth.index), expected, equal_nan=True)
     assert result.metrics["full"] == pytest.approx(discovery_metrics(each, expected))
     assert result.metrics["full"]["missing"] == 1
+    error = (rows["formation_energy"].reindex(truth.index) - truth[ENERGY]).abs()
+    assert result.formation_energy["MAE"] == pytest.approx(error.mean())
+    assert (result.formation_energy["rows"], result.formation_energy["missing"]) == (N - 1, 1)
     assert set(result.metrics) == {"full", "unique_prototypes", "most_stable_10k"}
     assert (rows["formation_energy_std"].dropna() > 0).all()
 
@@ -116,6 +125,7 @@ def test_screens_structures(
     assert run.info.status == "FINISHED"
     assert run.data.tags["input.candidates.rows"] == str(N)
     assert run.data.metrics["full.MAE"] == pytest.approx(result.metrics["full"]["MAE"])
+    assert run.data.metrics["formation_energy.MAE"] == pytest.approx(result.formation_energy["MAE"])
 
     # again, with one shard lost: only that one is predicted, and the files are the same
     before = Path(result.predictions).read_bytes()
@@ -131,7 +141,7 @@ def test_screens_structures(
     pd.DataFrame(
         {
             "formula_pretty": truth["formula"],
-            "formation_energy_per_atom": truth["e_form_per_atom_mp2020_corrected"],
+            "formation_energy_per_atom": truth[ENERGY],
         }
     ).to_csv(energies, index=False)
     other = screen(
@@ -147,6 +157,51 @@ def test_screens_structures(
     rows = pd.read_parquet(other.predictions)
     assert not other.metrics and rows["hull_distance"].notna().sum() == N
     assert not rows.loc[rows["key"].notna(), "novel"].any()  # every candidate is in the reference
+
+
+def test_labels_and_candidates_that_do_not_fit_are_errors(tmp_path: Path) -> None:
+    """Rows of either side that the other lacks, a cut file, another number than a submission takes."""
+    labels = pd.DataFrame(
+        {
+            "material_id": ["a", "b", "c"],
+            ENERGY: [-1.0, np.nan, -0.5],
+            "e_above_hull_mp2020_corrected_ppd_mp": [0.1, -0.2, np.nan],
+        }
+    )
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    given = Labels(path=str(tmp_path / "labels.csv"))
+    output = pd.DataFrame({"id": ["a", "b", "c"], "energy": [-0.8, -1.0, np.nan]})
+    verdict = judge(given, output, "energy", 0.0)
+    # b has no true formation energy: not judged, and not taken for a missing prediction
+    assert verdict.n_judged == 1 and verdict.subsets["full"].metrics["missing"] == 0
+    assert verdict.output["hull_distance"].tolist()[:1] == [pytest.approx(0.3)]
+    assert verdict.formation_energy["rows"] == 1 and verdict.formation_energy["missing"] == 1
+    assert verdict.formation_energy["MAE"] == pytest.approx(0.2)
+    with pytest.raises(ValueError, match="1 ids are not among the 3 labels, as d"):
+        judge(given, pd.concat([output, output.tail(1).assign(id="d")]), "energy", 0.0)
+    with pytest.raises(ValueError, match="c is absent"):
+        judge(given, output.head(2), "energy", 0.0)
+    with pytest.raises(ValueError, match="3 rows where 4 belong"):
+        judge(given.model_copy(update={"expected_rows": 4}), output, "energy", 0.0)
+    partial = given.model_copy(update={"partial": True})
+    more = judge(partial, pd.concat([output, output.tail(1).assign(id="d")]), "energy", 0.0)
+    assert more.n_judged == 1 and len(more.output) == 4
+    with pytest.raises(ValueError, match="c is absent"):
+        judge(partial, output.head(2), "energy", 0.0)
+
+
+def test_another_number_of_candidates_than_a_submission_takes_is_told_first(
+    prefect_server: str, mlflow_uri: str, runs: Path, model: Path, scope_file: Path
+) -> None:
+    config = ScreenConfig(
+        model=str(model),
+        file=ScopeFile(path=str(scope_file), id="name", scope="cloud"),
+        labels=Labels(path="never read"),
+        submission=Submission(model_key="cloud"),
+    )
+    with pytest.raises(ValueError, match="40 candidates where a submission has 256,963"):
+        screen(config)
+    assert not (runs / "screening").exists()  # nothing was predicted
 
 
 @pytest.fixture
@@ -207,6 +262,65 @@ def test_an_interrupted_prediction_goes_on(
     pq.write_table(rows.slice(1), shard_path(folder, 0))
     with pytest.raises(ValueError, match="shards do not fit"):
         predict_all(folder, model, "float32", "predict")
+
+
+@pytest.mark.integration
+def test_killed_at_random_moments_it_goes_on_to_the_same_predictions(
+    prefect_server: str, tmp_path: Path, model: Path, project: Path
+) -> None:
+    """A real process, killed twice in mid-prediction: what it left is kept, and the end is the same."""
+    strings = pd.read_csv(project / "flows/demo_data/heat_capacity.csv").head(600)
+    strings.assign(name=[f"crystal-{i:03d}" for i in range(600)]).to_csv(tmp_path / "strings.csv")
+    given = {
+        "model": str(model),
+        "file": {"path": str(tmp_path / "strings.csv"), "id": "name", "scope": "cloud"},
+        "windows": {"formation_energy": {"high": -0.3}},
+        "shard_rows": 10,
+    }
+    (tmp_path / "screen.yaml").write_text(yaml.safe_dump(given))
+
+    def start(runs: str) -> "subprocess.Popen[str]":
+        environment = {"PREFECT_API_URL": prefect_server, "CLOUD_RUNS": str(tmp_path / runs)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.screen", "--config", str(tmp_path / "screen.yaml")],
+            cwd=project,
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def shards(runs: str) -> dict[str, int]:
+        """Name of each shard that is there -> when it was written."""
+        found = (tmp_path / runs).glob("screening/*/shards/[0-9]*.parquet")
+        return {path.name: path.stat().st_mtime_ns for path in found}
+
+    def finish(process: "subprocess.Popen[str]") -> ScreenResult:
+        output, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+        return ScreenResult.model_validate_json(output[output.index("{") :])
+
+    whole = finish(start("undisturbed"))
+    assert (whole.n_shards, whole.n_shards_there) == (60, 0)
+    moments = random.Random(5)
+    kept: dict[str, int] = {}
+    for n in (moments.randint(2, 15), moments.randint(20, 40)):
+        process = start("killed")
+        while process.poll() is None and len(shards("killed")) < n:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+        left = shards("killed")
+        assert n <= len(left) < 60 and kept.items() <= left.items()  # none was written again
+        kept = left
+    result = finish(start("killed"))
+    assert (result.n_shards, result.n_shards_there) == (60, len(kept))
+    assert kept.items() <= shards("killed").items() and len(shards("killed")) == 60
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(result.predictions), pd.read_parquet(whole.predictions), check_exact=True
+    )
+    assert Path(result.shortlist).read_bytes() == Path(whole.shortlist).read_bytes()
 
 
 def test_hull_of_a_table_of_structures(project: Path, tmp_path: Path) -> None:

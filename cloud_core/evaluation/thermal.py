@@ -1,0 +1,156 @@
+"""Predicted heat capacities and energies beside known ones, and beside what any claim must beat."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from cloud_core.evaluation.regression import regression_metrics
+from cloud_core.evaluation.thermal_plots import (
+    AXIS_LABELS,
+    curves,
+    errors_by_temperature,
+    parity,
+    sweep_figure,
+)
+from cloud_core.inference.thermodynamics import thermodynamics
+from cloud_core.models.debye_model import evaluate
+from cloud_core.training.thermal import Basis, ThermalTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FloatArray = NDArray[np.float64]
+
+MODEL = "Debye model"
+CONTROL = "control: mean per atom × n_atoms"
+BEST = "best θ of each crystal"
+
+
+class Parts(NamedTuple):
+    """Training and validation rows at the temperatures trained on; test rows at all."""
+
+    train: ThermalTable
+    validation: ThermalTable
+    test: ThermalTable
+
+    @property
+    def held_out(self) -> NDArray[np.bool_]:
+        """[K] which of the test rows' temperatures were not trained on."""
+        return ~np.isin(self.test.temperatures, self.train.temperatures)
+
+    def between(self, values: FloatArray) -> FloatArray:
+        """Values [N, K'] at the temperatures trained on -> [N, K] at all: in between by a straight line."""
+        at, known = self.test.temperatures, self.train.temperatures
+        return np.array([np.interp(at, known, row) for row in values])
+
+
+def control(parts: Parts) -> FloatArray:
+    """The training rows' mean per atom at each temperature, for each test row: [N, K] per atom."""
+    (mean,) = parts.between(np.nanmean(parts.train.values, axis=0)[None])
+    return np.broadcast_to(mean, parts.test.values.shape)
+
+
+def compare(parts: Parts, contenders: Mapping[str, FloatArray], basis: Basis) -> list[dict[str, Any]]:
+    """One row a model: errors on all test labels at temperatures trained on, and at those held out.
+
+    MAE/MAD takes the training rows' mean at each temperature as the dummy.
+
+    Args:
+        contenders: name -> predictions [N, K] of the test rows, per atom.
+        basis: of the figures, per mole of cells or of atoms.
+    """
+    train, _, test = parts
+    (means,) = parts.between(np.nanmean(train.scaled(train.values, basis), axis=0)[None])
+    dummy = np.broadcast_to(means, test.values.shape)
+    true = test.scaled(test.values, basis)
+    rows = []
+    for name, values in contenders.items():
+        predicted = test.scaled(values, basis)
+        row: dict[str, Any] = {"model": name}
+        for prefix, columns in (("", ~parts.held_out), ("held-out T: ", parts.held_out)):
+            known = ~np.isnan(true) & columns
+            if known.any():
+                found = regression_metrics(true[known], predicted[known])
+                mad = float(np.abs(true[known] - dummy[known]).mean())
+                row |= {
+                    f"{prefix}MAE": round(found["mae"], 4),
+                    f"{prefix}MAE/MAD": round(found["mae"] / mad, 4),
+                    f"{prefix}R2": round(found["r2"], 4),
+                }
+        rows.append(row)
+    return rows
+
+
+def as_metrics(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """A row of `compare` under names that MLflow takes."""
+    names = {
+        "MAE": "mae",
+        "MAE/MAD": "mae_over_mad",
+        "R2": "r2",
+        "held-out T: MAE": "held_out_T_mae",
+        "held-out T: MAE/MAD": "held_out_T_mae_over_mad",
+        "held-out T: R2": "held_out_T_r2",
+    }
+    return {f"{prefix}{name}": float(row[key]) for key, name in names.items() if key in row}
+
+
+def prediction_table(
+    table: ThermalTable, theta: FloatArray, controls: FloatArray, basis: Basis
+) -> pd.DataFrame:
+    """One row a test crystal and temperature, in the basis of the report."""
+    true = table.scaled(table.values, basis)
+    crystal, column = np.nonzero(~np.isnan(true))
+    return pd.DataFrame(
+        {
+            "scope": [table.texts[i] for i in crystal],
+            "n_atoms": table.n_atoms[crystal],
+            "temperature": table.temperatures[column],
+            "theta_D": theta[crystal],
+            "true": true[crystal, column],
+            "predicted": table.scaled(table.curves(theta), basis)[crystal, column],
+            "control": table.scaled(controls, basis)[crystal, column],
+        }
+    )
+
+
+def figures(
+    parts: Parts,
+    theta: FloatArray,
+    contenders: Mapping[str, FloatArray],
+    temperatures: FloatArray,
+    crystals: int,
+    basis: Basis,
+) -> dict[str, "Figure"]:
+    """Curves of some test crystals, together and each by itself, predicted against true, error over T."""
+    train, _, test = parts
+    order = np.argsort(theta, kind="stable")
+    # soft, middling and hard ones: spread over the predicted θ
+    chosen = order[np.linspace(0, len(order) - 1, crystals + 2)[1:-1].astype(int)]
+    lines, points, drawn = {}, {}, {}
+    for number, i in enumerate(chosen, start=1):
+        name = f"{test.texts[i].rpartition('| ')[2]}, θ = {theta[i]:.0f} K"
+        lines[name] = evaluate(test.quantity, float(theta[i]), torch.from_numpy(temperatures)).numpy()
+        known = ~np.isnan(test.values[i])
+        points[name] = (test.temperatures[known], test.values[i][known])
+        single = thermodynamics([theta[i]], temperatures)
+        one = {key: values[0] for key, values in single.items() if values.ndim == 2}
+        drawn[f"crystal-{number}"] = sweep_figure(one, name)
+    if lines:
+        drawn["curves"] = curves(temperatures, lines, test.quantity, points)
+    true = test.scaled(test.values, basis)
+    known = ~np.isnan(true)
+    label = AXIS_LABELS[test.quantity].replace("per atom", f"per {basis}").replace("kJ", "J")
+    predicted = test.scaled(contenders[MODEL], basis)
+    drawn["parity"] = parity(true[known], predicted[known], label, f"{len(test)} test crystals")
+    if len(test.temperatures) > 1:
+        mad = np.nanmean(np.abs(true - np.nanmean(true, axis=0)), axis=0)
+        errors = {
+            name: np.nanmean(np.abs(test.scaled(values, basis) - true), axis=0) / mad
+            for name, values in contenders.items()
+        }
+        drawn["errors"] = errors_by_temperature(test.temperatures, errors, train.temperatures.tolist())
+    return drawn
