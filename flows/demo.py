@@ -66,6 +66,7 @@ def demo_config(
             "targets": [{"label": ENERGY, "unit": "eV/atom"}],
             "fit": fit | {"epochs": finetune_epochs},
             "baselines": ["mean", "composition random forest"],
+            "scratch_baseline": False,
         },
         screen={
             "name": "demo-screening",

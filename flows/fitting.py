@@ -67,7 +67,7 @@ class FitConfig(FlowConfig):
     search: SearchConfig | None = Field(None, description="look for settings first (on the first seed)")
     baselines: tuple[str, ...] = Field(tuple(BASELINES), description="shown beside the model")
     scratch_baseline: bool = Field(
-        False, description="show the same encoder from random weights too; as long again"
+        True, description="show the same encoder from random weights too; fitting takes as long again"
     )
     launch: FitLaunch | None = Field(None, description="torchrun's ranks for each fit; default: this process")
     parallel: int = Field(1, ge=1, description="fits side by side, each a process; on GPUs of their own")

@@ -127,7 +127,6 @@ def test_classes_searched_settings_and_the_encoder_from_scratch(
             targets=[{"label": "high", "kind": "classification", "classes": ["False", "True"]}],
             encoder=str(encoder),
             from_scratch=False,
-            scratch_baseline=True,
             baselines=["mean"],
             search={"trials": 2, "space": {"layer_decay": None, "batch_size": [16, 32]}},
         )
