@@ -1,10 +1,9 @@
 """The encoder's vector of the first token alone, which is all that a property is read from."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloud_core.models.encoder import Attention, Encoder, Layer, Packing
+from cloud_core.models.encoder import Attention, Encoder, Layer, Packing, attend
 
 
 def first_token(encoder: Encoder, input_ids: Tensor, lengths: Tensor) -> Tensor:
@@ -37,11 +36,6 @@ def _attend(attention: Attention, first: Tensor, hidden: Tensor, packing: Packin
     query = F.linear(first, weight[:size], bias[:size]).view(packing.batch, 1, attention.heads, -1)
     pair = packing.pad(F.linear(hidden, weight[size:], bias[size:]))  # [B, L, 2H]
     key, value = pair.view(packing.batch, packing.length, 2, attention.heads, -1).permute(2, 0, 3, 1, 4)
-    mixed = torch.nn.functional.scaled_dot_product_attention(
-        query.transpose(1, 2),  # [B, heads, 1, H / heads]
-        key,
-        value,
-        attn_mask=packing.mask,
-        dropout_p=attention.dropout if attention.training else 0.0,
-    )
+    dropout = attention.dropout if attention.training else 0.0
+    mixed = attend(query.transpose(1, 2), key, value, packing.mask, dropout)  # [B, heads, 1, H / heads]
     return attention.output(mixed.transpose(1, 2).flatten(1))

@@ -9,16 +9,14 @@ its last checkpoint as if nothing had happened.
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.encoder import MaskedLanguageModel
@@ -75,14 +73,10 @@ class Run:
         if checkpoint is not None:
             self.step, self.before = load_state(checkpoint, self.model, self.optimiser, self.recipe)
 
-    @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """The job's precision; on a CPU attention in plain products, since the backward pass of the fused
-        kernel takes several times as long on strings this short."""
-        device = self.ranks.device.type
-        plain = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-        with torch.autocast(device, torch.bfloat16, enabled=self.job.precision == "bfloat16"), plain:
-            yield
+    def autocast(self) -> AbstractContextManager[Any]:
+        if self.job.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.ranks.device.type, torch.bfloat16)
 
     def rows(self, step: int) -> tuple[int, NDArray[np.int64]]:
         """(epoch, rows of the global batch)."""

@@ -8,7 +8,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from cloud_core.models.checkpoint import CheckpointError, load_encoder, save_encoder
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel, Packing
+from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel, Packing, attend
 from cloud_core.models.hugging_face import from_hugging_face, to_hugging_face
 from cloud_core.scope.tokenizer import Tokenizer
 
@@ -168,3 +168,23 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"kind": "debye"}')
     with pytest.raises(CheckpointError, match="of kind 'debye', not 'encoder'"):
         load_encoder(tmp_path)
+
+
+def test_attention_written_out_is_torchs() -> None:
+    """In bfloat16 on a CPU: the values and gradients of torch's kernel in float64, to bfloat16's digits."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(5, 2, 9, 16, generator=generator).bfloat16() for _ in range(3)]
+    mask = (torch.arange(9) < torch.tensor([[9], [1], [4], [7], [2]]))[:, None, None]
+    outcomes = []
+    for dtype in (torch.bfloat16, torch.float64):
+        leaves = [tensor.to(dtype).detach().requires_grad_() for tensor in inputs]
+        mixed = attend(*leaves, mask, 0.0)
+        mixed.square().sum().backward()
+        outcomes.append([mixed.detach(), *(leaf.grad for leaf in leaves)])
+    for written_out, fused in zip(*outcomes, strict=True):
+        assert written_out.dtype == torch.bfloat16
+        torch.testing.assert_close(written_out.double(), fused, atol=0.02, rtol=0.02)
+
+    ones = torch.ones(2, 2, 4096, 16, dtype=torch.bfloat16)
+    dropped = attend(ones[..., :1, :], ones, ones, None, 0.25)
+    assert dropped.float().mean() == pytest.approx(1, abs=0.05) and len(dropped.unique()) > 1
