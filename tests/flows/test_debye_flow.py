@@ -1,7 +1,12 @@
 """The Debye flow on real rows, through a real Prefect server and MLflow's SQLite store."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +21,7 @@ from cloud_core.training.optimiser import OptimiserSettings
 from flows.configs import ConfigError
 from flows.debye import DebyeConfig, debye
 from flows.debye_sweep import sweep
-from tasks.debye import Split, Training, split_table
+from tasks.debye import Split, Start, Training, split_table, train_direct
 from tasks.registry import RegistryError, resolve
 from tasks.thermal import ThermalData, parse_temperatures, read_thermal
 from tasks.tracking import mlflow_client
@@ -72,6 +77,12 @@ def test_trains_registers_and_answers(prefect_server: str, mlflow_uri: str, tabl
     row = predictor.predict([pd.read_csv(table)["cloud"][0]])[0]
     assert 20 < row["debye_temperature"] < 5000
     assert len(row["heat_capacity"]) == len(row["temperature"]) == 21
+    # served by MLflow, from the registry alone: the same curves, one list a crystal
+    served = mlflow.pyfunc.load_model("models:/debye@challenger")
+    answer = served.predict(pd.DataFrame({"structure": [row["scope"]]})).iloc[0]
+    assert answer["debye_temperature"] == pytest.approx(row["debye_temperature"])
+    assert answer["heat_capacity"] == pytest.approx(row["heat_capacity"])
+    assert {"internal_energy", "internal_energy_thermal", "entropy", "helmholtz_energy"} <= set(answer.index)
     # the first test crystals again, from the registered model: the logged predictions
     parts = split_table(config.data, config.split)
     again = predictor.predict_texts(parts.test.texts)["debye_temperature"]
@@ -153,3 +164,54 @@ def test_sweep_writes_a_table_and_a_picture_a_crystal(project: Path, tmp_path: P
     other = PropertyModel(TINY, [Target("gap")]).save(tmp_path / "other", {"form": "canonical"})
     with pytest.raises(ValueError, match="not a Debye model"):
         sweep(str(other), files, to=tmp_path)
+
+
+def test_curves_of_a_crystal_from_the_shell(project: Path, tmp_path: Path, runs: Path) -> None:
+    """`cloud debye MODEL FILE --temperatures …` as a person types it."""
+    model = DebyeModel(TINY, 321.0).save(tmp_path / "model", {"form": "canonical"})
+    arguments = [str(model), "flows/demo_data/held_out.cif", "--temperatures", "0:300:100"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "debye", *arguments, "--to", str(tmp_path / "curves"), "--json"],
+        cwd=project,
+        env=os.environ | {"CLOUD_RUNS": str(runs)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (curve,) = json.loads(done.stdout)
+    assert curve["debye_temperature"] == pytest.approx(321, rel=1e-4)
+    assert pd.read_csv(curve["table"])["temperature"].tolist() == [0, 100, 200, 300]
+    assert Path(curve["figure"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_regressors_without_physics_at_many_temperatures(
+    prefect_server: str, mlflow_uri: str, tmp_path: Path, table: Path
+) -> None:
+    """An output a temperature; held-out ones lie on the line between their neighbours."""
+    frame = pd.read_csv(table).head(80)
+    frame["id"] = [f"c{i}" for i in range(len(frame))]
+    parts = [frame.assign(temperature=t, cv=frame["cv"] * t / 300) for t in (200.0, 300.0, 400.0)]
+    path = tmp_path / "long.parquet"
+    pd.concat(parts).to_parquet(path)
+    fit = FitSettings(epochs=3, batch_size=16, optimiser=OptimiserSettings(learning_rate=3e-3))
+    config = DebyeConfig(
+        data=ThermalData(path=str(path), temperature="temperature", id="id"),
+        split=Split(held_out_temperatures=(300.0,)),
+        from_scratch=TINY,
+        training=Training(fit=fit),
+        report_per="atom",
+    )
+    split = split_table(config.data, config.split)
+    start = Start(from_scratch=TINY)
+    for with_atoms in (True, False):
+        found = train_direct(config.data, config.split, config.training, start, with_atoms)
+        values = np.array(found)
+        assert values.shape == split.test.values.shape == (len(split.test), 3)
+        assert values[:, 1] == pytest.approx((values[:, 0] + values[:, 2]) / 2)
+        assert np.std(values[:, 0]) > 0  # it tells crystals apart
+        # the same rows, seed and start: the same model
+        again = train_direct(config.data, config.split, config.training, start, with_atoms)
+        assert again == found
+    rows = {row["model"]: row for row in debye(config).comparison}
+    assert len(rows) == 5
+    assert all({"MAE", "MAE/MAD", "R2", "held-out T: MAE/MAD"} <= set(row) for row in rows.values())
