@@ -7,10 +7,10 @@
         --pretrained-on runs/corpus/strings.txt --minutes 40 --workers 2               # takes an encoder
 
 It needs torch, numpy, pyarrow and safetensors alone, ends within `--minutes`, and prints each fit as soon as
-it is known, for a machine that is borrowed and keeps nothing. The epochs are cut by one factor so that all
-fits are expected to end in time; those of fold 0 and of whole tasks come first, then the controls from
-scratch, then further seeds. Settings and epochs stand in `plan.json` below `--to`: a second start goes on
-with the fits that are missing, and `--minutes 0` prints the table of what is there.
+it is known, for a machine that is borrowed and keeps nothing. One fit of each fold at hand comes first, then
+the controls from scratch, and the epochs of both are cut by one factor so that they are expected to end in
+time; further seeds take what time is left. Settings and epochs stand in `plan.json` below `--to`: a second
+start goes on with the fits that are missing, and `--minutes 0` prints the table of what is there.
 
 Epochs are chosen by validation rows, which are never trained on; test rows choose nothing.
 """
@@ -72,6 +72,7 @@ class Preset:
     rate: float
     scratch_rate: float
     layer_decay: float
+    dropout: float
     precision: str
 
     def epochs_of(self, rows: int, factor: float = 1.0) -> int:
@@ -93,9 +94,9 @@ def small(hidden: int, layers: int) -> EncoderConfig:
 
 
 PRESETS = {
-    "toy": Preset(small(32, 1), 0.02, 1e-3, 64, 1, (1, 1), 1e-3, 1e-3, 0.9, "float32"),
-    "cpu": Preset(small(256, 4), 2, 1e-3, 64, 60_000, (6, 60), 5e-4, 5e-4, 0.9, "bfloat16"),
-    "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 60_000, (20, 50), 5e-5, 5e-5, 0.9, "bfloat16"),
+    "toy": Preset(small(32, 1), 0.02, 1e-3, 64, 1, (1, 1), 1e-3, 1e-3, 0.9, 0.1, "float32"),
+    "cpu": Preset(small(256, 4), 2, 1e-3, 64, 36_000, (3, 30), 5e-4, 5e-4, 0.9, 0.1, "bfloat16"),
+    "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 60_000, (20, 50), 5e-5, 5e-5, 0.9, 0.1, "bfloat16"),
 }
 
 
@@ -259,15 +260,20 @@ def fits_of(
     encoder: Path,
     to: Path,
 ) -> list[Fit]:
-    """All fits, round by round, each once; in a round the long ones first, so that it ends evenly."""
+    """All fits, round by round, each once.
+
+    Long ones first, so that a round ends evenly; of further seeds, for which time may not last, short ones.
+    """
     fits: dict[str, Fit] = {}
     for start, seed, every in rounds:
         begin = {"start_from": str(encoder)} if start == PRETRAINED else {"from_scratch": preset.encoder}
-        for part in sorted(parts, key=lambda part: -part.rows * epochs[part.task]):
+        order = 1 if seed else -1
+        for part in sorted(parts, key=lambda part: order * part.rows * epochs[part.task]):
             if every or part.facts["fold"] == 0:
                 here = to / part.task / f"fold-{part.facts['fold']}" / f"{start}-seed-{seed}"
                 settings = preset.settings(start, epochs[part.task], seed)
-                job = Job(str(here), str(part.folder), str(here / "model"), (part.target,), settings, **begin)
+                paths = str(here), str(part.folder), str(here / "model")
+                job = Job(*paths, (part.target,), settings, dropout=preset.dropout, **begin)
                 fits.setdefault(str(here), Fit(part, start, seed, job))
     return list(fits.values())
 
@@ -345,16 +351,16 @@ def cells(fits: Sequence[Fit], scratch: Sequence[Fit], seen: set[str] | None) ->
     baselines = [[fact["baselines"][name] for fact in facts] for name in list(facts[0]["baselines"])[:3]]
     relative = [mae / dummy for mae, dummy in zip(averaged, baselines[0], strict=True)]
     published = " / ".join(f"{value or '–'}" for value in PUBLISHED.get(facts[0]["task"], (None, None)))
-    seeds = sorted({each.seed for each in fits})
-    known = "not said"
-    if seen is not None:
+    seeds = sorted({len(each) for each in folds.values()})
+    known = "unknown"
+    if seen is not None and facts[0]["test"]:
         known = apart(
             [np.array([text in seen for text in each[0].part.facts["test"]]) for each in folds.values()]
         )
     return [
         f"{facts[0]['task']} ({facts[0]['note']}; {', '.join(map(str, folds))})",
         facts[0]["unit"],
-        f"{over(averaged)} ({len(seeds)})",
+        f"{over(averaged)} ({'-'.join(map(str, seeds))})",
         over(single),
         f"{over(list(control.values()))} ({', '.join(map(str, control))})" if control else "–",
         *map(over, baselines),
@@ -376,7 +382,7 @@ def main() -> None:
     )
     parser.add_argument("--tasks", default=",".join(PUBLISHED))
     parser.add_argument("--folds", type=int, default=5, help="at most so many of each task")
-    parser.add_argument("--seeds", type=int, default=2, help="pretrained fits of each fold")
+    parser.add_argument("--seeds", type=int, default=2, help="pretrained fits of each fold, at most")
     parser.add_argument("--scratch-folds", type=int, default=1, choices=(0, 1, 5), help="of the control")
     parser.add_argument("--minutes", type=float, default=9.5, help="begin no fit that would end later")
     parser.add_argument("--workers", type=int, default=1, help="fits side by side")
@@ -403,18 +409,20 @@ def main() -> None:
 
     rounds: list[Round] = [(PRETRAINED, 0, True)]
     rounds += [(SCRATCH, 0, False)] if arguments.scratch_folds else []
-    rounds += [(PRETRAINED, seed, True) for seed in range(1, arguments.seeds)]
     rounds += [(SCRATCH, 0, True)] if arguments.scratch_folds > 1 else []
+    extra = [(PRETRAINED, seed, True) for seed in range(1, arguments.seeds)]
     torch.set_num_threads(threads)
-    rate = rows_per_second(preset, parts[0])
+    rate = rows_per_second(preset, parts[0]) if arguments.minutes > 0 else 1.0
     ends = started + 60 * arguments.minutes
     epochs = {part.task: preset.epochs_of(part.rows) for part in reversed(parts)}  # of fold 0
     cost = sum(each.cost for each in fits_of(preset, parts, rounds, epochs, encoder, arguments.to))
     factor = min(1.0, RESERVE * max(0.0, ends - time.monotonic()) * rate * arguments.workers / cost)
+    if factor == 0 and not (arguments.to / "plan.json").is_file():
+        raise SystemExit(f"{arguments.to}: nothing there, and no time to do it; give more --minutes")
     epochs = {task: max(1, round(number * factor)) for task, number in epochs.items()}
     plan = {"weights": hashlib.sha256((encoder / WEIGHTS).read_bytes()).hexdigest(), "preset": asdict(preset)}
     epochs = keep_plan(arguments.to / "plan.json", plan, epochs)
-    fits = fits_of(preset, parts, rounds, epochs, encoder, arguments.to)
+    fits = fits_of(preset, parts, rounds + extra, epochs, encoder, arguments.to)
     missing = [each for each in fits if each.job.result() is None]
     print(
         f"{len(missing)} of {len(fits)} fits to do at {rate:.0f} rows/s a worker; epochs {epochs}", flush=True

@@ -179,7 +179,7 @@ def write(here: Path, name: str, fold: int, data: Dataset, split: Split, note: s
         "rows": [len(rows) for rows in split],
         "note": note,
         "baselines": baselines,
-        "test": test,
+        "test": [] if name == "jdft2d" else test,  # strings with hidden words are nobody's
         "shared": [text in known for text in test],
     }
     write_json(here / "study.json", facts)

@@ -63,6 +63,9 @@ class FitConfig(FlowConfig):
     geometry: EncoderConfig = Field(EncoderConfig(), description="of an encoder from scratch")
     fit: FitSettings = Field(FitSettings(), description="epochs, batch size, optimiser, early stopping")
     objective: Objective = Field("l1", description="of regression, in scaled units")
+    dropout: float | None = Field(
+        None, ge=0, lt=1, description="while fitting; default: the encoder's own, which may have none"
+    )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="one member each; several: an ensemble")
     search: SearchConfig | None = Field(None, description="look for settings first (on the first seed)")
     baselines: tuple[str, ...] = Field(tuple(BASELINES), description="shown beside the model")
@@ -154,7 +157,7 @@ def plan(
 ) -> Fitted:
     """Write the rows and jobs of a split below `folder`."""
     examples = write_split(folder / "examples", data, split, start.geometry.positions)
-    rest: dict[str, Any] = {"objective": config.objective, "metadata": lineage}
+    rest: dict[str, Any] = {"objective": config.objective, "dropout": config.dropout, "metadata": lineage}
     jobs = jobs_of(folder, examples, data.targets, config.seeds, settings, **start.job, **rest)
     scratch: list[Job] = []
     if config.scratch_baseline and config.encoder is not None:
@@ -179,6 +182,7 @@ def find_settings(
             config.seeds[:1],
             settings,
             objective=config.objective,
+            dropout=config.dropout,
             **start.job,
         )
         path = str(Path(job.folder) / "job.json")

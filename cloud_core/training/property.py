@@ -50,6 +50,7 @@ class Job:
     targets: tuple[Target, ...]
     settings: FitSettings = field(default_factory=FitSettings)
     objective: Objective = "l1"
+    dropout: float | None = None  # while it is fitted; default: the encoder's own, which may have none
     start_from: str | None = None
     from_scratch: EncoderConfig | None = None
     metadata: dict[str, Any] = field(default_factory=dict)  # lineage, kept with the model
@@ -133,11 +134,11 @@ def scaled(examples: Examples, targets: Sequence[Target]) -> Examples:
 def build(job: Job, targets: Sequence[Target]) -> tuple[PropertyModel, dict[str, Any]]:
     """The model before its first step, and the metadata of what it starts from."""
     torch.manual_seed(job.settings.seed)
-    if job.from_scratch is not None:
-        return PropertyModel(job.from_scratch, targets), {}
-    assert job.start_from is not None
-    model = PropertyModel(geometry(job.start_from), targets)
-    return model, take_encoder(model, job.start_from)
+    encoder = job.from_scratch or geometry(str(job.start_from))
+    if job.dropout is not None:
+        encoder = replace(encoder, dropout=job.dropout, attention_dropout=job.dropout)
+    model = PropertyModel(encoder, targets)
+    return model, {} if job.start_from is None else take_encoder(model, job.start_from)
 
 
 def run(job: Job, group: Ranks | None = None) -> dict[str, Any]:
