@@ -133,7 +133,7 @@ def screen(config: ScreenConfig) -> ScreenResult:
             verdict = judge(config.labels, output, energy, config.stability_threshold)
             if config.submission is not None:
                 values = output.set_index("id")[energy]
-                submitted = submit(config.submission, folder, values, verdict.subsets)
+                submitted = submit(config.submission, folder, model, values, verdict.subsets)
         else:
             if config.hull is not None:
                 energy = property_of(predictions, config.formation_energy)

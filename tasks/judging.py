@@ -31,6 +31,7 @@ from cloud_core.evaluation.wbm import (
     submission_metadata,
     write_submission,
 )
+from cloud_core.models.checkpoint import read_config, read_weights
 from tasks.screening import ScreeningError
 
 
@@ -58,6 +59,7 @@ class Submission(BaseModel):
 
     model_key: str = Field(pattern=r"^[a-zA-Z0-9.+-]+$", description="short name; part of the column's name")
     expected_rows: int | None = Field(N_WBM, description="candidates; another number is an error")
+    url: str | None = Field(None, description="where the prediction file was uploaded to")
     facts: dict[str, Any] = Field(
         default={}, description="of the model's YAML: model_name, authors, repo, license, training_set, …"
     )
@@ -127,12 +129,24 @@ def _pictures(true: np.ndarray, predicted: np.ndarray, threshold: float, note: s
 
 
 def submit(
-    submission: Submission, folder: Path, predictions: pd.Series, subsets: dict[str, SubsetMetrics]
+    submission: Submission,
+    folder: Path,
+    model: Path,
+    predictions: pd.Series,
+    subsets: dict[str, SubsetMetrics],
 ) -> list[str]:
-    """Write the leaderboard's prediction file and the model's YAML; `predictions` by id, eV/atom."""
+    """Write the leaderboard's prediction file and the model's YAML; `predictions` by id, eV/atom.
+
+    What the model folder tells (numbers of weights and members) need not be among the facts.
+    """
     file = folder / f"{submission.model_key}-wbm-IS2RE.csv.gz"
     write_submission(file, predictions, submission.model_key, submission.expected_rows)
     document = folder / f"{submission.model_key}.yml"
-    text = submission_metadata(submission.facts, submission.model_key, file.name, subsets)
+    told = {
+        "model_params": sum(tensor.numel() for tensor in read_weights(model).values()),
+        "n_estimators": len(read_config(model).get("members", [model])),
+    }
+    facts = told | submission.facts
+    text = submission_metadata(facts, submission.model_key, file.name, subsets, submission.url)
     document.write_text(text, encoding="utf-8")
     return [str(file), str(document)]

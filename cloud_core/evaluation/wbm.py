@@ -32,6 +32,13 @@ _LEADERBOARD_SUBSETS = {
     MOST_STABLE: "most_stable_10k",
 }
 
+REQUIRED_FACTS = (
+    "model_name", "model_version", "model_type", "model_params", "n_estimators", "targets", "train_task",
+    "test_task", "openness", "license", "authors", "date_added", "date_published", "repo", "paper", "doi",
+    "pr_url", "checkpoint_url", "requirements", "training_set", "training_cost", "trained_for_benchmark",
+)  # fmt: skip
+"""What the leaderboard requires of a model beside its metrics."""
+
 
 def read_table(path: str | Path) -> pd.DataFrame:
     """A CSV (compressed or not) or Parquet table, a folder's path or an fsspec address.
@@ -85,23 +92,6 @@ def read_labels(
     return labels
 
 
-def read_mp_energies(path: str | Path) -> pd.DataFrame:
-    """`mp-energies.csv.gz`: formation energy and hull distance (eV/atom) of the training crystals, by id.
-
-    Raises:
-        DiscoveryError: a column is missing.
-    """
-    table = read_table(path)
-    columns = {
-        "formation_energy_per_atom": "formation_energy",
-        "energy_above_hull": "hull_distance",
-    }
-    missing = [column for column in [ID, *columns] if column not in table.columns]
-    if missing:
-        raise DiscoveryError(f"{path}: no column {', '.join(missing)}; columns: {', '.join(table.columns)}")
-    return table.set_index(ID)[list(columns)].rename(columns=columns)
-
-
 def prediction_column(model_key: str) -> str:
     """What the leaderboard calls a model's column."""
     return f"e_form_per_atom_{model_key}"
@@ -141,17 +131,30 @@ def write_submission(
 
 
 def submission_metadata(
-    facts: Mapping[str, Any], model_key: str, prediction_file: str, results: Mapping[str, SubsetMetrics]
+    facts: Mapping[str, Any],
+    model_key: str,
+    prediction_file: str,
+    results: Mapping[str, SubsetMetrics],
+    url: str | None = None,
 ) -> str:
     """The model's YAML for the leaderboard: `facts` (authors, repository, training set, …) and the metrics.
 
-    Subsets that the labels could not name are left out.
+    Subsets that the labels could not name are left out. What the leaderboard requires and `facts` lack stands
+    in a comment on top.
+
+    Args:
+        url: where the prediction file was uploaded to.
     """
     metrics: dict[str, Any] = {"pred_file": prediction_file, "pred_col": prediction_column(model_key)}
+    if url is not None:
+        metrics["pred_file_url"] = url
     for name, result in results.items():
         values = {key: value for key, value in result.metrics.items() if key != "missing"}
         metrics[_LEADERBOARD_SUBSETS[name]] = {
             key: value if isinstance(value, int) else round(float(value), 3) for key, value in values.items()
         } | {"missing_preds": result.metrics["missing"]}
     document = {"model_key": model_key, **facts, "metrics": {"discovery": metrics}}
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    missing = [key for key in REQUIRED_FACTS if key not in document]
+    missing += [] if url is not None else ["metrics.discovery.pred_file_url"]
+    head = f"# still to be filled in: {', '.join(missing)}\n" if missing else ""
+    return head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

@@ -15,8 +15,8 @@ from cloud_core.evaluation.shortlist import ShortlistError, Window, rank, shortl
 from cloud_core.evaluation.wbm import (
     FORMATION_ENERGY,
     HULL_DISTANCE,
+    REQUIRED_FACTS,
     read_labels,
-    read_mp_energies,
     submission_metadata,
     write_submission,
 )
@@ -119,22 +119,6 @@ def test_reads_the_published_summary(summary: Path) -> None:
         read_labels(summary.with_name("other.csv"))
 
 
-def test_reads_the_published_training_energies(tmp_path: Path) -> None:
-    path = tmp_path / "mp-energies.csv.gz"
-    pd.DataFrame(
-        {
-            "material_id": ["mp-1"],
-            "formula_pretty": ["Cs"],
-            "formation_energy_per_atom": [0.03],
-            "energy_per_atom": [-0.85],
-            "energy_above_hull": [0.03],
-            "decomposition_enthalpy": [0.03],
-            "energy_type": ["GGA"],
-        }
-    ).to_csv(path, index=False)
-    assert read_mp_energies(path).loc["mp-1"].tolist() == [0.03, 0.03]
-
-
 def test_submission_file_and_metadata(tmp_path: Path) -> None:
     predictions = pd.Series([0.12345, np.nan, -0.5], index=["wbm-1-1", "wbm-1-2", "wbm-1-3"])
     path = write_submission(tmp_path / "cloud-wbm-IS2RE.csv.gz", predictions, "cloud", expected_rows=3)
@@ -163,3 +147,10 @@ def test_submission_file_and_metadata(tmp_path: Path) -> None:
         "TP", "FP", "TN", "FN", "MAE", "RMSE", "R2", "missing_preds",
     }  # fmt: skip
     assert discovery["full_test_set"]["missing_preds"] == 1
+    text = submission_metadata(dict.fromkeys(REQUIRED_FACTS, "x"), "cloud", path.name, results)
+    assert text.startswith("# still to be filled in: metrics.discovery.pred_file_url\n")
+    url = "https://example.org/cloud.csv.gz"
+    text = submission_metadata({"model_name": "CLOUD"}, "cloud", path.name, results, url)
+    assert text.startswith("# still to be filled in: model_version, model_type")
+    assert yaml.safe_load(text)["metrics"]["discovery"]["pred_file_url"] == url
+    assert submission_metadata(dict.fromkeys(REQUIRED_FACTS, "x"), "c", "f", results, url)[0] != "#"

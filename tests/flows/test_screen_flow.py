@@ -118,7 +118,10 @@ def test_screens_structures(
     submitted, document = result.submission
     assert list(pd.read_csv(submitted).columns) == ["material_id", "e_form_per_atom_cloud"]
     assert len(pd.read_csv(submitted)) == N + 1
-    assert yaml.safe_load(Path(document).read_text())["metrics"]["discovery"]["full_test_set"]["F1"] >= 0
+    facts = yaml.safe_load(Path(document).read_text())
+    assert facts["metrics"]["discovery"]["full_test_set"]["F1"] >= 0
+    members, _ = Ensemble.load(model)
+    assert (facts["n_estimators"], facts["model_params"]) == (2, sum(p.numel() for p in members.parameters()))
     assert len(result.figures) == 5 and all(Path(f).stat().st_size > 5_000 for f in result.figures)
 
     run = mlflow_client().get_run(result.run_id)
@@ -343,6 +346,27 @@ def test_hull_of_a_table_of_structures(project: Path, tmp_path: Path) -> None:
     assert hull.energy({"Na": 3, "Cl": 1}) == pytest.approx(-1.05)
     with pytest.raises(ValueError, match="no formation energies"):
         reference_hull(Reference(table=uri, formation_energy="energy"))
+
+
+def test_hull_of_the_published_training_energies(tmp_path: Path) -> None:
+    """`mp-energies.csv.gz` as it is: its columns are the defaults."""
+    path = tmp_path / "mp-energies.csv.gz"
+    pd.DataFrame(
+        {
+            "material_id": ["mp-1", "mp-22862", "mp-0"],
+            "formula_pretty": ["Cs", "NaCl", "NaCl3"],
+            "formation_energy_per_atom": [0.03, -2.1, np.nan],
+            "energy_per_atom": [-0.85, -3.4, -3.0],
+            "energy_above_hull": [0.03, 0.0, 0.0],
+            "decomposition_enthalpy": [0.03, -2.1, 0.0],
+            "energy_type": ["GGA", "GGA", "GGA"],
+        }
+    ).to_csv(path, index=False)
+    hull = reference_hull(Reference(energies=str(path)))
+    assert hull.energy({"Cs": 1}) == 0.0  # the element itself, not the metastable crystal
+    assert hull.energy({"Na": 1, "Cl": 3}) == pytest.approx(-1.05)
+    with pytest.raises(ValueError, match="no column composition; columns: material_id, formula_pretty"):
+        reference_hull(Reference(energies=str(path), formula="composition"))
 
 
 def test_bad_input_is_named(tmp_path: Path, model: Path, scope_file: Path, mlflow_uri: str) -> None:
