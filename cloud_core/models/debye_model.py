@@ -21,7 +21,7 @@ from cloud_core.models.checkpoint import (
     write_folder,
 )
 from cloud_core.models.encoder import Encoder, EncoderConfig
-from cloud_core.models.first_token import first_token
+from cloud_core.models.first_token import first_token, in_float32
 
 KIND = "debye"
 LOWEST, HIGHEST = 20.0, 5000.0  # K: cesium has 38, diamond 2,230; light hydrides come out higher
@@ -74,7 +74,8 @@ class DebyeModel(nn.Module):
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """input_ids `[B, L]`, lengths `[B]` -> θ_D `[B]` in K."""
         first = first_token(self.encoder, input_ids, lengths)  # [B, H]
-        z = self.output(self.dropout(torch.tanh(self.hidden(first))))[:, 0].float()
+        with in_float32(first):
+            z = self.output(self.dropout(torch.tanh(self.hidden(first.float()))))[:, 0]
         return self.lowest * torch.exp(math.log(self.highest / self.lowest) * torch.sigmoid(z))
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any]) -> Path:
