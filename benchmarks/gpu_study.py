@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from cloud_core.models.checkpoint import WEIGHTS, read_config
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import PropertyModel, Target, geometry
+from cloud_core.models.heads import Pooling, PropertyModel, Target, geometry
 from cloud_core.training.corpus import Corpus, batches_per_epoch
 from cloud_core.training.distributed import ranks
 from cloud_core.training.examples import Examples
@@ -73,11 +73,15 @@ class Preset:
     scratch_rate: float
     layer_decay: float
     dropout: float
+    pooling: Pooling
     precision: str
 
     def epochs_of(self, rows: int, factor: float = 1.0) -> int:
         least, most = self.epochs
         return max(1, round(factor * min(most, max(least, self.passes / rows))))
+
+    def of_jobs(self) -> dict[str, Any]:
+        return {"dropout": self.dropout, "pooling": self.pooling}
 
     def settings(self, start: str, epochs: int, seed: int) -> FitSettings:
         optimiser = OptimiserSettings(
@@ -94,9 +98,9 @@ def small(hidden: int, layers: int) -> EncoderConfig:
 
 
 PRESETS = {
-    "toy": Preset(small(32, 1), 0.02, 1e-3, 64, 1, (1, 1), 1e-3, 1e-3, 0.9, 0.1, "float32"),
-    "cpu": Preset(small(256, 4), 2, 1e-3, 64, 36_000, (3, 30), 5e-4, 5e-4, 0.9, 0.1, "bfloat16"),
-    "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 60_000, (20, 50), 5e-5, 5e-5, 0.9, 0.1, "bfloat16"),
+    "toy": Preset(small(32, 1), 0.02, 1e-3, 64, 1, (1, 1), 1e-3, 1e-3, 0.9, 0.1, "mean", "float32"),
+    "cpu": Preset(small(256, 4), 2, 1e-3, 64, 36_000, (3, 30), 5e-4, 5e-4, 0.9, 0.1, "mean", "bfloat16"),
+    "gpu": Preset(EncoderConfig(), 6, 2e-4, 512, 60_000, (20, 50), 5e-5, 5e-5, 0.9, 0.1, "first", "bfloat16"),
 }
 
 
@@ -199,7 +203,7 @@ def rows_per_second(preset: Preset, part: Part) -> float:
     settings = preset.settings(SCRATCH, 2, 0)
     rows = scaled(examples, [target])
     found = fit(
-        PropertyModel(preset.encoder, [target]),
+        PropertyModel(preset.encoder, [target], preset.pooling),
         rows,
         rows.take(np.arange(1)),
         settings,
@@ -273,7 +277,7 @@ def fits_of(
                 here = to / part.task / f"fold-{part.facts['fold']}" / f"{start}-seed-{seed}"
                 settings = preset.settings(start, epochs[part.task], seed)
                 paths = str(here), str(part.folder), str(here / "model")
-                job = Job(*paths, (part.target,), settings, dropout=preset.dropout, **begin)
+                job = Job(*paths, (part.target,), settings, **preset.of_jobs(), **begin)
                 fits.setdefault(str(here), Fit(part, start, seed, job))
     return list(fits.values())
 

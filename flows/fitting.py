@@ -16,7 +16,7 @@ from cloud_core.evaluation.report import MODEL, Evaluated
 from cloud_core.evaluation.search import Space, search
 from cloud_core.models.checkpoint import WEIGHTS, read_config
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import Scaling, Target, geometry
+from cloud_core.models.heads import Pooling, Scaling, Target, geometry
 from cloud_core.training.finetune import FitSettings
 from cloud_core.training.property import Job, Objective
 from flows.configs import ConfigError, FlowConfig
@@ -63,6 +63,10 @@ class FitConfig(FlowConfig):
     geometry: EncoderConfig = Field(EncoderConfig(), description="of an encoder from scratch")
     fit: FitSettings = Field(FitSettings(), description="epochs, batch size, optimiser, early stopping")
     objective: Objective = Field("l1", description="of regression, in scaled units")
+    pooling: Pooling = Field(
+        "first",
+        description="of a string's vectors: the first token's, as published, or the mean over all",
+    )
     dropout: float | None = Field(
         None, ge=0, lt=1, description="while fitting; default: the encoder's own, which may have none"
     )
@@ -91,6 +95,10 @@ class FitConfig(FlowConfig):
                 "give encoder, a pretrained model, or set from_scratch: true; never both, and none by default"
             )
         return self
+
+    def of_jobs(self) -> dict[str, Any]:
+        """Arguments that every `Job` has."""
+        return {"objective": self.objective, "pooling": self.pooling, "dropout": self.dropout}
 
     def start(self) -> "Start":
         """Where the weights come from; an alias is looked up once, here.
@@ -157,7 +165,7 @@ def plan(
 ) -> Fitted:
     """Write the rows and jobs of a split below `folder`."""
     examples = write_split(folder / "examples", data, split, start.geometry.positions)
-    rest: dict[str, Any] = {"objective": config.objective, "dropout": config.dropout, "metadata": lineage}
+    rest = config.of_jobs() | {"metadata": lineage}
     jobs = jobs_of(folder, examples, data.targets, config.seeds, settings, **start.job, **rest)
     scratch: list[Job] = []
     if config.scratch_baseline and config.encoder is not None:
@@ -181,8 +189,7 @@ def find_settings(
             data.targets,
             config.seeds[:1],
             settings,
-            objective=config.objective,
-            dropout=config.dropout,
+            **config.of_jobs(),
             **start.job,
         )
         path = str(Path(job.folder) / "job.json")

@@ -13,13 +13,12 @@ from torch import Tensor, nn
 from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
-    encoder_config,
     load_weights,
     read_config,
     read_weights,
     write_folder,
 )
-from cloud_core.models.heads import PropertyModel, TargetError, target_from
+from cloud_core.models.heads import PropertyModel, TargetError
 
 KIND = "ensemble"
 DEVIATION = "_std"  # after a target's name: its predictive standard deviation
@@ -81,10 +80,6 @@ class Ensemble(nn.Module):
             CheckpointError: the folder is missing, damaged, or of another kind.
         """
         config = read_config(folder, KIND)
-        members = [
-            PropertyModel(encoder_config(entry["encoder"]), [target_from(t) for t in entry["targets"]])
-            for entry in config["members"]
-        ]
-        ensemble = cls(members, config["widening"])
+        ensemble = cls([PropertyModel.described(entry) for entry in config["members"]], config["widening"])
         load_weights(ensemble, read_weights(folder), folder)
         return ensemble, config["metadata"]

@@ -1,4 +1,4 @@
-"""Properties of crystals from their SCOPE strings: encoder, first token, one hidden layer, outputs."""
+"""Properties of crystals from SCOPE strings: encoder, one vector of a string, one hidden layer, outputs."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,11 +22,14 @@ from cloud_core.models.checkpoint import (
     write_folder,
 )
 from cloud_core.models.encoder import Encoder, EncoderConfig, initialise
-from cloud_core.models.first_token import first_token
+from cloud_core.models.first_token import first_token, in_float32
 
 KIND = "property"
 
 Scaling = Literal["standard", "log", "none"]
+Pooling = Literal["first", "mean"]
+"""The vector of a string: of its first token, as published, or the mean over its tokens. Masked words teach
+the first token little; a small encoder, or few rows, learn more from the mean."""
 
 
 class TargetError(ValueError):
@@ -117,12 +120,15 @@ def slices(targets: Sequence[Target]) -> Iterator[tuple[Target, slice]]:
 class PropertyModel(nn.Module):
     """One or several properties from one encoder."""
 
-    def __init__(self, encoder: EncoderConfig, targets: Sequence[Target]) -> None:
+    def __init__(self, encoder: EncoderConfig, targets: Sequence[Target], pooling: Pooling = "first") -> None:
         super().__init__()
+        if pooling not in ("first", "mean"):
+            raise ValueError(f"pooling is first or mean, not '{pooling}'")
         if len({target.name for target in targets}) != len(targets) or not targets:
             raise TargetError("give at least one target, and each under a name of its own")
         self.config = encoder
         self.targets = tuple(targets)
+        self.pooling = pooling
         self.encoder = Encoder(encoder)
         self.hidden = nn.Linear(encoder.hidden_size, encoder.hidden_size)
         self.dropout = nn.Dropout(encoder.dropout)
@@ -132,8 +138,13 @@ class PropertyModel(nn.Module):
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """input_ids `[B, L]`, lengths `[B]` -> `[B, outputs]` in scaled units, targets side by side."""
-        first = first_token(self.encoder, input_ids, lengths)  # [B, H]
-        return self.output(self.dropout(torch.nn.functional.silu(self.hidden(self.dropout(first)))))
+        if self.pooling == "first":
+            pooled = first_token(self.encoder, input_ids, lengths)  # [B, H]
+        else:
+            pooled = self.encoder(input_ids, lengths).sum(1) / lengths[:, None]  # zeros at padding
+        with in_float32(pooled):
+            hidden = self.hidden(self.dropout(pooled.float()))
+            return self.output(self.dropout(torch.nn.functional.silu(hidden)))
 
     def physical(self, outputs: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
         """Outputs `[n, outputs]` by target name: values `[n]`, or class probabilities `[n, classes]`."""
@@ -147,7 +158,18 @@ class PropertyModel(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What `config.json` says, but for kind and metadata."""
-        return {"encoder": asdict(self.config), "targets": [asdict(target) for target in self.targets]}
+        targets = [asdict(target) for target in self.targets]
+        return {"encoder": asdict(self.config), "targets": targets, "pooling": self.pooling}
+
+    @classmethod
+    def described(cls, values: Mapping[str, Any]) -> "PropertyModel":
+        """What `describe` said, with random weights. Folders older than the choice have the first token.
+
+        Raises:
+            CheckpointError: a key that this version does not know.
+        """
+        targets = [target_from(entry) for entry in values["targets"]]
+        return cls(encoder_config(values["encoder"]), targets, values.get("pooling", "first"))
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any]) -> Path:
         """Write a model folder; `metadata` is JSON-able (snapshot, code, SCOPE form, parent, figures)."""
@@ -162,7 +184,7 @@ class PropertyModel(nn.Module):
             CheckpointError: the folder is missing, damaged, or of another kind.
         """
         config = read_config(folder, KIND)
-        model = cls(encoder_config(config["encoder"]), [target_from(entry) for entry in config["targets"]])
+        model = cls.described(config)
         load_weights(model, read_weights(folder), folder)
         return model, config["metadata"]
 

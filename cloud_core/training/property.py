@@ -19,7 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import PropertyModel, Target, geometry, slices, take_encoder, target_from
+from cloud_core.models.heads import (
+    Pooling,
+    PropertyModel,
+    Target,
+    geometry,
+    slices,
+    take_encoder,
+    target_from,
+)
 from cloud_core.training.distributed import Ranks, ranks
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitSettings, Loss, alone, fit, outputs
@@ -50,6 +58,7 @@ class Job:
     targets: tuple[Target, ...]
     settings: FitSettings = field(default_factory=FitSettings)
     objective: Objective = "l1"
+    pooling: Pooling = "first"
     dropout: float | None = None  # while it is fitted; default: the encoder's own, which may have none
     start_from: str | None = None
     from_scratch: EncoderConfig | None = None
@@ -137,7 +146,7 @@ def build(job: Job, targets: Sequence[Target]) -> tuple[PropertyModel, dict[str,
     encoder = job.from_scratch or geometry(str(job.start_from))
     if job.dropout is not None:
         encoder = replace(encoder, dropout=job.dropout, attention_dropout=job.dropout)
-    model = PropertyModel(encoder, targets)
+    model = PropertyModel(encoder, targets, job.pooling)
     return model, {} if job.start_from is None else take_encoder(model, job.start_from)
 
 

@@ -8,7 +8,7 @@ from scipy.special import softmax
 from cloud_core.models.checkpoint import CheckpointError, save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.ensemble import Ensemble
-from cloud_core.models.heads import PropertyModel, Target, TargetError, geometry, take_encoder
+from cloud_core.models.heads import Pooling, PropertyModel, Target, TargetError, geometry, take_encoder
 
 GEOMETRY = EncoderConfig(hidden_size=32, layers=1, heads=2, feed_forward=64)
 METAL = Target("metal", kind="classification", classes=("no", "yes"))
@@ -39,15 +39,30 @@ def test_labels_that_cannot_be_scaled_are_told() -> None:
         Target("a", kind="classification", classes=("only",))
 
 
-def test_a_model_folder_gives_the_same_predictions(tmp_path: object) -> None:
+def test_the_mean_is_over_real_tokens() -> None:
+    model = PropertyModel(GEOMETRY, [Target("a")], "mean").eval()
+    ids = torch.randint(5, 500, (2, 7))
+    seen: list[torch.Tensor] = []
+    model.hidden.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    model(ids, torch.tensor([7, 3]))
+    for row, length in enumerate((7, 3)):
+        alone = model.encoder(ids[row : row + 1, :length], torch.tensor([length]))[0]
+        torch.testing.assert_close(seen[0][row], alone.mean(0))
+    with pytest.raises(ValueError, match="first or mean"):
+        PropertyModel(GEOMETRY, [Target("a")], "last")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_a_model_folder_gives_the_same_predictions(tmp_path: object, pooling: Pooling) -> None:
     targets = [Target("a", "eV").fitted([1.0, 3.0]), METAL]
-    model = PropertyModel(GEOMETRY, targets)
+    model = PropertyModel(GEOMETRY, targets, pooling)
     ids, lengths = torch.randint(5, 500, (3, 7)), torch.tensor([7, 5, 2])
     folder = f"{tmp_path}/model"
     model.save(folder, {"form": "canonical"})
     loaded, metadata = PropertyModel.load(folder)
     assert metadata == {"form": "canonical"}
     assert loaded.targets == tuple(targets)
+    assert loaded.pooling == pooling
     before, after = model.predict(ids, lengths), loaded.predict(ids, lengths)
     for name in ("a", "metal"):
         np.testing.assert_array_equal(before[name], after[name])

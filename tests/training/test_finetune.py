@@ -1,18 +1,20 @@
 """The fit: what it learns, what it leaves alone, and what it keeps."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.checkpoint import save_encoder
+from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitError, FitSettings, fit, mean_loss, outputs
 from cloud_core.training.optimiser import OptimiserSettings, adamw
-from cloud_core.training.property import LABELS, property_loss, scaled
+from cloud_core.training.property import LABELS, Job, build, property_loss, scaled
 
 GEOMETRY = EncoderConfig(hidden_size=32, layers=2, heads=2, feed_forward=64)
 ELEMENTS = ("H", "Li", "Na", "K", "Rb", "Cs", "F", "Cl", "Br", "I")
@@ -164,3 +166,16 @@ def test_long_strings_are_cut_and_end_in_sep() -> None:
     assert len(cut.ids) == 10
     assert cut.ids[-1] == whole.ids[-1]
     assert np.array_equal(cut.ids[:-1], whole.ids[:9])
+
+
+def test_a_job_says_pooling_and_dropout(tmp_path: Path) -> None:
+    still = replace(GEOMETRY, dropout=0.0, attention_dropout=0.0)
+    folder = save_encoder(tmp_path / "encoder", MaskedLanguageModel(still), {})
+    places = str(tmp_path / "job"), str(tmp_path), str(tmp_path / "model")
+    job = Job(*places, (Target("a"),), SETTINGS, pooling="mean", dropout=0.2, start_from=str(folder))
+    assert Job.read(job.write()) == job
+    fitted, _ = build(job, job.targets)
+    assert (fitted.pooling, fitted.config.dropout, fitted.config.attention_dropout) == ("mean", 0.2, 0.2)
+    assert fitted.encoder.layers[0].dropout.p == 0.2
+    kept, _ = build(replace(job, pooling="first", dropout=None), job.targets)
+    assert (kept.pooling, kept.config) == ("first", still)
