@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--encoder", required=True, help="model folder, models:/… or runs:/…")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate of the last layer")
+    parser.add_argument("--pooling", choices=("mean", "first"), default="mean")
+    parser.add_argument("--dropout", type=float, default=0.1, help="while fitting")
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     options = parser.parse_args()
     use_embedded_prefect()
@@ -43,6 +45,7 @@ def main() -> None:
         recipe = DebyeConfig.from_yaml(CONFIGS / f"{name}.yaml").model_dump()
         recipe |= {"name": f"{name}-study", "encoder": options.encoder, "register_as": None}
         recipe["data"] |= data
+        recipe["training"] |= {"pooling": options.pooling, "dropout": options.dropout}
         fit = recipe["training"]["fit"]
         fit |= {"epochs": options.epochs, "precision": options.precision}
         fit["optimiser"] |= {"learning_rate": options.rate}

@@ -178,6 +178,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=5e-4, help="peak learning rate of the last layer")
     parser.add_argument("--seeds", type=int, default=1, help="several: an ensemble, with uncertainty")
+    parser.add_argument("--pooling", choices=("mean", "first"), default="mean")
+    parser.add_argument("--dropout", type=float, default=0.1, help="while fitting")
     parser.add_argument("--precision", choices=("bfloat16", "float32"), default="bfloat16")
     options = parser.parse_args()
     use_embedded_prefect()
@@ -203,6 +205,8 @@ def main() -> None:
                 "id_column": "id",
                 "targets": [{"label": LABEL, "unit": "eV/atom"}],
                 "encoder": options.encoder,
+                "pooling": options.pooling,
+                "dropout": options.dropout,
                 "test_fraction": 0.05,
                 "validation_fraction": 0.05,
                 "fit": {

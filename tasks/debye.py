@@ -1,5 +1,6 @@
 """Training of Debye models and of the regressors that they are compared with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cloud_core.evaluation.thermal import Parts
 from cloud_core.models.checkpoint import read_config
 from cloud_core.models.debye_model import HIGHEST, LOWEST, DebyeModel
 from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.first_token import Pooling
 from cloud_core.models.heads import PropertyModel, Target, geometry, take_encoder
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitSettings, Loss, fit, outputs
@@ -56,6 +58,12 @@ class Training(BaseModel):
     loss_per: Basis = Field(default="atom", description="loss per mole of cells or of atoms")
     lowest_theta: float = Field(default=LOWEST, gt=0, description="K")
     highest_theta: float = Field(default=HIGHEST, gt=0, description="K")
+    pooling: Pooling = Field(
+        default="first", description="the vector of a string: of its first token, or the mean over its tokens"
+    )
+    dropout: float | None = Field(
+        default=None, ge=0, lt=1, description="while it is fitted; default: the encoder's own"
+    )
     fit: FitSettings = Field(default=FitSettings(), description="epochs, batches, optimiser")
 
 
@@ -67,7 +75,12 @@ class Start(BaseModel):
     folder: str | None = None
     from_scratch: EncoderConfig | None = None
 
-    def geometry(self) -> EncoderConfig:
+    def geometry(self, dropout: float | None = None) -> EncoderConfig:
+        """The encoder's, with another dropout where one is given."""
+        found = self._geometry()
+        return found if dropout is None else replace(found, dropout=dropout, attention_dropout=dropout)
+
+    def _geometry(self) -> EncoderConfig:
         if self.folder is not None:
             form = read_config(self.folder).get("metadata", {}).get("form")
             if form not in (None, "canonical"):
@@ -118,10 +131,11 @@ def train_debye(
     """Train and write the model folder; losses go to the MLflow run while it trains."""
     parts = split_table(data, split)
     train = parts.train
-    encoder = start.geometry()
+    encoder = start.geometry(training.dropout)
     initial = float(train.best_theta(training.lowest_theta, training.highest_theta).mean())
     torch.manual_seed(training.fit.seed)
-    model = DebyeModel(encoder, initial, training.lowest_theta, training.highest_theta)
+    bounds = (training.lowest_theta, training.highest_theta)
+    model = DebyeModel(encoder, initial, *bounds, training.pooling)
     start.fill(model)
     labels = train.scaled(train.values, training.loss_per)
     # errors in units of the labels' own spread, so that one learning rate serves C_v and U
@@ -150,7 +164,7 @@ def train_direct(
     It learns values per atom, which n_atoms then multiplies, or without n_atoms those of the whole cell.
     """
     parts = split_table(data, split)
-    encoder = start.geometry()
+    encoder = start.geometry(training.dropout)
 
     def labels(part: ThermalTable) -> FloatArray:
         return part.values if with_atoms else part.scaled(part.values, "cell")
@@ -165,7 +179,7 @@ def train_direct(
         for temperature, values in zip(parts.train.temperatures, columns, strict=True)
     ]
     torch.manual_seed(training.fit.seed)
-    model = PropertyModel(encoder, targets)
+    model = PropertyModel(encoder, targets, training.pooling)
     start.fill(model)
     loss = property_loss(targets, 1 - np.isnan(columns).mean(axis=1))
     title = f"direct, {'per atom' if with_atoms else 'per cell'}"

@@ -21,7 +21,7 @@ from cloud_core.models.checkpoint import (
     write_folder,
 )
 from cloud_core.models.encoder import Encoder, EncoderConfig
-from cloud_core.models.first_token import first_token, in_float32
+from cloud_core.models.first_token import Pooling, in_float32, pooled
 
 KIND = "debye"
 LOWEST, HIGHEST = 20.0, 5000.0  # K: cesium has 38, diamond 2,230; light hydrides come out higher
@@ -41,7 +41,7 @@ def evaluate(
 
 
 class DebyeModel(nn.Module):
-    """Encoder, one hidden layer on its first token, and θ_D between two bounds on a logarithmic scale.
+    """Encoder, one hidden layer on the vector of a string, and θ_D between two bounds on a logarithmic scale.
 
     θ = lowest (highest / lowest)^sigmoid(z) stays inside whatever the weights are, and its gradient is
     relative: a step moves soft and hard crystals by the same share.
@@ -53,6 +53,7 @@ class DebyeModel(nn.Module):
         initial_theta: float = 400.0,
         lowest: float = LOWEST,
         highest: float = HIGHEST,
+        pooling: Pooling = "first",
     ) -> None:
         """`initial_theta` K is what the untrained head gives: take the training rows' mean."""
         super().__init__()
@@ -63,6 +64,7 @@ class DebyeModel(nn.Module):
             )
         self.config = encoder
         self.lowest, self.highest = lowest, highest
+        self.pooling = pooling
         self.encoder = Encoder(encoder)
         self.hidden = nn.Linear(encoder.hidden_size, encoder.hidden_size)
         self.dropout = nn.Dropout(encoder.dropout)
@@ -73,9 +75,9 @@ class DebyeModel(nn.Module):
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """input_ids `[B, L]`, lengths `[B]` -> θ_D `[B]` in K."""
-        first = first_token(self.encoder, input_ids, lengths)  # [B, H]
-        with in_float32(first):
-            z = self.output(self.dropout(torch.tanh(self.hidden(first.float()))))[:, 0]
+        vector = pooled(self.encoder, input_ids, lengths, self.pooling)  # [B, H]
+        with in_float32(vector):
+            z = self.output(self.dropout(torch.tanh(self.hidden(vector.float()))))[:, 0]
         return self.lowest * torch.exp(math.log(self.highest / self.lowest) * torch.sigmoid(z))
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any]) -> Path:
@@ -84,6 +86,7 @@ class DebyeModel(nn.Module):
             "kind": KIND,
             "encoder": asdict(self.config),
             "theta": {"unit": "K", "lowest": self.lowest, "highest": self.highest},
+            "pooling": self.pooling,
             "metadata": dict(metadata),
         }
         return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: json.dumps(config, indent=1)})
@@ -97,7 +100,9 @@ class DebyeModel(nn.Module):
         """
         config = read_config(folder, KIND)
         lowest, highest = config["theta"]["lowest"], config["theta"]["highest"]
-        model = cls(encoder_config(config["encoder"]), math.sqrt(lowest * highest), lowest, highest)
+        geometry = encoder_config(config["encoder"])
+        pooling = config.get("pooling", "first")
+        model = cls(geometry, math.sqrt(lowest * highest), lowest, highest, pooling)
         load_weights(model, read_weights(folder), folder)
         return model, config["metadata"]
 

@@ -1,10 +1,23 @@
-"""The encoder's vector of the first token alone, which is all that a property is read from."""
+"""The one vector of a string that a property is read from; that of the first token with little work."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cloud_core.models.encoder import Attention, Encoder, Layer, Packing, attend
+
+Pooling = Literal["first", "mean"]
+"""The vector of a string: of its first token, as published, or the mean over its tokens. Masked words teach
+the first token little; a small encoder, or few rows, learn more from the mean."""
+
+
+def pooled(encoder: Encoder, input_ids: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
+    """input_ids `[B, L]`, lengths `[B]` -> `[B, H]`."""
+    if pooling == "first":
+        return first_token(encoder, input_ids, lengths)
+    return encoder(input_ids, lengths).sum(1) / lengths[:, None]  # zeros at padding
 
 
 def in_float32(first: Tensor) -> torch.autocast:

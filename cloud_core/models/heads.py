@@ -22,14 +22,11 @@ from cloud_core.models.checkpoint import (
     write_folder,
 )
 from cloud_core.models.encoder import Encoder, EncoderConfig, initialise
-from cloud_core.models.first_token import first_token, in_float32
+from cloud_core.models.first_token import Pooling, in_float32, pooled
 
 KIND = "property"
 
 Scaling = Literal["standard", "log", "none"]
-Pooling = Literal["first", "mean"]
-"""The vector of a string: of its first token, as published, or the mean over its tokens. Masked words teach
-the first token little; a small encoder, or few rows, learn more from the mean."""
 
 
 class TargetError(ValueError):
@@ -138,12 +135,9 @@ class PropertyModel(nn.Module):
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """input_ids `[B, L]`, lengths `[B]` -> `[B, outputs]` in scaled units, targets side by side."""
-        if self.pooling == "first":
-            pooled = first_token(self.encoder, input_ids, lengths)  # [B, H]
-        else:
-            pooled = self.encoder(input_ids, lengths).sum(1) / lengths[:, None]  # zeros at padding
-        with in_float32(pooled):
-            hidden = self.hidden(self.dropout(pooled.float()))
+        vector = pooled(self.encoder, input_ids, lengths, self.pooling)  # [B, H]
+        with in_float32(vector):
+            hidden = self.hidden(self.dropout(vector.float()))
             return self.output(self.dropout(torch.nn.functional.silu(hidden)))
 
     def physical(self, outputs: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
