@@ -6,7 +6,7 @@ representation over these permutations, sorts symbols and elements, and folds en
 space groups to the lower number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -25,7 +25,7 @@ def canonical_letters(number: int, letters: frozenset[str]) -> str:
     return min(("".join(sorted(image, key=letter_order)) for image in images), key=_word_order)
 
 
-def _word_order(word: str) -> list[tuple[bool, str]]:
+def _word_order(word: Iterable[str]) -> list[tuple[bool, str]]:
     return [letter_order(letter) for letter in word]
 
 
@@ -48,7 +48,7 @@ def fraction_text(fraction: float) -> str:
 
 def canonical_composition(fractions: Mapping[str, float]) -> str:
     """Elements sorted by symbol, each with its fraction."""
-    return " ".join(f"{element} {fraction_text(fractions[element])}" for element in sorted(fractions))
+    return " ".join([f"{element} {fraction_text(fractions[element])}" for element in sorted(fractions)])
 
 
 def canonicalise(text: str) -> str:
@@ -66,35 +66,41 @@ def canonicalise(text: str) -> str:
     return head + canonical_composition(fractions)
 
 
-def element_key(number: int, occupation: Mapping[tuple[str, str], int]) -> str:
+def element_key(number: int, occupation: Mapping[str, str]) -> str:
     """The element-resolved key of a structure: space group, then each element with its letters.
 
-    occupation: (element or mixture, Wyckoff letter) → number of orbits. Least over the relabelings, so two
+    occupation: element or mixture → the Wyckoff letters of its orbits. Least over the relabelings, so two
     structures share a key if and only if the same elements sit on equivalent sets of positions. A count
     above one goes before its letter: "225 Cl:a Na:b", "167 Ge:c Li:b O:2f P:e".
     """
-    group = space_groups()[ENANTIOMORPHS.get(number, number)]
-    # Orbits of one element and one count are alike: only where they are can differ under a relabeling.
-    alike: dict[tuple[str, int], str] = {}
-    for (element, letter), count in sorted(occupation.items()):
-        alike[element, count] = alike.get((element, count), "") + letter
-    kinds = sorted(alike)
-    images = _least_images(group.number, tuple(alike[kind] for kind in kinds))
-    words = [
-        f"{element}:{count if count > 1 else ''}{letter}"
-        for (element, count), letters in zip(kinds, images, strict=True)
-        for letter in letters
-    ]
-    return f"{group.number} {' '.join(words)}"
+    elements = sorted(occupation)
+    form = _key_form(number, tuple(["".join(sorted(occupation[element])) for element in elements]))
+    return form.format(*elements)
 
 
 @lru_cache(maxsize=65536)
-def _least_images(number: int, words: tuple[str, ...]) -> tuple[str, ...]:
-    """The least that the relabelings make of a row of letter sets, each sorted."""
-    joined = ",".join(words)
-    images = {joined.translate(table) for table in space_groups()[number].translations}
-    rows = [tuple("".join(sorted(word, key=letter_order)) for word in image.split(",")) for image in images]
-    return min(rows, key=lambda row: [_word_order(word) for word in row])
+def _key_form(number: int, words: tuple[str, ...]) -> str:
+    """The key of any elements whose orbits have these letters: "225 {0}:a {1}:b"."""
+    group = space_groups()[ENANTIOMORPHS.get(number, number)]
+    # Orbits of one element and one count are alike: only where they are can differ under a relabeling.
+    alike: dict[tuple[int, int], str] = {}
+    for place, word in enumerate(words):
+        for letter in dict.fromkeys(word):
+            kind = (place, word.count(letter))
+            alike[kind] = alike.get(kind, "") + letter
+    kinds = sorted(alike)
+    joined = ",".join([alike[kind] for kind in kinds])
+    rows = [
+        [sorted(word, key=letter_order) for word in image.split(",")]
+        for image in {joined.translate(table) for table in group.translations}
+    ]
+    least = min(rows, key=lambda row: [_word_order(word) for word in row])
+    keys = [
+        f"{{{place}}}:{count if count > 1 else ''}{letter}"
+        for (place, count), letters in zip(kinds, least, strict=True)
+        for letter in letters
+    ]
+    return f"{group.number} {' '.join(keys)}"
 
 
 def equivalent(text: str, rng: np.random.Generator) -> str:

@@ -1,9 +1,8 @@
 """Structure in, SCOPE out."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -83,11 +82,11 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     wyckoff: tuple[str, ...] = ()
     if "canonical" in settings.forms:
         symmetry = _moyo(cell, kinds, settings.symprec)
-        n_primitive = symmetry.n_primitive or 0
+        n_primitive = symmetry.n_primitive
         n_conventional = n_primitive * space_groups()[symmetry.number].lattice_points
         head, wyckoff = canonical_head(symmetry.number, frozenset(symmetry.letters))
         canonical = head + canonical_composition(kinds.fractions)
-        key = element_key(symmetry.number, _occupation(symmetry, kinds.names, len(cell) / n_conventional))
+        key = element_key(symmetry.number, _occupation(symmetry, kinds.names))
         if settings.check_tolerance and _is_sensitive(cell, kinds, settings, symmetry.number, canonical):
             flags.append("tolerance_sensitive")
     if "official" in settings.forms or "full" in settings.forms:
@@ -130,7 +129,7 @@ def _check(cell: Cell, settings: EncoderSettings) -> None:
         raise StructureError(
             Reason.INVALID_POSITIONS, f"{n_sites} sites, but positions of shape {cell.fractions.shape}"
         )
-    if not np.abs(cell.fractions).max() < 1e6:
+    if not np.vdot(cell.fractions, cell.fractions) < 1e12:
         raise StructureError(Reason.INVALID_POSITIONS, "a position is not finite")
 
 
@@ -151,13 +150,13 @@ def _kinds(cell: Cell) -> _Kinds:
     if cell.occupancies is not None:
         return _mixed_kinds(cell)
     names = cell.species
-    counts: Mapping[str, int] = Counter(names)
+    symbols = dict.fromkeys(names)
     flags: tuple[str, ...] = ()
-    if not ISOTOPES.keys().isdisjoint(counts):
+    if not ISOTOPES.keys().isdisjoint(symbols):
         flags = ("isotope",)
-        names = tuple(ISOTOPES.get(symbol, symbol) for symbol in names)
-        counts = {symbol: names.count(symbol) for symbol in dict.fromkeys(names)}
-    fractions = {symbol: count / len(names) for symbol, count in counts.items()}
+        names = tuple([ISOTOPES.get(symbol, symbol) for symbol in names])
+        symbols = dict.fromkeys(names)
+    fractions = {symbol: names.count(symbol) / len(names) for symbol in symbols}
     flags += _composition_flags(fractions)
     return _Kinds(fractions, [ATOMIC_NUMBERS[symbol] for symbol in names], names, flags)
 
@@ -198,14 +197,22 @@ def _mixed_kinds(cell: Cell) -> _Kinds:
 
 def _composition_flags(fractions: Mapping[str, float]) -> tuple[str, ...]:
     flags: tuple[str, ...] = ()
+    if _in_vocabulary().issuperset(fractions) and min(fractions.values()) > 0.0051:
+        return flags
     for element, fraction in fractions.items():
         if element not in ATOMIC_NUMBERS:
             raise StructureError(Reason.UNKNOWN_ELEMENT, f"{element!r} is no element")
-        if fraction < 0.0051 and fraction_text(fraction) == "0.0" and "zero_fraction" not in flags:
+        if fraction_text(fraction) == "0.0" and "zero_fraction" not in flags:
             flags += ("zero_fraction",)
-        if not in_vocabulary(element) and "not_in_vocabulary" not in flags:
+        if element not in _in_vocabulary() and "not_in_vocabulary" not in flags:
             flags += ("not_in_vocabulary",)
     return flags
+
+
+@cache
+def _in_vocabulary() -> frozenset[str]:
+    """The elements that are words of the published vocabulary."""
+    return frozenset(filter(in_vocabulary, ATOMIC_NUMBERS))
 
 
 @lru_cache(maxsize=4096)
@@ -231,14 +238,13 @@ def _is_sensitive(cell: Cell, kinds: _Kinds, settings: EncoderSettings, number: 
     return False
 
 
-def _occupation(symmetry: Symmetry, names: Sequence[str], cells: float) -> dict[tuple[str, str], int]:
-    """Number of orbits by kind of atom and letter.
-
-    cells: conventional cells in the input cell (1/2 for the primitive cell of an I-centred crystal).
-    """
-    multiplicities = space_groups()[symmetry.number].multiplicities
-    counts = Counter(zip(names, symmetry.letters, strict=True))
-    return {pair: round(count / (cells * multiplicities[pair[1]])) for pair, count in counts.items()}
+def _occupation(symmetry: Symmetry, names: Sequence[str]) -> Mapping[str, str]:
+    """Kind of atom → the letters of its orbits."""
+    occupation: dict[str, str] = {}
+    for site in set(symmetry.orbits):
+        name = names[site]
+        occupation[name] = occupation.get(name, "") + symmetry.letters[site]
+    return occupation
 
 
 def _official_numbers(cell: Cell) -> list[int]:

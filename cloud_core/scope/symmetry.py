@@ -5,6 +5,7 @@ Near the tolerance they can see another space group, so they are never mixed in 
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,12 +20,14 @@ from cloud_core.structures.errors import Reason, StructureError
 class Symmetry:
     """A space group and the Wyckoff letter of each site.
 
-    n_primitive: atoms in the primitive cell (None from spglib, which is not asked).
+    orbits: for each site the first one that a symmetry operation carries to it; n_primitive: atoms in the
+    primitive cell (spglib is asked for neither).
     """
 
     number: int
     letters: str
-    n_primitive: int | None = None
+    orbits: Sequence[int] = ()
+    n_primitive: int = 0
 
 
 @cache
@@ -87,7 +90,9 @@ def moyo_symmetry(lattice: FloatArray, fractions: FloatArray, numbers: list[int]
         if type(error).__name__ != "PanicException":
             raise
         raise StructureError(Reason.CRASHED, f"moyo panicked: {error}") from error
-    return Symmetry(dataset.number, "".join(dataset.wyckoffs), dataset.prim_std_cell.num_atoms)
+    return Symmetry(
+        dataset.number, "".join(dataset.wyckoffs), dataset.orbits, dataset.prim_std_cell.num_atoms
+    )
 
 
 def _failure(

@@ -112,19 +112,29 @@ def _encode_batch(
     items: list[tuple[Any, str | None]],
 ) -> list[tuple[Any, ...]]:
     encoder_settings = EncoderSettings(*settings)
-    answers = []
-    for index, (payload, format) in enumerate(items):
+
+    def start(index: int) -> None:
         PROGRESS.pack_into(progress, 0, batch, index)
         signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        answers.append(_encode(payload, format, encoder_settings, timeout_s))
+
+    # Plain ones are read ahead: code that has just run is still in the processor's caches.
+    cells = []
+    for index, (payload, format) in enumerate(items):
+        start(index)
+        cells.append(_unpack_cell(payload) if type(payload) is tuple else read_quickly(payload, format))
+    answers = []
+    for index, (cell, item) in enumerate(zip(cells, items, strict=True)):
+        start(index)
+        answers.append(_encode(cell, *item, encoder_settings, timeout_s))
     signal.setitimer(signal.ITIMER_REAL, 0)
     return answers
 
 
-def _encode(payload: Any, format: str | None, settings: EncoderSettings, timeout_s: float) -> tuple[Any, ...]:
-    """The fields of the structure's Scope, or reason and message."""
+def _encode(
+    cell: Cell | None, payload: Any, format: str | None, settings: EncoderSettings, timeout_s: float
+) -> tuple[Any, ...]:
+    """The fields of the structure's Scope, or reason and message. cell: None where it is still to be read."""
     try:
-        cell = _unpack_cell(payload) if type(payload) is tuple else read_quickly(payload, format)
         if cell is None:
             if "pymatgen.io.vasp" not in sys.modules:
                 # The slow readers take seconds to load: not this structure's time.
