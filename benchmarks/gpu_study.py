@@ -12,7 +12,8 @@ the controls from scratch, and the epochs of both are cut by one factor so that 
 time; further seeds take what time is left. Settings and epochs stand in `plan.json` below `--to`: a second
 start goes on with the fits that are missing, and `--minutes 0` prints the table of what is there.
 
-Epochs are chosen by validation rows, which are never trained on; test rows choose nothing.
+Validation rows, which are never trained on, choose the epoch, and with `--tune` the pooling and the peak rate
+of all tasks: those of the lowest validation loss on fold 0 of the named ones. Test rows choose nothing.
 """
 
 import argparse
@@ -56,6 +57,8 @@ PUBLISHED = {
     "mp_e_form": (0.054, None),
 }
 PRETRAINED, SCRATCH = "pretrained", "scratch"
+TRIED: tuple[tuple[Pooling, float], ...] = (("mean", 5e-4), ("mean", 1e-3), ("first", 5e-4), ("first", 1e-3))
+TRIAL = 0.4  # of a fit's epochs
 RESERVE = 0.85  # of the time is planned for; the rest is for validation, tests and a slower machine
 
 
@@ -243,10 +246,12 @@ def do(fits: Sequence[Fit], workers: int, threads: int, rate: float, ends: float
                 done_rows, done_seconds = done_rows + each.cost, done_seconds + seconds
                 rate = done_rows / done_seconds
                 result = each.job.result() or {}
+                error = f", MAE {each.errors.mean():.4g} {each.part.facts['unit']}"
                 print(
-                    f"{each.part.task} fold {each.part.facts['fold']}, {each.start}, seed {each.seed}: MAE "
-                    f"{each.errors.mean():.4g} {each.part.facts['unit']}, epoch {result['best_epoch']} of "
-                    f"{result['epochs']}, {seconds:.0f} s, {each.cost / seconds:.0f} rows/s",
+                    f"{each.part.task} fold {each.part.facts['fold']}, {each.start}, seed {each.seed}: epoch "
+                    f"{result['best_epoch']} of {result['epochs']}, validation loss "
+                    f"{result['validation_loss']:.4f}{error if each.start in (PRETRAINED, SCRATCH) else ''}; "
+                    f"{seconds:.0f} s, {each.cost / seconds:.0f} rows/s",
                     flush=True,
                 )
     return left
@@ -280,6 +285,33 @@ def fits_of(
                 job = Job(*paths, (part.target,), settings, **preset.of_jobs(), **begin)
                 fits.setdefault(str(here), Fit(part, start, seed, job))
     return list(fits.values())
+
+
+def tuned(
+    preset: Preset, parts: Sequence[Part], encoder: Path, to: Path, workers: int, threads: int, rate: float
+) -> Preset:
+    """The preset with the pooling and the rate of the lowest validation loss, in deviations of the labels.
+
+    Short fits of the pretrained encoder on `parts`; what is done already is not done again.
+    """
+    trials: dict[tuple[Pooling, float], list[Fit]] = {}
+    for pooling, peak in TRIED:
+        trial = replace(preset, pooling=pooling, rate=peak)
+        for part in parts:
+            settings = trial.settings(PRETRAINED, trial.epochs_of(part.rows, TRIAL), 0)
+            here = to / part.task / f"{pooling}-{peak:g}"
+            paths = str(here), str(part.folder), str(here / "model")
+            job = Job(*paths, (part.target,), settings, **trial.of_jobs(), start_from=str(encoder))
+            trials.setdefault((pooling, peak), []).append(Fit(part, f"{pooling} token, {peak:g}", 0, job))
+    missing = [each for fits in trials.values() for each in fits if each.job.result() is None]
+    do(missing, workers, threads, rate, float("inf"))
+    losses = {
+        key: float(np.mean([(each.job.result() or {})["validation_loss"] for each in fits]))
+        for key, fits in trials.items()
+    }
+    print("validation loss by pooling and rate:", {f"{p} {r:g}": round(v, 4) for (p, r), v in losses.items()})
+    pooling, peak = min(losses, key=lambda key: losses[key])
+    return replace(preset, pooling=pooling, rate=peak)
 
 
 def keep_plan(path: Path, plan: dict[str, Any], epochs: dict[str, int]) -> dict[str, int]:
@@ -390,20 +422,21 @@ def main() -> None:
     parser.add_argument("--scratch-folds", type=int, default=1, choices=(0, 1, 5), help="of the control")
     parser.add_argument("--minutes", type=float, default=9.5, help="begin no fit that would end later")
     parser.add_argument("--workers", type=int, default=1, help="fits side by side")
-    parser.add_argument("--rate", type=float, help="learning rate of the pretrained fits")
+    parser.add_argument(
+        "--tune", default="", help="tasks to choose pooling and rate on, by validation rows of fold 0"
+    )
     parser.add_argument("--precision", choices=("float32", "bfloat16"))
     arguments = parser.parse_args()
     started = time.monotonic()
     preset = PRESETS[arguments.preset]
-    preset = replace(preset, rate=arguments.rate or preset.rate)
     preset = replace(preset, precision=arguments.precision or preset.precision)
     parts = parts_of(arguments.data, arguments.tasks.split(","), arguments.folds)
     encoder = arguments.encoder or pretrain(preset, arguments.data, arguments.to)
     preset = replace(preset, encoder=geometry(encoder))
     threads = max(1, torch.get_num_threads() // arguments.workers)
     gpu = torch.cuda.is_available()
-    place = torch.cuda.get_device_name() if gpu else f"{arguments.workers} processes of {threads} threads"
-    print(f"{arguments.preset} on {place}: {asdict(preset)}", flush=True)
+    machine = torch.cuda.get_device_name() if gpu else f"{arguments.workers} processes of {threads} threads"
+    print(f"{arguments.preset} on {machine}: {asdict(preset)}", flush=True)
     print(f"encoder {encoder}: {read_config(encoder).get('metadata')}", flush=True)
     seen: set[str] | None = None
     if arguments.pretrained_on:
@@ -418,13 +451,18 @@ def main() -> None:
     torch.set_num_threads(threads)
     rate = rows_per_second(preset, parts[0]) if arguments.minutes > 0 else 1.0
     ends = started + 60 * arguments.minutes
+    weights = hashlib.sha256((encoder / WEIGHTS).read_bytes()).hexdigest()
+    trial = [part for part in parts if part.task in arguments.tune.split(",") and part.facts["fold"] == 0]
+    if trial:
+        place = arguments.to / f"trials-{weights[:8]}"
+        preset = tuned(preset, trial, encoder, place, arguments.workers, threads, rate)
     epochs = {part.task: preset.epochs_of(part.rows) for part in reversed(parts)}  # of fold 0
     cost = sum(each.cost for each in fits_of(preset, parts, rounds, epochs, encoder, arguments.to))
     factor = min(1.0, RESERVE * max(0.0, ends - time.monotonic()) * rate * arguments.workers / cost)
     if factor == 0 and not (arguments.to / "plan.json").is_file():
         raise SystemExit(f"{arguments.to}: nothing there, and no time to do it; give more --minutes")
     epochs = {task: max(1, round(number * factor)) for task, number in epochs.items()}
-    plan = {"weights": hashlib.sha256((encoder / WEIGHTS).read_bytes()).hexdigest(), "preset": asdict(preset)}
+    plan = {"weights": weights, "preset": asdict(preset)}
     epochs = keep_plan(arguments.to / "plan.json", plan, epochs)
     fits = fits_of(preset, parts, rounds + extra, epochs, encoder, arguments.to)
     missing = [each for each in fits if each.job.result() is None]
