@@ -66,15 +66,14 @@ def encode(config: EncodeConfig) -> EncodeResult:
     source = open_source(config.source)
     shards = plan(source.partitions(), config.encoding.shard_rows)
     table = Table.create(config.table, config.storage)
-    partitions = [partition for shard in shards for partition in shard.partitions]
     intent = runs.Plan(
         run=flow_run_link()[0] or "",
         source=source.name,
         fingerprint=fingerprint(config.encoding.settings),
         chunk_rows=config.encoding.chunk_rows,
-        partitions=[(partition.key, partition.cursor, partition.n_rows) for partition in partitions],
+        partitions=[(p.key, p.cursor, p.n_rows, shard.number) for shard in shards for p in shard.partitions],
     )
-    total = sum(partition.n_rows or 0 for partition in partitions)
+    total = sum(partition.n_rows or 0 for shard in shards for partition in shard.partitions)
     with (
         LazyCluster(config.cluster) as client,
         Progress(total, f"encode {source.name}", unit="structures") as progress,
@@ -82,7 +81,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
 
         def show(n: int, counts: Counts) -> None:
             progress.total = max(progress.total, counts.n_records)
-            progress.advance(n, skipped=counts.n_skipped, **dict(counts.reasons.most_common(5)))
+            progress.advance(n, skipped=counts.n_skipped, **dict(counts.reasons.most_common()))
 
         workers = config.cluster.workers
         at_once = max(2, workers // 8)

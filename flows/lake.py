@@ -13,7 +13,8 @@ from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
-from tasks.encoding import EncodingOptions, Replay, Shard, encode_shards
+from tasks.encoding import EncodingOptions, Shard, encode_shards
+from tasks.replay import Replay
 from tasks.reporting import Progress, flow_run_link, publish_table
 
 

@@ -1,9 +1,12 @@
 """A chunk's work, as Dask's workers run it: records in, rows of the table out. Imports no Prefect."""
 
+import gc
 import json
 import marshal
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -29,6 +32,8 @@ INPUT_COLUMNS = (
     "modified_at",
 )
 CELL_FORMAT = "cell"
+# A process has one alarm clock; a worker with several threads would reset it for each other.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def input_rows(records: Sequence[Record], settings: EncoderSettings) -> pa.Table:
@@ -110,6 +115,17 @@ def encode_chunk(
     eats memory ends the process, and the caller tries the chunk again, isolated. Then each structure is in
     the hands of `scope.workers`, which ends and names the guilty one and goes on with its neighbours.
     """
+    with _ONE_AT_A_TIME:
+        return _encode_chunk(items, settings, timeout_s, memory_mb, isolated)
+
+
+def _encode_chunk(
+    items: Sequence[Item],
+    settings: EncoderSettings,
+    timeout_s: float,
+    memory_mb: int | None,
+    isolated: bool,
+) -> pa.Table:
     readable = [item for item in items if item.refusal is None]
     if isolated:
         outcomes = encode_many(readable, settings, timeout_s=timeout_s, memory_mb=memory_mb)
@@ -134,6 +150,7 @@ def _encode_here(
     from cloud_core.scope.encoder import encode_cell
     from cloud_core.structures.formats import read
 
+    _freeze()
     try:
         for item in items:
             # The kernel's default for SIGALRM ends the process. No thread of ours could: a C library that
@@ -145,6 +162,12 @@ def _encode_here(
                 yield Refused(item.id, error.reason, str(error))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@cache
+def _freeze() -> None:
+    """What is imported by now stays; the search for garbage need not walk through it again and again."""
+    gc.freeze()
 
 
 def outcome_table(rows: Sequence[dict[str, Any]], settings: EncoderSettings) -> pa.Table:

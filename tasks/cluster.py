@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Self
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -62,21 +63,25 @@ def default_cluster() -> ClusterConfig:
     return ClusterConfig(kind="address", address=address) if address else ClusterConfig()
 
 
+_LOOK_S = 5.0
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "DASK_LOGGING__DISTRIBUTED": "error",  # a worker would tell each connection it makes
 }
-# One chunk a worker at a time; a structure that ends its process must not take its neighbours along.
 _DASK = {
-    "distributed.scheduler.allowed-failures": 0,  # a chunk that ended its worker is tried anew, isolated
-    "distributed.scheduler.worker-saturation": 1.0,
+    # A chunk that ended its worker is tried anew, isolated, and so is the one that waited there.
+    "distributed.scheduler.allowed-failures": 0,
+    # By default each process looks at itself a hundred times a second: 5 % of a small machine.
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": 0.85,
     "distributed.worker.memory.terminate": 0.95,
     "distributed.comm.timeouts.connect": "30s",
+    "distributed.deploy.lost-worker-timeout": "60s",  # a busy machine needs a while to start another
     "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
 }
 
@@ -144,16 +149,23 @@ class LazyCluster:
 def _start(config: ClusterConfig) -> "Cluster":
     if config.kind == "local":
         from distributed import LocalCluster
+        from tornado.ioloop import PeriodicCallback
 
-        return LocalCluster(
+        local = LocalCluster(
             n_workers=config.workers,
             threads_per_worker=1,
             processes=True,
             memory_limit=f"{config.memory_gb}GB",
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},  # Prefect's pages show the progress
             silence_logs=40,
         )
+        # Dask gives a worker up that dies while it starts, or takes long to: have another in its place.
+        keep = PeriodicCallback(lambda: local.scale(config.workers), _LOOK_S * 1000)
+        local.periodic_callbacks["keep workers"] = keep
+        local.loop.add_callback(keep.start)
+        return local
     if config.kind == "slurm":
         try:
             from dask_jobqueue import SLURMCluster
@@ -175,9 +187,21 @@ def _start(config: ClusterConfig) -> "Cluster":
             raise ClusterError(
                 "kind: kubernetes needs dask-kubernetes; install it: pip install 'cloud-pipeline[kubernetes]'"
             ) from error
-        started = KubeCluster(**({"n_workers": config.minimum, "env": _ENVIRONMENT} | config.options))
+        started = KubeCluster(**(_pods(config) | config.options))
     started.adapt(minimum=config.minimum, maximum=config.workers)
     return started
+
+
+def _pods(config: ClusterConfig) -> dict[str, Any]:
+    """Arguments of KubeCluster: pods of one thread, which know what `_DASK` sets in processes of ours."""
+    size = {"cpu": "1", "memory": f"{config.memory_gb}G"}
+    return {
+        "name": f"cloud-{uuid4().hex[:8]}",
+        "n_workers": config.minimum,
+        "env": _ENVIRONMENT | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"},
+        "worker_command": ["dask-worker", "--nthreads", "1"],
+        "resources": {"requests": size, "limits": {"memory": size["memory"]}},
+    }
 
 
 def _wait_for_worker(client: "Client", config: ClusterConfig) -> None:

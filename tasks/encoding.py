@@ -23,35 +23,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.lake.index import Index, hash_strings
+from cloud_core.lake.index import IdSet, hash_strings
 from cloud_core.lake.runs import grid
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import EncoderSettings, fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal, Source, SourceError
-from cloud_core.structures.errors import Reason
-from tasks.chunks import (
-    INPUT_COLUMNS,
-    Item,
-    encode_packed,
-    input_rows,
-    outcome_table,
-    pack,
-    read_back,
-    refused,
-)
+from tasks.chunks import Item, input_rows
 from tasks.cluster import LazyCluster
+from tasks.process import many_records
+from tasks.workers import Workers
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 UNCOUNTED_ROWS = 1000  # taken for a partition that does not know its number of rows
 MAX_SHARDS = 500  # a Prefect task costs 0.1 to 0.2 s
-
-
-ISOLATED_ATTEMPTS = 3  # a worker may also end for reasons of its own: a lost node, an operator
-# What a library raises on bad input beyond the reasons we know; isolated, it gets its reason code.
-UNEXPECTED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, MemoryError)
 
 
 class EncodeError(ValueError):
@@ -140,7 +127,7 @@ def plan(partitions: Iterable[Partition], shard_rows: int) -> list[Shard]:
 
 
 @dataclass
-class _Chunk:
+class Chunk:
     """A chunk on its way through a worker."""
 
     key: str
@@ -169,7 +156,7 @@ class Encoding:
     ) -> None:
         self.source = source
         self.table = table
-        self.client = client
+        self._workers = Workers(client, options)
         self.options = options
         self.run = run
         self.chunks_in_flight = chunks_in_flight
@@ -177,10 +164,9 @@ class Encoding:
         self._on_progress = on_progress
         self._before_first_commit = before_first_commit
         self._lock = threading.Lock()
-        self._seen = Index()
+        self._seen = IdSet()
         self.counts = Counts()
         self.unreadable: list[str] = []
-        self.started_at: float | None = None  # first submission
         self.ended_at: float | None = None  # last commit
 
     def encode_shard(self, shard: Shard) -> Counts:
@@ -189,11 +175,11 @@ class Encoding:
         from distributed.comm.core import CommClosedError
 
         total = Counts()
-        pending: deque[_Chunk] = deque()
+        pending: deque[Chunk] = deque()
         try:
             for chunk in self._chunks(shard):
                 if chunk.items:
-                    chunk.future = self._submit(chunk.items)
+                    chunk.future = self._workers.submit(chunk.items)
                     pending.append(chunk)
                 else:
                     total += self._finish(chunk)
@@ -216,7 +202,7 @@ class Encoding:
 
     # -- reading
 
-    def _chunks(self, shard: Shard) -> Iterator[_Chunk]:
+    def _chunks(self, shard: Shard) -> Iterator[Chunk]:
         """Equal positions of a partition make equal chunks, whatever of them is already encoded."""
         assert self.source is not None
         for partition in shard.partitions:
@@ -239,11 +225,11 @@ class Encoding:
 
     def _claim(
         self, records: list[Record], shard: Shard, partition: Partition, number: int, is_last: bool
-    ) -> _Chunk:
+    ) -> Chunk:
         inputs = input_rows(records, self._settings)
         records, inputs = self._without_repeats(records, inputs, partition, number)
         claim = self.table.claim(inputs, self._key(inputs, partition))
-        return _Chunk(
+        return Chunk(
             key=claim.key,
             items=[Item.of(record) for record, is_todo in zip(records, claim.todo, strict=True) if is_todo],
             inputs=inputs.filter(pa.array(claim.todo)),
@@ -274,8 +260,7 @@ class Encoding:
         """An id that this run has met before goes to quarantine under an id of its own."""
         ids = hash_strings(inputs["structure_id"])
         with self._lock:
-            _, met = self._seen.look_up(ids)
-            repeated = met >= 0
+            repeated = self._seen.has(ids)
             _, first = np.unique(ids, return_index=True)
             again = np.ones(len(ids), bool)
             again[first] = False
@@ -291,55 +276,17 @@ class Encoding:
                     )
                 inputs = input_rows(records, self._settings)
                 ids = hash_strings(inputs["structure_id"])
-            self._seen.put(ids, np.ones(len(ids), np.uint64), np.zeros(len(ids), np.int32))
+            self._seen.add(ids)
         return records, inputs
 
     # -- encoding
 
-    def _submit(self, items: Sequence[Item], isolated: bool = False) -> "Future":
-        options = self.options
-        if self.started_at is None:
-            self.started_at = time.monotonic()
-        return self.client.submit(
-            encode_packed,
-            pack(items),
-            self._settings,
-            options.timeout_s,
-            options.memory_mb,
-            isolated,
-            pure=False,
-        )
-
-    def _outcome(self, chunk: _Chunk) -> pa.Table:
-        """What became of a chunk's records. One that ended its worker is tried again, isolated."""
-        from distributed import KilledWorker
-
-        assert chunk.future is not None
-        try:
-            return chunk.future.result()
-        except (KilledWorker, *UNEXPECTED):
-            return self._isolated(chunk.items)
-
-    def _isolated(self, items: Sequence[Item]) -> pa.Table:
-        """Isolated, and in halves should even that end the worker, until the guilty one stands alone."""
-        from distributed import KilledWorker
-
-        for _ in range(ISOLATED_ATTEMPTS):
-            try:
-                return self._submit(items, isolated=True).result()
-            except KilledWorker:
-                continue
-        if len(items) == 1:
-            message = "the worker process ended each time that this structure was tried"
-            return outcome_table([refused(items[0], Reason.CRASHED.value, message)], self._settings)
-        middle = len(items) // 2
-        return pa.concat_tables([self._isolated(items[:middle]), self._isolated(items[middle:])])
-
-    def _finish(self, chunk: _Chunk) -> Counts:
+    def _finish(self, chunk: Chunk) -> Counts:
         """Wait for a chunk, commit it, count it."""
         counts = Counts(n_skipped=chunk.n_skipped)
         if chunk.items:
-            outcome = self._outcome(chunk)
+            assert chunk.future is not None
+            outcome = self._workers.outcome(chunk.future, chunk.items)
             chunk.future = None
             rows = chunk.inputs
             for name in outcome.column_names:
@@ -361,8 +308,13 @@ class Encoding:
                 self._on_progress(counts.n_records, self.counts)
         return counts
 
-    def _commit(self, chunk: _Chunk, rows: pa.Table) -> None:
+    def _commit(self, chunk: Chunk, rows: pa.Table) -> None:
         self.table.append_chunk(rows, chunk.key, chunk.revisions, chunk.metadata)
+
+    @property
+    def started_at(self) -> float | None:
+        """When the first chunk was submitted."""
+        return self._workers.started_at
 
     # -- the account
 
@@ -376,7 +328,7 @@ class Encoding:
         table = Table.open(self.table.uri, self.table.storage)
         for batch in table.batches(columns=["structure_id", "status"]):
             held = batch.filter(pc.is_in(batch["status"], pa.array([ENCODED, QUARANTINED])))
-            found += int((self._seen.look_up(hash_strings(held["structure_id"]))[1] >= 0).sum())
+            found += int(self._seen.has(hash_strings(held["structure_id"])).sum())
         if found != len(self._seen) or self.counts.n_records != len(self._seen):
             raise EncodeError(
                 f"{self.table.uri}: {len(self._seen)} records were read, {self.counts.n_records} accounted "
@@ -390,55 +342,6 @@ class Encoding:
             )
 
 
-class Replay(Encoding):
-    """The quarantine again, from the payloads that the table holds. Its one shard has no partitions."""
-
-    def __init__(self, table: Table, reasons: Sequence[str] | None, *arguments: Any, **options: Any) -> None:
-        super().__init__(None, table, *arguments, **options)
-        self.reasons = reasons
-        self.n_not_replayable = 0
-
-    def _chunks(self, shard: Shard) -> Iterator[_Chunk]:
-        held = Table.open(self.table.uri, self.table.storage)  # one version, whatever is committed meanwhile
-        columns = [*INPUT_COLUMNS, "reason", "payload", "payload_format"]
-        number = 0
-        for batch in held.batches(QUARANTINED, columns):
-            rows = pa.Table.from_batches([batch])
-            wanted = pc.invert(pc.is_in(rows["reason"], pa.array([refusal.value for refusal in Refusal])))
-            self.n_not_replayable += rows.num_rows - int(pc.sum(wanted).as_py() or 0)
-            if self.reasons is not None:
-                wanted = pc.and_(wanted, pc.is_in(rows["reason"], pa.array(self.reasons, pa.string())))
-            rows = rows.filter(wanted)
-            for start in range(0, rows.num_rows, self.options.chunk_rows):
-                yield self._again(rows.slice(start, self.options.chunk_rows), number)
-                number += 1
-
-    def _again(self, rows: pa.Table, number: int) -> _Chunk:
-        items = [
-            Item.of(Record(identifier, read_back(payload, payload_format), payload_format, ""))
-            for identifier, payload, payload_format in zip(
-                *(rows[name].to_pylist() for name in ("structure_id", "payload", "payload_format")),
-                strict=True,
-            )
-        ]
-        fingerprints = pa.array([fingerprint(self._settings)] * rows.num_rows, pa.string())
-        inputs = rows.select(list(INPUT_COLUMNS)).set_column(
-            INPUT_COLUMNS.index("fingerprint"), "fingerprint", fingerprints
-        )
-        ids = hash_strings(inputs["structure_id"])
-        with self._lock:
-            self._seen.put(ids, np.ones(len(ids), np.uint64), np.zeros(len(ids), np.int32))
-        claim = self.table.claim(inputs, f"replay-{self._key(inputs, Partition('replay', ''))}", again=True)
-        metadata = {"run": self.run, "partition": "replay", "chunk": str(number)}
-        return _Chunk(claim.key, items, inputs, claim.revisions, 0, metadata, before=rows["reason"])
-
-    def _commit(self, chunk: _Chunk, rows: pa.Table) -> None:
-        """Only what came out differently: a structure refused for the same reason keeps its row."""
-        changed = pc.not_equal(pc.fill_null(rows["reason"], ""), pc.fill_null(chunk.before, ""))
-        rows, revisions = rows.filter(changed), chunk.revisions[np.asarray(changed)]
-        self.table.append_chunk(rows, chunk.key, revisions, chunk.metadata)
-
-
 @task(name="encode shard", task_run_name="shard {shard.number}", cache_policy=NO_CACHE, persist_result=False)
 def encode_shard(encoding: Encoding, shard: Shard) -> Counts:
     return encoding.encode_shard(shard)
@@ -450,16 +353,17 @@ def encode_shards(encoding: Encoding, shards: Sequence[Shard], at_once: int = 2)
     running: deque[PrefectFuture[Counts]] = deque()
     waiting = deque(shards)
     failure: Any = None
-    while waiting or running:
-        while waiting and len(running) < at_once and failure is None:
-            running.append(encode_shard.submit(encoding, waiting.popleft()))
-        if not running:
-            break
-        result = running.popleft().result(raise_on_failure=False)
-        if isinstance(result, BaseException):
-            failure = failure or result
-        else:
-            total += result
+    with many_records():
+        while waiting or running:
+            while waiting and len(running) < at_once and failure is None:
+                running.append(encode_shard.submit(encoding, waiting.popleft()))
+            if not running:
+                break
+            result = running.popleft().result(raise_on_failure=False)
+            if isinstance(result, BaseException):
+                failure = failure or result
+            else:
+                total += result
     if failure is not None:
         raise failure
     return total

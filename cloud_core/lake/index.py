@@ -75,6 +75,14 @@ def states_of(rows: pa.Table) -> np.ndarray:
     return state
 
 
+def _find(held: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each id `[n]` is among the ascending `held`, and the places of those that are."""
+    places = np.searchsorted(held, ids)
+    found = places < len(held)
+    found[found] = held[places[found]] == ids[found]
+    return found, places[found]
+
+
 @dataclass(frozen=True)
 class _Sorted:
     """Id hashes in ascending order, each once, with what is known of each."""
@@ -84,37 +92,49 @@ class _Sorted:
     revisions: np.ndarray
 
     @classmethod
-    def empty(cls) -> Self:
-        return cls(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int32))
-
-    def find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each id is here, and the places of those that are."""
-        places = np.searchsorted(self.ids, ids)
-        found = places < len(self.ids)
-        found[found] = self.ids[places[found]] == ids[found]
-        return found, places[found]
-
-    def merged(self, later: Self) -> Self:
-        """Of two rows with one id the higher revision holds, and the later one where they are equal."""
-        ids = np.concatenate([self.ids, later.ids])
-        revisions = np.concatenate([self.revisions, later.revisions])
+    def of(cls, ids: np.ndarray, states: np.ndarray, revisions: np.ndarray) -> Self:
+        """Rows in any order; of two with one id the higher revision holds, the later one where equal."""
         order = np.lexsort((revisions, ids))  # stable: later rows stay behind earlier ones
         ordered = ids[order]
         last = np.ones(len(order), bool)
         last[:-1] = ordered[1:] != ordered[:-1]
         keep = order[last]
-        return type(self)(ids[keep], np.concatenate([self.states, later.states])[keep], revisions[keep])
+        return cls(ids[keep], states[keep], revisions[keep])
+
+    def merged(self, later: Self) -> Self:
+        """As in `of`. Column by column: sorting all of it anew would take four times the memory."""
+        found, places = _find(self.ids, later.ids)
+        wins = later.revisions[found] >= self.revisions[places]
+        self.states[places[wins]] = later.states[found][wins]
+        self.revisions[places[wins]] = later.revisions[found][wins]
+        at = np.searchsorted(self.ids, later.ids[~found])
+        return type(self)(
+            np.insert(self.ids, at, later.ids[~found]),
+            np.insert(self.states, at, later.states[~found]),
+            np.insert(self.revisions, at, later.revisions[~found]),
+        )
+
+    def without(self, rows: np.ndarray) -> Self:
+        return type(self)(self.ids[~rows], self.states[~rows], self.revisions[~rows])
+
+
+def _nothing() -> _Sorted:
+    return _Sorted(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int32))
+
+
+def _is_large(recent: np.ndarray, main: np.ndarray) -> bool:
+    """When to merge recent rows into the main ones: doing it each time would be slow."""
+    return len(recent) > 65_536 + len(main) // 8
 
 
 class Index:
     """Structure id -> (state, revision), by 64-bit hashes of the ids in sorted arrays."""
 
     def __init__(self) -> None:
-        self._main = _Sorted.empty()
-        self._recent = _Sorted.empty()  # merged into `_main` now and then: sorting it each time would be slow
+        self._main, self._recent = _nothing(), _nothing()
 
     def __len__(self) -> int:
-        found, _ = self._main.find(self._recent.ids)
+        found, _ = _find(self._main.ids, self._recent.ids)
         return len(self._main.ids) + int((~found).sum())
 
     def look_up(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,23 +142,39 @@ class Index:
         known = np.zeros(len(ids), np.uint64)
         revisions = np.full(len(ids), ABSENT, np.int32)
         for run in (self._main, self._recent):
-            found, places = run.find(ids)
+            found, places = _find(run.ids, ids)
             known[found] = run.states[places]
             revisions[found] = run.revisions[places]
         return known, revisions
 
     def put(self, ids: np.ndarray, states: np.ndarray, revisions: np.ndarray) -> None:
         """Take rows in; of two with one id the higher revision holds, the later one where they are equal."""
-        self._recent = self._recent.merged(_Sorted(ids, states, revisions.astype(np.int32)))
-        found, places = self._main.find(self._recent.ids)
+        recent = self._recent.merged(_Sorted.of(ids, states, revisions.astype(np.int32)))
+        found, places = _find(self._main.ids, recent.ids)
         stale = np.zeros(len(found), bool)
-        stale[found] = self._main.revisions[places] > self._recent.revisions[found]
-        if stale.any():
-            self._recent = _Sorted(
-                *(
-                    column[~stale]
-                    for column in (self._recent.ids, self._recent.states, self._recent.revisions)
-                )
-            )
-        if len(self._recent.ids) > 65_536 + len(self._main.ids) // 8:
-            self._main, self._recent = self._main.merged(self._recent), _Sorted.empty()
+        stale[found] = self._main.revisions[places] > recent.revisions[found]
+        self._recent = recent.without(stale) if stale.any() else recent
+        if _is_large(self._recent.ids, self._main.ids):
+            self._main, self._recent = self._main.merged(self._recent), _nothing()
+
+
+class IdSet:
+    """A set of id hashes: 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._main = self._recent = np.empty(0, np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._main) + len(self._recent)
+
+    def has(self, ids: np.ndarray) -> np.ndarray:
+        """Whether each id `[n]` is here."""
+        return _find(self._main, ids)[0] | _find(self._recent, ids)[0]
+
+    def add(self, ids: np.ndarray) -> None:
+        new = np.unique(ids)
+        new = new[~self.has(new)]
+        self._recent = np.insert(self._recent, np.searchsorted(self._recent, new), new)
+        if _is_large(self._recent, self._main):
+            places = np.searchsorted(self._main, self._recent)
+            self._main, self._recent = np.insert(self._main, places, self._recent), self._recent[:0].copy()

@@ -25,7 +25,7 @@ class Plan:
     source: str
     fingerprint: str
     chunk_rows: int
-    partitions: Sequence[tuple[str, str, int | None]]  # key, cursor, rows
+    partitions: Sequence[tuple[str, str, int | None, int]]  # key, cursor, rows, number of the shard
 
 
 def begin(table: Table, plan: Plan) -> None:
@@ -44,9 +44,11 @@ def grid(fingerprint: str, chunk_rows: int) -> str:
     return f"{fingerprint}/{chunk_rows}"
 
 
-def unfinished(table: Table) -> dict[str, Any] | None:
-    """The newest run that began and did not end: what it has and what it lacks; None if there is none."""
-    history = table.delta.history()  # newest first
+def unfinished(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The newest run that began and did not end: what it has and what it lacks; None if there is none.
+
+    `history` is that of the Delta table, newest first.
+    """
     plans = [entry for entry in history if "plan" in entry]
     finished = {entry["run"] for entry in history if entry.get("finished")}
     if not plans or plans[0]["run"] in finished:
@@ -60,16 +62,37 @@ def unfinished(table: Table) -> dict[str, Any] | None:
             if entry["chunks"]:
                 sizes[place] = int(entry["chunks"])
     plan = json.loads(plans[0]["plan"])
-    began = datetime.fromtimestamp(plans[0]["timestamp"] / 1000, UTC).isoformat(timespec="seconds")
-    head = {"run": plan["run"], "source": plan["source"], "began": began}
+    head = {"run": plan["run"], "source": plan["source"], "began": _when(plans[0])}
     return head | _missing(plan, commits, sizes)
+
+
+def latest(history: Sequence[dict[str, Any]], n: int) -> list[dict[str, Any]]:
+    """The newest `n` versions: when each was made, and by what."""
+    return [{"version": entry["version"], "at": _when(entry), "what": _what(entry)} for entry in history[:n]]
+
+
+def _when(entry: dict[str, Any]) -> str:
+    return datetime.fromtimestamp(entry["timestamp"] / 1000, UTC).isoformat(timespec="seconds")
+
+
+def _what(entry: dict[str, Any]) -> str:
+    if "plan" in entry:
+        return f"run {entry['run']} began"
+    if entry.get("finished"):
+        return f"run {entry['run']} ended"
+    if "chunk" in entry:
+        return f"chunk {entry['chunk']} of {entry['partition']}"
+    return str(entry.get("cloud") or entry.get("operation", "")).lower()
 
 
 def _missing(plan: dict[str, Any], commits: dict[Place, set[int]], sizes: dict[Place, int]) -> dict[str, Any]:
     committed = missing = uncounted = 0
     examples: list[str] = []
+    shards: set[int] = set()
+    incomplete: set[int] = set()
     own = grid(plan["fingerprint"], plan["chunk_rows"])
-    for key, cursor, n_rows in plan["partitions"]:
+    for key, cursor, n_rows, shard in plan["partitions"]:
+        shards.add(shard)
         place = (key, cursor, own)
         done = commits.get(place, set())
         committed += len(done)
@@ -78,12 +101,17 @@ def _missing(plan: dict[str, Any], commits: dict[Place, set[int]], sizes: dict[P
             total = -(-n_rows // plan["chunk_rows"])
         if total is None:
             uncounted += 1
+            incomplete.add(shard)
             continue
         lacking = sorted(set(range(total)) - done)
         missing += len(lacking)
+        if lacking:
+            incomplete.add(shard)
         if lacking and len(examples) < 10:
             examples.append(f"{key}: chunks {', '.join(map(str, lacking[:20]))} of {total}")
     return {
+        "shards": len(shards),
+        "shards_complete": len(shards - incomplete),
         "partitions": plan["n_partitions"],
         "chunks_committed": committed,
         "chunks_missing": missing,

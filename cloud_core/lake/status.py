@@ -3,13 +3,15 @@
 from collections import defaultdict
 from typing import Any
 
+from cloud_core.lake.errors import naming
 from cloud_core.lake.pins import pins
-from cloud_core.lake.runs import unfinished
+from cloud_core.lake.runs import latest, unfinished
 from cloud_core.lake.schemas import QUARANTINED
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 
 EXAMPLES = 10
+LATEST = 10  # versions that are told one by one
 
 
 def status(uri: str, version: int | None = None, storage: Storage | None = None) -> dict[str, Any]:
@@ -26,14 +28,17 @@ def status(uri: str, version: int | None = None, storage: Storage | None = None)
     for batch in table.batches(QUARANTINED, ["reason"]):
         for item in batch["reason"].value_counts().to_pylist():
             reasons[item["values"]] += item["counts"]
+    with naming(uri):
+        history = table.delta.history()  # newest first
     return {
         "table": uri,
         "version": table.version,
+        "versions": {"oldest_in_log": history[-1]["version"], "latest": latest(history, LATEST)},
         "rows": table.counts(),
         "files": len(table.files()),
         "settled": table.is_settled,
         "quarantine": dict(sorted(reasons.items())),
-        "unfinished": unfinished(table) if version is None else None,
+        "unfinished": unfinished(history) if version is None else None,
         "pins": pins(uri, table.storage),
     }
 

@@ -6,25 +6,23 @@ Chunks are only ever appended. A row that replaces another has the same `structu
 `snapshot.py`).
 """
 
-import hashlib
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.index import STATE_COLUMNS, Index, hash_strings, states_of
+from cloud_core.lake.rows import conform, content_hash, stamp
 from cloud_core.lake.schemas import (
     ENCODED,
     PROVENANCE,
@@ -207,18 +205,7 @@ class Table:
         Neither the number of workers, the size of chunks, the order of commits nor compaction moves it.
         """
         names = [name for name in STRUCTURES.names if name not in PROVENANCE]
-        ids: list[pa.Array] = []
-        digests: list[bytes] = []
-        for batch in self.batches(columns=names):
-            ids.append(batch["structure_id"])
-            digests += row_digests(batch)
-        order = (
-            pc.sort_indices(pa.chunked_array(ids, pa.string())).to_numpy() if ids else np.empty(0, np.int64)
-        )
-        total = hashlib.sha256()
-        for i in order:
-            total.update(digests[i])
-        return total.hexdigest()
+        return content_hash(self.batches(columns=names))
 
     # -- writing
 
@@ -292,7 +279,7 @@ class Table:
                     keep = ~theirs
                     rows, ids, first_seen = rows.filter(pa.array(keep)), ids[keep], first_seen[keep]
                     continue
-                stamped = _stamp(rows, revisions + 1, key)
+                stamped = stamp(rows, revisions + 1, key)
                 if self._commit(stamped, key, metadata or {}):
                     self._remember(stamped)
                     return True
@@ -419,49 +406,3 @@ class Table:
                     hash_strings(rows["structure_id"]), states_of(rows), rows["revision"].to_numpy()
                 )
         self._indexed = files
-
-
-def conform(rows: pa.Table) -> pa.Table:
-    """`rows` in the columns and types of STRUCTURES.
-
-    Raises:
-        LakeError: a column that the table does not have, or an id or status that is missing.
-    """
-    unknown = [name for name in rows.column_names if name not in STRUCTURES.names]
-    if unknown:
-        raise LakeError(f"rows have columns that the table lacks: {', '.join(unknown)}")
-    columns = []
-    for field in STRUCTURES:
-        if field.name in rows.column_names:
-            columns.append(rows[field.name].cast(field.type))
-        elif field.nullable:
-            columns.append(pa.nulls(rows.num_rows, field.type))
-        else:
-            raise LakeError(f"rows lack the column {field.name}")
-    return pa.Table.from_arrays(columns, schema=STRUCTURES)
-
-
-def _stamp(rows: pa.Table, revisions: np.ndarray, key: str) -> pa.Table:
-    n = rows.num_rows
-    stamps: dict[str, Any] = {
-        "revision": pa.array(revisions, pa.int32()),
-        "chunk_key": pa.array([key] * n, pa.string()),
-        "encoded_at": pa.array([datetime.now(UTC)] * n, STRUCTURES.field("encoded_at").type),
-    }
-    for name, values in stamps.items():
-        rows = rows.set_column(STRUCTURES.get_field_index(name), STRUCTURES.field(name), values)
-    return rows
-
-
-def row_digests(batch: pa.RecordBatch) -> list[bytes]:
-    """A 16-byte hash of each row; maps count without their order, numbers by their exact value."""
-    columns: list[list[Any]] = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        values = column.to_pylist()
-        if pa.types.is_map(STRUCTURES.field(name).type):
-            values = [value and sorted(value) for value in values]
-        columns.append(values)
-    return [
-        hashlib.blake2b(repr(row).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        for row in zip(*columns, strict=True)
-    ]

@@ -2,9 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -94,6 +94,11 @@ def test_artifacts_show_the_quarantine_and_the_progress(table: Table, prefect_se
             if artifact.type == "progress"
         ]
     assert progress and float(str(progress[0].data)) == 100.0
+    told = progress[0].description or ""
+    assert re.match(r"encode mp: 206 of 206, [\d,]+/s, 0 s left, skipped 0", told)
+    assert {reason: int(n) for reason, n in re.findall(r", (\w+) (\d+)", told)} == quarantined | {
+        "skipped": 0
+    }
 
 
 def test_status_names_the_chunks_an_unfinished_run_lacks(table: Table, folder: Path, tmp_path: Path) -> None:
@@ -163,21 +168,15 @@ def start(
     )
 
 
-def test_on_s3(table: Table, folder: Path, s3: S3Server, prefect_server: str) -> None:
-    """The same rows, and nothing twice, with two threads of control on one table."""
+def test_two_flows_on_one_table_on_s3(
+    table: Table, folder: Path, tmp_path: Path, s3: S3Server, prefect_server: str
+) -> None:
+    """The same rows, and nothing twice, through conditional puts alone."""
     uri = f"s3://{s3.bucket}/encode/structures"
-    results = []
-    runs = [
-        threading.Thread(
-            target=lambda n=n: results.append(encode(config(folder, uri, encoding={"chunk_rows": n})))
-        )
-        for n in (40, 50)
-    ]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
-    assert len(results) == 2
+    processes = [start(tmp_path, folder, uri, prefect_server, chunk_rows=n) for n in (40, 50)]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
     stored = Table.open(uri)
     assert stored.counts() == {"encoded": 200, "quarantined": 6, "withdrawn": 0}
     assert stored.content_hash() == table.content_hash()

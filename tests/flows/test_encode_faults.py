@@ -20,7 +20,7 @@ from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
 from flows.encode import EncodeConfig, encode
 from tests.flows.test_encode import start
-from tests.servers import free_port, stop, wait_until_healthy
+from tests.servers import S3Server, free_port, stop, wait_until_healthy
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -82,30 +82,39 @@ def run(folder: Path, uri: str, cluster: dict[str, object]) -> None:
     encode(EncodeConfig.model_validate(values))
 
 
-def wait_for_commits(uri: str, n: int) -> None:
+@pytest.fixture(params=["local", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a table may lie: a folder of this machine, an object store."""
+    if request.param == "local":
+        return str(tmp_path / "structures")
+    s3: S3Server = request.getfixturevalue("s3")
+    return f"s3://{s3.bucket}/{tmp_path.name}/structures"
+
+
+def wait_for_commits(uri: str, n: int, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + 100
-    while time.monotonic() < deadline:
-        if len(list(Path(uri).glob("_delta_log/*.json"))) > n:
+    while time.monotonic() < deadline and process.poll() is None:
+        if Table.exists(uri) and Table.open(uri).version >= n:
             return
         time.sleep(0.02)
-    raise TimeoutError(f"{uri}: fewer than {n} commits")
+    raise TimeoutError(f"{uri}: fewer than {n} commits by {process.args}")
 
 
 def test_a_flow_killed_at_random_moments(
-    folder: Path, tmp_path: Path, prefect_server: str, remote: dict[str, object], undisturbed: str
+    folder: Path, tmp_path: Path, prefect_server: str, remote: dict[str, object], undisturbed: str, uri: str
 ) -> None:
     moments = random.Random(2)
-    uri = str(tmp_path / "structures")
     rows = 0
     for n in (moments.randint(2, 6), moments.randint(10, 18)):
         process = start(tmp_path, folder, uri, prefect_server, cluster=remote)
-        wait_for_commits(uri, n)
+        wait_for_commits(uri, n, process)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         told = status(uri)
         assert rows < told["rows"]["encoded"] < 240
         rows = told["rows"]["encoded"]
         unfinished = told["unfinished"]
+        assert (unfinished["shards"], unfinished["shards_complete"]) == (1, 0)
         assert unfinished["chunks_committed"] * 10 == rows
         # 240 files lie in one partition, which says how many chunks it has once it is read to its end
         assert (
@@ -122,15 +131,14 @@ def test_a_flow_killed_at_random_moments(
 
 
 def test_a_scheduler_killed_at_a_random_moment(
-    folder: Path, tmp_path: Path, prefect_server: str, remote: dict[str, object], undisturbed: str
+    folder: Path, tmp_path: Path, prefect_server: str, remote: dict[str, object], undisturbed: str, uri: str
 ) -> None:
     """The run ends with an error that names the scheduler, and another cluster goes on."""
-    uri = str(tmp_path / "structures")
     with dask(1) as (address, scheduler, _):
         process = start(
             tmp_path, folder, uri, prefect_server, cluster={"kind": "address", "address": address}
         )
-        wait_for_commits(uri, random.Random(3).randint(2, 8))
+        wait_for_commits(uri, random.Random(3).randint(2, 8), process)
         scheduler.send_signal(signal.SIGKILL)
         _, errors = process.communicate(timeout=150)
     assert process.returncode == 1
@@ -200,10 +208,7 @@ def test_a_revoked_key(
         use(keys[0])
         process = start(tmp_path, folder, uri, prefect_server, cluster=remote)
         use(keys[1])
-        deadline = time.monotonic() + 60
-        while not Table.exists(uri) or Table.open(uri).version < 4:
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.1)
+        wait_for_commits(uri, 4, process)
         revoked = {
             "aws_access_key_id": keys[1]["AccessKeyId"],
             "aws_secret_access_key": keys[1]["SecretAccessKey"],

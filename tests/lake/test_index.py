@@ -5,13 +5,13 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_core.lake.index import ABSENT, Index, hash_strings, states_of
+from cloud_core.lake.index import ABSENT, IdSet, Index, hash_strings, states_of
 
 ROW = st.tuples(st.integers(0, 30), st.integers(1, 2**63), st.integers(0, 5))
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.lists(ROW, max_size=20, unique_by=lambda row: row[0]), max_size=8))
+@given(st.lists(st.lists(ROW, max_size=20), max_size=8))
 def test_index_agrees_with_a_dictionary(batches):
     index, expected = Index(), {}
     for batch in batches:
@@ -38,6 +38,25 @@ def test_a_large_index_keeps_everything_through_its_merges():
     states, revisions = index.look_up(np.arange(400_001, dtype=np.uint64))
     assert (states[:-1] == np.arange(1, 400_001, dtype=np.uint64)).all()
     assert (revisions[:-1] == 0).all() and revisions[-1] == ABSENT
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 50), max_size=20), max_size=8))
+def test_a_set_of_ids_agrees_with_a_set(batches):
+    ids, expected = IdSet(), set()
+    for batch in batches:
+        ids.add(np.array(batch, np.uint64))
+        expected |= set(batch)
+        assert ids.has(np.arange(51, dtype=np.uint64)).tolist() == [key in expected for key in range(51)]
+        assert len(ids) == len(expected)
+
+
+def test_a_large_set_of_ids_keeps_everything_through_its_merges():
+    ids = IdSet()
+    order = np.random.default_rng(0).permutation(400_000).astype(np.uint64)
+    for part in np.array_split(order, 40):
+        ids.add(part)
+    assert len(ids) == 400_000 and ids.has(order).all() and not ids.has(np.uint64([400_000])).any()
 
 
 def test_hashes_of_ids_do_not_collide():

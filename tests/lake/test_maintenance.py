@@ -109,6 +109,14 @@ def test_status_and_quarantine_report(busy, rows):
     assert told["quarantine"] == {"timeout": 15}
     assert told["pins"] == {"model": 3}
     assert status(busy.uri, version=2)["rows"]["encoded"] == 20
+    assert told["versions"]["oldest_in_log"] == 0
+    assert [row["version"] for row in told["versions"]["latest"]] == list(range(13, 3, -1))
+    compact(busy)
+    vacuum(busy, retention_hours=0)
+    after = status(busy.uri)["versions"]
+    assert after["latest"][-1]["version"] >= after["oldest_in_log"] > 0  # as far as the pinned one needs
+    assert {"settle", "write"} <= {row["what"] for row in after["latest"]}
+    assert Table.open(busy.uri, version=3).counts()["encoded"] == 30
     (reason,) = quarantine_report(busy)
     assert reason["reason"] == "timeout" and reason["structures"] == 15
     assert len(reason["examples"].splitlines()) == 10

@@ -3,11 +3,14 @@
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+from distributed import LocalCluster
 from pydantic import ValidationError
 
-from tasks.cluster import ClusterConfig, ClusterError, LazyCluster, cluster
+from tasks.cluster import _DASK, ClusterConfig, ClusterError, LazyCluster, cluster
 
 
 def test_local_workers_have_one_thread_and_one_task_at_a_time():
@@ -16,6 +19,17 @@ def test_local_workers_have_one_thread_and_one_task_at_a_time():
         assert worker["nthreads"] == 1 and worker["memory_limit"] == 10**9
         assert worker["host"] == "127.0.0.1"
         assert client.submit(sum, [1, 2]).result() == 3
+
+
+def test_a_worker_that_dask_has_given_up_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when it is killed while it starts: its nanny ends as well, and the work waits for another."""
+    monkeypatch.setitem(_DASK, "distributed.deploy.lost-worker-timeout", "1s")
+    with cluster(ClusterConfig(workers=1, memory_gb=1)) as client:
+        local = client.cluster
+        (nanny,) = local.workers.values()
+        local.sync(nanny.close)
+        assert client.submit(sum, [1, 2]).result(timeout=150) == 3
+        assert list(local.workers.values()) != [nanny]
 
 
 def test_a_lazy_cluster_starts_once_and_stops(recwarn: pytest.WarningsRecorder):
@@ -66,6 +80,43 @@ def test_workers_come_as_slurm_jobs_when_there_is_work(tmp_path: Path, monkeypat
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
     job = (tmp_path / "job").read_text()
     assert "#SBATCH -p cpu" in job and "export OMP_NUM_THREADS=1" in job
+
+
+def test_workers_come_as_pods_when_there_is_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What KubeCluster is asked for, and adaptive workers, by a stand-in (there is no Kubernetes here)."""
+    asked: dict[str, Any] = {}
+
+    class KubeCluster(LocalCluster):
+        """Takes what dask-kubernetes' takes; its pods are processes of this machine."""
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            namespace: str,
+            image: str,
+            n_workers: int,
+            resources: dict[str, dict[str, str]],
+            env: dict[str, str],
+            worker_command: list[str],
+        ) -> None:
+            asked.update(locals())
+            super().__init__(n_workers=n_workers, threads_per_worker=1, dashboard_address=None)
+
+    module = ModuleType("dask_kubernetes.operator")
+    module.KubeCluster = KubeCluster  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_kubernetes", ModuleType("dask_kubernetes"))
+    monkeypatch.setitem(sys.modules, "dask_kubernetes.operator", module)
+    options = {"namespace": "dask", "image": "cloud-pipeline:latest"}
+    config = ClusterConfig(kind="kubernetes", workers=1, memory_gb=4, options=options)
+    with cluster(config) as client:
+        assert client.scheduler_info()["workers"] == {}
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+        assert len(client.scheduler_info()["workers"]) == 1
+    assert asked["image"] == "cloud-pipeline:latest" and asked["n_workers"] == 0
+    assert asked["worker_command"][-2:] == ["--nthreads", "1"]
+    assert asked["resources"]["limits"] == {"memory": "4.0G"}
+    assert asked["env"]["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] == "0"
 
 
 @pytest.mark.parametrize("kind", ["slurm", "kubernetes"])

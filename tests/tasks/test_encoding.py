@@ -4,16 +4,20 @@ import copy
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+from distributed import Future
 
 from cloud_core.lake.maintenance import settle
 from cloud_core.lake.table import Table
@@ -23,11 +27,13 @@ from cloud_core.sources.record import Partition, Record, Refusal, SourceError
 from cloud_core.structures.cell import Cell
 from tasks.chunks import Item, read_back, written_out
 from tasks.cluster import ClusterConfig, LazyCluster
-from tasks.encoding import Counts, EncodeError, Encoding, EncodingOptions, Replay, Shard, plan
+from tasks.encoding import Counts, EncodeError, Encoding, EncodingOptions, Shard, plan
+from tasks.replay import Replay
+from tests.servers import S3Server
 from tests.tasks.conftest import Listed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-OPTIONS = EncodingOptions(chunk_rows=40, timeout_s=3.0, memory_mb=1024)
+OPTIONS = EncodingOptions(chunk_rows=40, timeout_s=3.0, memory_mb=256)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +50,15 @@ def client() -> Iterator[LazyCluster]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(params=["local", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a table may lie: a folder of this machine, an object store."""
+    if request.param == "local":
+        return str(tmp_path / "structures")
+    s3: S3Server = request.getfixturevalue("s3")
+    return f"s3://{s3.bucket}/{tmp_path.name}/structures"
 
 
 def run(source: Listed, table: Table, client: LazyCluster, options: EncodingOptions = OPTIONS) -> Counts:
@@ -123,10 +138,10 @@ def test_another_encoder_encodes_again(records: list[Record], client: LazyCluste
 
 
 def test_hanging_crashing_and_greedy_structures_go_to_quarantine_alone(
-    undisturbed: Table, records: list[Record], client: LazyCluster, tmp_path: Path
+    undisturbed: Table, records: list[Record], client: LazyCluster, uri: str
 ) -> None:
     marks = {13: "hang", 57: "segfault", 121: "eat memory", 122: "segfault"}
-    table = Table.create(str(tmp_path / "structures"))
+    table = Table.create(uri)
     counts = run(Listed(marked(records, marks)), table, client)
     assert (counts.n_encoded, counts.n_quarantined) == (296, 4)
     reasons = {row["structure_id"]: row["reason"] for row in table.quarantine().to_pylist()}
@@ -140,6 +155,10 @@ def test_hanging_crashing_and_greedy_structures_go_to_quarantine_alone(
     expected = dict(zip(*undisturbed.scope(columns).to_pydict().values(), strict=True))
     for identifier, canonical in zip(*table.scope(columns).to_pydict().values(), strict=True):
         assert expected[identifier] == canonical
+
+    counts = run(Listed(records), table, client)  # the four are mended at their source
+    assert (counts.n_encoded, counts.n_skipped) == (4, 296)
+    assert table.content_hash() == undisturbed.content_hash()
 
 
 def test_a_replay_after_a_transient_failure(
@@ -241,10 +260,10 @@ def test_rows_that_vanish_fail_the_run(records: list[Record], client: LazyCluste
 
 
 def test_a_worker_killed_at_random_moments(
-    undisturbed: Table, records: list[Record], client: LazyCluster, tmp_path: Path
+    undisturbed: Table, records: list[Record], client: LazyCluster, uri: str
 ) -> None:
     moments = random.Random(1)
-    table = Table.create(str(tmp_path / "structures"))
+    table = Table.create(uri)
     done = threading.Event()
     killed = []
 
@@ -267,6 +286,63 @@ def test_a_worker_killed_at_random_moments(
     assert counts.n_encoded == 300
     assert table.content_hash() == undisturbed.content_hash()
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() == "running" for pid in killed)
+
+
+TWO_THREADS = """
+import sys, threading, time
+from cloud_core.scope.settings import EncoderSettings
+from tasks.chunks import Item, encode_chunk
+def encode(mark):
+    item = Item("a", open(sys.argv[1]).read() + mark, "cif", None, "")
+    encode_chunk([item], EncoderSettings(), timeout_s=3.0, memory_mb=None)
+threading.Thread(target=encode, args=("\\n# sleep\\n",)).start()
+time.sleep(1)
+encode("")
+"""
+
+
+def test_threads_of_one_worker_leave_each_others_alarm_clock_alone(project: Path) -> None:
+    """The one that ends first must not stop the clock of the one that hangs."""
+    held_out = project / "flows" / "demo_data" / "held_out.cif"
+    path = f"{Path(__file__).parent / 'poison'}:{project}"
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_THREADS, str(held_out)],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == -signal.SIGALRM, done.stderr.decode()
+
+
+def test_submissions_are_bounded(records: list[Record], client: LazyCluster, tmp_path: Path) -> None:
+    """However long the source: so many chunks are on their way, and no more of it is read than these."""
+    on_their_way: list[int] = []
+    ahead: list[int] = []
+    futures: list[Future] = []
+
+    class Watched:
+        def submit(self, *arguments: Any, **options: Any) -> Future:
+            on_their_way.append(sum(future.status == "pending" for future in futures) + 1)
+            futures.append(client.submit(*arguments, **options))
+            return futures[-1]
+
+    class Read(Listed):
+        n_read = 0
+
+        def read(self, partition: Partition) -> Iterator[Record]:
+            for record in super().read(partition):
+                self.n_read += 1
+                ahead.append(self.n_read - encoding.counts.n_records)
+                yield record
+
+    source = Read(records)
+    table = Table.create(str(tmp_path / "structures"))
+    options = OPTIONS.model_copy(update={"chunk_rows": 10})
+    encoding = Encoding(source, table, Watched(), options, chunks_in_flight=3)  # type: ignore[arg-type]
+    for shard in plan(source.partitions(), 1000):
+        encoding.encode_shard(shard)
+    assert len(futures) == 30 and 1 < max(on_their_way) <= 3
+    assert max(ahead) <= (3 + 2) * 10  # on their way, the one at hand, and the one after it
 
 
 def test_plan_groups_partitions() -> None:

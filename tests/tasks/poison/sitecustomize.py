@@ -16,6 +16,10 @@ def _misbehave(text: str) -> None:
         import re
 
         re.match(r"(a+)+$", "a" * 60 + "b")  # in C, with the interpreter's lock held
+    if text.endswith("# sleep\n"):
+        import time
+
+        time.sleep(3600)  # other threads go on
     if text.endswith("# segfault\n"):
         import ctypes
 

@@ -1,0 +1,15 @@
+"""What a process is told before records pass by the million."""
+
+import gc
+
+import pytest
+
+from tasks.process import many_records
+
+
+def test_what_is_imported_is_left_alone_by_the_collector_for_that_time_only() -> None:
+    before = gc.get_freeze_count()
+    with pytest.raises(ValueError, match="in the midst"), many_records():
+        assert gc.get_freeze_count() > before + 1000
+        raise ValueError("in the midst")
+    assert gc.get_freeze_count() == 0
