@@ -10,7 +10,6 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from itertools import chain
 from typing import Any
@@ -70,7 +69,7 @@ def read_plain(text: str) -> Cell | None:
 
 
 # Words of a CIF: six cell parameters; for each site its element; x, then y, then z of all sites; occupancies.
-_Values = tuple[Sequence[str], list[str], list[str], list[str]]
+_Values = tuple[list[str], list[str], list[str], list[str]]
 
 # The head of the files that pymatgen writes, word by word.
 _HEAD = re.compile(
@@ -95,7 +94,7 @@ def _values_of_pymatgen(text: str) -> _Values | None:
     words = text[head.end() :].split()
     if len(words) % 7 or not "".join(words[1::7]).isalnum() or not "".join(words[2::7]).isdigit():
         return None
-    return head.groups(), words[::7], words[3::7] + words[4::7] + words[5::7], words[6::7]
+    return list(head.groups()), words[::7], words[3::7] + words[4::7] + words[5::7], words[6::7]
 
 
 def _values_of_gemmi(text: str) -> _Values | None:
@@ -121,7 +120,7 @@ def _values_of_gemmi(text: str) -> _Values | None:
 
 
 def _cell(
-    parameters: Sequence[str], species: list[str], coordinates: list[str], occupancies: list[str]
+    parameters: list[str], species: list[str], coordinates: list[str], occupancies: list[str]
 ) -> Cell | None:
     """The cell of the words of a CIF, sites sorted as pymatgen does; None where they are not plain."""
     if not species or not _WHOLE.issuperset(occupancies):
@@ -288,6 +287,8 @@ def _diagnosis(text: str, messages: str, error: Exception) -> tuple[Reason, str]
         if float(found[1]).is_integer():
             return Reason.OVERLAPPING_SITES, f"{float(found[1]):g} whole atoms on one site"
         return Reason.INVALID_OCCUPANCY, details
+    if isinstance(error, ZeroDivisionError):
+        return Reason.PARSE_ERROR, "a loop_ with fewer values than columns"
     if "below threshold" in messages:
         return Reason.INVALID_LATTICE, details
     if not re.search(r"^\s*data_", text, re.MULTILINE):
