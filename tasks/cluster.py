@@ -164,6 +164,7 @@ def _start(config: ClusterConfig) -> "Cluster":
         # Dask gives a worker up that dies while it starts, or takes long to: have another in its place.
         keep = PeriodicCallback(lambda: local.scale(config.workers), _LOOK_S * 1000)
         local.periodic_callbacks["keep workers"] = keep
+        assert local.loop is not None
         local.loop.add_callback(keep.start)
         return local
     if config.kind == "slurm":
