@@ -177,19 +177,28 @@ def status(
 def replay(
     table: TableUri,
     reason: Annotated[list[str] | None, typer.Option(help="Reason code; default: all of them.")] = None,
+    symprec: Annotated[float, typer.Option(help="Symmetry tolerance, Å.")] = 0.01,
+    timeout_s: Annotated[float, typer.Option(help="Time limit of one structure, s.")] = 30.0,
     workers: Annotated[int, typer.Option(help="Local Dask workers.")] = 2,
     as_json: AsJson = False,
 ) -> None:
-    """Try the structures in quarantine again, after a fix.
+    """Try the structures in quarantine again, after a fix or with other tolerances.
 
-    Example: cloud replay runs/lake/structures --reason timeout
+    Example: cloud replay runs/lake/structures --reason symmetry_failed --symprec 0.05
     """
     use_embedded_prefect()
     from flows.lake import ReplayConfig
     from flows.lake import replay as flow
     from tasks.cluster import ClusterConfig
+    from tasks.encoding import EncodingOptions
 
-    show(flow(ReplayConfig(table=table, reasons=reason, cluster=ClusterConfig(workers=workers))), as_json)
+    config = ReplayConfig(
+        table=table,
+        reasons=reason,
+        encoding=EncodingOptions(symprec=symprec, timeout_s=timeout_s),
+        cluster=ClusterConfig(workers=workers),
+    )
+    show(flow(config), as_json)
 
 
 @app.command()

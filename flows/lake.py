@@ -67,6 +67,7 @@ def replay(config: ReplayConfig) -> ReplayResult:
             config.encoding,
             run=flow_run_link()[0] or "",
             on_progress=lambda n, counts: progress.advance(n, encoded=counts.n_encoded),
+            chunks_in_flight=2 * config.cluster.workers + 2,
         )
         encode_shards(again, [Shard(1, ())], at_once=1)
     maintenance.settle(table)

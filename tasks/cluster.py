@@ -81,7 +81,7 @@ _DASK = {
     "distributed.worker.memory.pause": 0.85,
     "distributed.worker.memory.terminate": 0.95,
     "distributed.comm.timeouts.connect": "30s",
-    "distributed.deploy.lost-worker-timeout": "60s",  # a busy machine needs a while to start another
+    "distributed.deploy.lost-worker-timeout": "30s",  # a busy machine needs a while to start another
     "distributed.nanny.pre-spawn-environ": _ENVIRONMENT,
 }
 

@@ -61,6 +61,9 @@ def test_encode_status_and_a_second_run(tmp_path: Path) -> None:
     assert json.loads(second.stdout)["n_skipped"] == 2
     status = json.loads(cloud("status", table, "--json", runs=tmp_path).stdout)
     assert status["rows"]["encoded"] == 1 and sum(status["quarantine"].values()) == 1
+    again = cloud("replay", table, "--symprec", "0.05", "--workers", "1", "--json", runs=tmp_path / "runs")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["n_replayed"] == 1
 
 
 @pytest.mark.parametrize(
