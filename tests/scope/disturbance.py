@@ -60,13 +60,34 @@ def sheared(cell: Cell, rng: np.random.Generator) -> Cell:
     return recelled(cell, matrix if np.linalg.det(matrix) > 0 else -matrix)
 
 
-def enlarged(cell: Cell, rng: np.random.Generator) -> Cell:
-    """A supercell along one axis, or all."""
+def _enlarged(cell: Cell, rng: np.random.Generator, axes: list[int]) -> Cell:
     factors = np.ones(3, dtype=int)
-    factors[rng.integers(3)] = rng.integers(2, 4)
-    if len(cell) <= 8 and rng.random() < 0.3:
-        factors[:] = 2
+    factors[axes] = 2 if len(axes) > 1 else rng.integers(2, 4)
     return recelled(cell, np.diag(factors))
+
+
+def enlarged_a(cell: Cell, rng: np.random.Generator) -> Cell:
+    """Two or three cells along a."""
+    return _enlarged(cell, rng, [0])
+
+
+def enlarged_b(cell: Cell, rng: np.random.Generator) -> Cell:
+    """Two or three cells along b."""
+    return _enlarged(cell, rng, [1])
+
+
+def enlarged_c(cell: Cell, rng: np.random.Generator) -> Cell:
+    """Two or three cells along c."""
+    return _enlarged(cell, rng, [2])
+
+
+def enlarged(cell: Cell, rng: np.random.Generator) -> Cell:
+    """A supercell along one axis, or for small cells all."""
+    everywhere = len(cell) <= 8 and rng.random() < 0.3
+    return _enlarged(cell, rng, [0, 1, 2] if everywhere else [int(rng.integers(3))])
+
+
+enlarged_along = (enlarged_a, enlarged_b, enlarged_c)
 
 
 def standardised(cell: Cell, rng: np.random.Generator) -> Cell:

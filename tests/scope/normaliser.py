@@ -121,7 +121,7 @@ def _shifts(group: Group, linear: np.ndarray) -> np.ndarray:
     return shifts
 
 
-def _lattice(number: int) -> np.ndarray:
+def a_lattice(number: int) -> np.ndarray:
     """A lattice of the group's system with no more symmetry than that."""
     a, b, c = 5.1, 6.7, 8.3
     alpha, beta, gamma = 83.0, 97.0, 104.0
@@ -140,7 +140,7 @@ def _lattice(number: int) -> np.ndarray:
     return np.array(Lattice.from_parameters(a, b, c, alpha, beta, gamma).matrix)
 
 
-def _positions(group: Group, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+def a_point_on_each_position(group: Group, count: int, rng: np.random.Generator) -> list[np.ndarray]:
     """A point on each Wyckoff position: random points, projected on fixed points of random operations."""
     points: list[np.ndarray] = []
     sites: list[tuple[np.ndarray, np.ndarray, int]] = []
@@ -167,11 +167,11 @@ def _positions(group: Group, count: int, rng: np.random.Generator) -> list[np.nd
 
 def _letters(group: Group, count: int) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
     """The Wyckoff positions by the letters that moyo gives them in the standard setting."""
-    lattice = _lattice(group.number)
+    lattice = a_lattice(group.number)
     named: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        for point in _positions(group, count, rng):
+        for point in a_point_on_each_position(group, count, rng):
             orbits = [group.orbit(rng.random(3)) for _ in range(3)] + [group.orbit(point)]
             numbers = [z for z, orbit in enumerate(orbits, start=1) for _ in orbit]
             cell = moyopy.Cell(lattice.tolist(), np.concatenate(orbits).tolist(), numbers)

@@ -1,5 +1,7 @@
 """One crystal, one string: whatever origin, order, rotation and cell it is given in."""
 
+from collections.abc import Callable
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from cloud_core.structures.cif import read_cif
 from tests.scope import disturbance
 from tests.scope.disturbance import (
     disturbed,
-    enlarged,
+    enlarged_along,
     mirrored,
     permuted,
     rotated,
@@ -25,7 +27,10 @@ from tests.scope.disturbance import (
 )
 
 CHECKED = EncoderSettings(check_tolerance=True)
-KINDS = (shifted, permuted, rotated, sheared, enlarged, standardised, mirrored, disturbed)
+Kind = Callable[[Cell, np.random.Generator], Cell]
+KINDS: tuple[Kind, ...] = (
+    shifted, permuted, rotated, sheared, *enlarged_along, standardised, mirrored, disturbed,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,16 @@ def test_no_description_moves_the_string(crystals: list[tuple[str, Cell]]) -> No
     assert len(crystals) - same <= 3
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_hypothesis_finds_no_description_of_a_kind_that_moves_it(
+    crystals: list[tuple[str, Cell]], kind: Kind, data: st.DataObject
+) -> None:
+    name, cell = crystals[data.draw(st.integers(0, len(crystals) - 1))]
+    compare(name, cell, kind(cell, np.random.default_rng(data.draw(st.integers(0, 2**32)))))
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_hypothesis_finds_no_description_that_moves_it(
@@ -79,7 +94,7 @@ def test_hypothesis_finds_no_description_that_moves_it(
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     other = cell
     for step in data.draw(st.lists(st.sampled_from(KINDS[:-1]), min_size=1, max_size=4)):
-        if step is not enlarged or len(other) <= 40:
+        if step not in enlarged_along or len(other) <= 40:
             other = step(other, rng)
     compare(name, cell, other)
 
@@ -137,13 +152,37 @@ def half_heusler(order: tuple[str, str, str]) -> Cell:
 
 
 def test_the_key_tells_orderings_of_a_half_heusler_apart() -> None:
-    from itertools import permutations
+    """The six orderings are three crystals, by the element in the middle, and have three keys.
 
-    scopes = {order: encode(half_heusler(order)) for order in permutations(("Ti", "Ni", "Sn"))}  # type: ignore[arg-type]
+    A quarter turn about the atom in the middle carries the outer two sites onto each other.
+    """
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core import Structure
+
+    orders = list(permutations(("Ti", "Ni", "Sn")))
+    scopes = {order: encode(half_heusler(order)) for order in orders}  # type: ignore[arg-type]
     assert len({scope.canonical for scope in scopes.values()}) == 1
-    # Which element is in the middle decides; the outer two are alike: TiNiSn is SnNiTi.
-    assert len({scope.element_key for scope in scopes.values()}) == 3
-    assert scopes["Ti", "Ni", "Sn"].element_key == scopes["Sn", "Ni", "Ti"].element_key
+    matcher = StructureMatcher(ltol=0.01, stol=0.01, angle_tol=1)
+    structures = {}
+    for order in orders:
+        cell = half_heusler(order)  # type: ignore[arg-type]
+        structures[order] = Structure(cell.lattice, cell.species, cell.fractions)
+    for first, second in product(orders, orders):
+        is_one_crystal = second in (first, first[::-1])
+        assert matcher.fit(structures[first], structures[second]) == is_one_crystal
+        assert (scopes[first].element_key == scopes[second].element_key) == is_one_crystal
+
+    quarter_turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    assert np.linalg.det(quarter_turn) == pytest.approx(1)
+    for order in orders:
+        cell, other = half_heusler(order), half_heusler(order[::-1])  # type: ignore[arg-type]
+        positions = cell.fractions @ cell.lattice
+        turned = (positions - positions[1]) @ quarter_turn.T + positions[1]
+        lattice = cell.lattice @ quarter_turn.T @ np.linalg.inv(other.lattice)
+        assert np.allclose(lattice, np.round(lattice))
+        apart = (turned - (other.fractions @ other.lattice)[::-1]) @ np.linalg.inv(other.lattice)
+        assert np.allclose(apart, np.round(apart))
+        assert cell.species == other.species[::-1]
 
 
 def test_augmentation_draws_equivalents(shared: Path) -> None:
