@@ -18,7 +18,8 @@ from flows.pretrain import PretrainConfig, pretrain
 from tasks.reporting import publish_figure, publish_table
 from tasks.tracking import tracked_run
 
-AXES = ("parameters", "training_tokens", "tokens_seen")
+# Of the law. Steps and not tokens seen, which move a little with each subset of the strings.
+AXES = ("parameters", "training_tokens", "steps")
 
 
 class ScalingConfig(FlowConfig):
