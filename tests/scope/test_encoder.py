@@ -92,9 +92,13 @@ def test_two_thousand_sites() -> None:
     """A 10 x 10 x 10 supercell of CsCl is CsCl."""
     grid = np.stack(np.meshgrid(*[np.arange(10)] * 3, indexing="ij"), axis=-1).reshape(-1, 1, 3)
     fractions = ((grid + CENTRE) / 10).reshape(-1, 3)
-    large = encode(Cell(CUBE * 10, ("Cs", "Cl") * 1000, fractions))
+    large = encode(Cell(CUBE * 10, ("Cs", "Cl") * 1000, fractions), ALL)
     assert large.n_sites == 2000
     assert large.canonical == GOLDEN["Cs", "Cl"]
+    assert large.official == encode(caesium_chloride(), ("official",)).official
+    moved = fractions + np.random.default_rng(0).normal(scale=0.005, size=fractions.shape)
+    liquid = encode(Cell(CUBE * 10, ("Cs", "Cl") * 1000, moved), ALL)
+    assert (liquid.space_group, liquid.space_group_official, liquid.wyckoff) == (1, 1, ("1a",))
     assert large.element_key == "221 Cl:a Cs:b"
 
 

@@ -20,16 +20,26 @@ def crystal(group: Group, point: np.ndarray, rng: np.random.Generator) -> Cell:
     """The primitive cell of general orbits of H, He and Li, and the orbit of a point, of Be."""
     for _ in range(200):
         orbits = [orbit_of(group, site) for site in (*rng.random((3, 3)), point)]
-        fractions = np.concatenate(orbits)
-        # Atoms of an orbit are alike: looking around one of each is enough.
-        apart = fractions[:, None] - np.array([orbit[0] for orbit in orbits])
-        nearest = np.sort(np.abs(apart - np.round(apart)).max(axis=2), axis=0)[1:].min(initial=1)
-        if nearest > 0.004:
-            species = tuple(
-                x for x, orbit in zip(("H", "He", "Li", "Be"), orbits, strict=True) for _ in orbit
-            )
-            return Cell(4 * group.basis.T @ a_lattice(group.number), species, fractions)
+        if is_clear(orbits):
+            species = np.repeat(("H", "He", "Li", "Be"), [len(orbit) for orbit in orbits]).tolist()
+            return Cell(4 * group.basis.T @ a_lattice(group.number), tuple(species), np.concatenate(orbits))
     raise AssertionError(group.number)
+
+
+def clear_points(group: Group, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """A point on each Wyckoff position, away from other positions."""
+    for _ in range(100):
+        points = a_point_on_each_position(group, count, rng)
+        if all(is_clear([orbit_of(group, point)]) for point in points):
+            return points
+    raise AssertionError(group.number)
+
+
+def is_clear(orbits: list[np.ndarray]) -> bool:
+    """Whether no two sites of the orbits are close. Looking around one site of each orbit is enough."""
+    apart = np.concatenate(orbits)[:, None] - np.array([orbit[0] for orbit in orbits])
+    nearest = np.sort(np.abs(apart - np.round(apart)).max(axis=2), axis=0)[1:]
+    return bool(nearest.min(initial=1) > 0.004)
 
 
 def orbit_of(group: Group, site: np.ndarray) -> np.ndarray:
@@ -47,7 +57,7 @@ def check(number: int) -> None:
     letters = list(table.multiplicities)
     general = letters[-1]
     found = []
-    for point in a_point_on_each_position(group, len(letters), rng):
+    for point in clear_points(group, len(letters), rng):
         cell = crystal(group, point, rng)
         scope = encode(cell, ("canonical", "official"))
         assert scope.space_group == scope.space_group_official == number

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cloud_core.scope import encode
 from cloud_core.structures import Cell, Reason, StructureError, read
 
 
@@ -57,6 +58,7 @@ def test_all_formats_agree(rutile: Any, tmp_path: Path) -> None:
         str(tmp_path / "rutile.cif.gz"), tmp_path / "POSCAR", read(rutile),
     ]  # fmt: skip
     for payload in payloads:
+        assert encode(payload).canonical == encode(rutile).canonical
         cell = read(payload)
         assert cell.occupancies is None
         assert cell.species == ("Ti", "Ti", "O", "O", "O", "O")
