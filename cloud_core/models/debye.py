@@ -95,7 +95,8 @@ class _Reduced:
 
     def mean(self, f: Tensor) -> Tensor:
         """[…] 3/x³ ∫ t² f dt over 0 … x, the mean of `f` over the Debye sphere; `f` is [..., order]."""
-        return self._shrink * (f @ self._weights)
+        # no matrix product: autocast would take it to bfloat16
+        return self._shrink * (f * self._weights).sum(-1)
 
 
 def _tensors(*values: Value) -> list[Tensor]:

@@ -170,6 +170,14 @@ def test_half_precision_is_computed_in_float32() -> None:
     assert value.item() == pytest.approx(float(exact(400.0)["C_v"]), rel=1e-5)
 
 
+def test_autocast_takes_no_digits() -> None:
+    theta = torch.tensor([150.0, 400.0, 2000.0])
+    for function in FUNCTIONS.values():
+        expected = function(theta, torch.tensor(300.0))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(function(theta, torch.tensor(300.0)), expected)
+
+
 @pytest.mark.parametrize(("theta", "temperature"), [(0.0, 300.0), (-5.0, 300.0), (300.0, -1.0)])
 def test_outside_the_domain_is_nan(theta: float, temperature: float) -> None:
     for function in (heat_capacity, internal_energy, entropy, helmholtz_energy):
