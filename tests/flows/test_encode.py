@@ -84,7 +84,7 @@ def test_artifacts_show_the_quarantine_and_the_progress(table: Table, prefect_se
     rows = {row["reason"]: row for row in json.loads(text)}
     quarantined = status(table.uri)["quarantine"]
     assert {reason: row["structures"] for reason, row in rows.items()} == quarantined
-    assert "broken-no-atoms.cif" in rows["no_atoms"]["examples"]
+    assert "broken-zero-volume.cif" in rows["invalid_lattice"]["examples"]
     with get_client(sync_client=True) as client:
         progress = [
             artifact
