@@ -52,7 +52,8 @@ def published_columns(shared: Path, task: str) -> dict[str, dict[str, Any]]:
 def labels_of(shared: Path, task: str) -> pd.Series:
     """Targets by row name."""
     columns = published_columns(shared, task)
-    return pd.Series(list(columns[TASKS[f"matbench_{task}"].target].values()), columns["mbid"].values())
+    values = list(columns[TASKS[f"matbench_{task}"].target].values())
+    return pd.Series(values, list(columns["mbid"].values()))
 
 
 def from_task(task: str, frame: pd.DataFrame) -> Dataset:

@@ -53,7 +53,7 @@ def config(file: Path, **changes: Any) -> FinetuneConfig:
 def test_model_is_shown_beside_its_baselines_and_serves(
     dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str
 ) -> None:
-    result = finetune(config(dielectric, seeds=(0, 1)))
+    result = finetune(config(dielectric, seeds=(0, 1), pooling="mean"))
     table = pd.read_csv(result.predictions)
     assert result.rows["test"] == len(table)
     assert sum(result.rows.values()) == 240
@@ -63,6 +63,9 @@ def test_model_is_shown_beside_its_baselines_and_serves(
             mae = mean_absolute_error(table[target][has], table[f"{target}: {name}"][has])
             assert result.metrics[f"{key}/{target}/mae"] == pytest.approx(mae, rel=1e-6)
         assert result.metrics[f"baseline/mean/{target}/mae_over_mad"] == pytest.approx(1.0)
+    # shared strings are counted by both forms, target by target
+    counted = {(row["target"], row["form"]) for row in result.leakage}
+    assert counted == {(name, form) for name in ("n", "gap") for form in ("official", "canonical")}
     # the folder predicts what the run predicted, for strings and with the ensemble's deviation
     rows = Predictor.load(result.model_folder).predict(table["scope"].head(5).tolist())
     np.testing.assert_allclose([row["n"] for row in rows], table["n: model"].head(5), rtol=1e-5)
