@@ -66,9 +66,9 @@ def encode_many(
 ) -> Iterator[Encoded | Refused]:
     """The SCOPE of each record, in input order, one outcome a record.
 
-    processes: helpers that work at once. timeout_s: wall time a structure may take, reading and symmetry.
-    memory_mb: MiB that a helper may map beyond its libraries. Records are taken from the iterable as
-    they are needed.
+    processes: helpers that work at once. timeout_s: wall time that reading a structure may take, and that
+    encoding it may take. memory_mb: MiB that a helper may map beyond its libraries. Records are taken from
+    the iterable as they are needed.
     """
     if processes < 1 or timeout_s <= 0:
         raise ValueError(f"processes and timeout_s are above 0, not {processes} and {timeout_s}")
