@@ -1,5 +1,6 @@
 """The pretraining flow on a real table, a real Prefect server and a real MLflow store."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
+import torch
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelling
-from transformers import BertForMaskedLM
+from transformers import BertForMaskedLM, BertTokenizerFast
+from typer.testing import CliRunner
 
 from cloud_core.lake.schemas import STRUCTURES
 from cloud_core.lake.table import Table
@@ -23,6 +26,7 @@ from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.hugging_face import to_hugging_face
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.masking import Masking
+from flows.cli import app
 from flows.configs import ConfigError
 from flows.pretrain import PretrainConfig, PretrainResult, pretrain
 from flows.scaling import ScalingConfig, scaling
@@ -115,6 +119,28 @@ def test_the_model_is_a_folder_that_names_its_snapshot_and_loads_in_transformers
     assert not report["missing_keys"] and not report["unexpected_keys"]
 
 
+def test_export_and_import_from_the_shell(
+    finished: tuple[PretrainConfig, PretrainResult, Path], tmp_path: Path
+) -> None:
+    """Out as a BertForMaskedLM and in again: the same weights, which still say where they came from."""
+    _, result, _ = finished
+    exported, back = tmp_path / "export", tmp_path / "back"
+    shell = CliRunner()
+    shown = shell.invoke(app, ["export", result.model_folder, str(exported), "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["folder"] == str(exported)
+    vocabulary = json.loads((exported / "config.json").read_text())["scope_vocabulary"]
+    assert (vocabulary["words"], vocabulary["rows"], vocabulary["form"]) == (564, 564, "canonical")
+    assert BertTokenizerFast.from_pretrained(exported).convert_tokens_to_ids("0.25") == 488
+    BertForMaskedLM.from_pretrained(exported).save_pretrained(exported)  # as transformers leaves it
+    shown = shell.invoke(app, ["import", str(exported), str(back), "--words", "564"])
+    assert shown.exit_code == 0, shown.output
+    (ours, about), (theirs, metadata) = load_encoder(result.model_folder), load_encoder(back)
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], tensor), name
+    assert (metadata["parent"], metadata["snapshot"]) == ("export", about["snapshot"])
+
+
 def test_the_same_again_trains_nothing(
     finished: tuple[PretrainConfig, PretrainResult, Path], same_runs: Path
 ) -> None:
@@ -190,6 +216,15 @@ def ranks_of(folder: Path) -> list[psutil.Process]:
     ]
 
 
+def stored_runs(runs: Path) -> list[Any]:
+    """MLflow's runs in the experiment `pretrain` of a runs folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLOUD_RUNS", str(runs))
+        client = mlflow_client()
+        experiment = client.get_experiment_by_name("pretrain")
+        return list(client.search_runs([experiment.experiment_id])) if experiment else []
+
+
 def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
     shared: Path, prefect_server: str, tmp_path: Path, project: Path
 ) -> None:
@@ -223,6 +258,8 @@ def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
             parameters = {"config": config.model_dump(mode="json")}
             run = client.create_flow_run_from_deployment(found[0].id, parameters=parameters)
             until(lambda: any(path.stat().st_size for path in runs.glob("checkpoints/*/metrics.jsonl")))
+            # It reaches MLflow while it trains: this run never comes to its end.
+            until(lambda: any("train/loss" in run.data.metrics for run in stored_runs(runs)))
             assert len(ranks_of(tmp_path)) == 3
             client.set_flow_run_state(run.id, Cancelling())
             until(lambda: client.read_flow_run(run.id).state_type.value == "CANCELLED")
@@ -235,13 +272,8 @@ def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
     folder = next(runs.glob("checkpoints/endless-*"))
     latest = (folder / "checkpoints" / "latest").read_text()
     assert int(latest.removeprefix("step-")) > 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CLOUD_RUNS", str(runs))
-        client_of_mlflow = mlflow_client()
-        experiment = client_of_mlflow.get_experiment_by_name("pretrain")
-        assert experiment is not None
-        (stored,) = client_of_mlflow.search_runs([experiment.experiment_id])
-        assert stored.info.status == "KILLED"
+    (stored,) = stored_runs(runs)
+    assert stored.info.status == "KILLED"
 
 
 def test_a_scaling_study_is_one_parent_with_children(
@@ -256,15 +288,15 @@ def test_a_scaling_study_is_one_parent_with_children(
         ScalingConfig(
             pretrain=PretrainConfig.model_validate(shared_settings),
             sizes={"a": EncoderConfig(**TINY)},
-            data_fractions=(0.5, 1.0),
+            data_fractions=(0.25, 0.5, 1.0),
             budgets=(3,),
         )
     )
     assert [(p["size"], p["data_fraction"], p["parameters"]) for p in result.points] == [
-        ("a", 0.5, 8192),
-        ("a", 1.0, 8192),
+        ("a", fraction, 8192) for fraction in (0.25, 0.5, 1.0)
     ]
-    assert 0.4 < result.points[0]["training_tokens"] / result.points[1]["training_tokens"] < 0.6
+    assert 0.4 < result.points[1]["training_tokens"] / result.points[2]["training_tokens"] < 0.6
+    assert result.law is not None and set(result.law.exponents) == {"training_tokens"}  # what varied
     client = mlflow_client()
     experiment = client.get_experiment_by_name("scaling")
     assert experiment is not None
@@ -272,4 +304,7 @@ def test_a_scaling_study_is_one_parent_with_children(
     children = [r for r in stored if r.data.tags.get("mlflow.parentRunId") == result.run_id]
     assert {child.info.run_id for child in children} == {point["run_id"] for point in result.points}
     names = {artifact.path for artifact in client.list_artifacts(result.run_id)}
-    assert {"scaling.png", "scaling.json"} <= names
+    assert {"scaling.png", "scaling.json", "law.txt"} <= names
+    law = client.get_run(result.run_id).data.metrics
+    assert law["law/exponent_training_tokens"] == result.law.exponents["training_tokens"]
+    assert law["law/floor"] == result.law.floor

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def job(corpora: Path, folder: Path, dropout: float = 0.0, **changes: Any) -> Jo
 
 
 def written(job: Job) -> str:
-    Path(job.folder).mkdir(parents=True)
+    Path(job.folder).mkdir(parents=True, exist_ok=True)
     path = Path(job.folder) / "job.json"
     job.write(path)
     return str(path)
@@ -74,7 +76,7 @@ for argument in sys.argv[1:]:
 """
 
 
-def side_by_side(world: int, *jobs: Job) -> None:
+def side_by_side(world: int, *jobs: Job, timeout_s: float = 200) -> None:
     """Run jobs one after the other in `world` gloo processes, each job with a meeting point of its own."""
     arguments = [f"{free_port()}:{written(job)}" for job in jobs]
     group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
@@ -85,7 +87,7 @@ def side_by_side(world: int, *jobs: Job) -> None:
         for rank in range(world)
     ]
     try:
-        assert [process.wait(200) for process in processes] == [0] * world
+        assert [process.wait(timeout_s) for process in processes] == [0] * world
     finally:
         for process in processes:
             process.kill()
@@ -110,7 +112,7 @@ def weights(job: Job) -> dict[str, torch.Tensor]:
 
 def assert_identical(one: Job, other: Job) -> None:
     assert measured(one) == measured(other)
-    assert [step for step, m in measured(one) if "train/loss" in m] == list(range(1, STEPS + 1))
+    assert [step for step, m in measured(one) if "train/loss" in m] == list(range(1, one.steps + 1))
     ours, theirs = weights(one), weights(other)
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
@@ -185,16 +187,36 @@ def test_two_and_three_processes_reach_the_loss_of_one(alone: Job, pair: dict[st
             torch.testing.assert_close(weights(other)[name], tensor, atol=1e-4, rtol=0)
 
 
+def from_step_8(run: Job, folder: Path, **changes: Any) -> Job:
+    """A run as it stood after eight steps, to go on in another folder."""
+    rest = replace(run, folder=str(folder), model=str(folder / "model"), **changes)
+    checkpoints = folder / "checkpoints"
+    shutil.copytree(Path(run.folder) / "checkpoints" / "step-00000008", checkpoints / "step-00000008")
+    (checkpoints / "latest").write_text("step-00000008")
+    return rest
+
+
 def test_another_number_of_processes_goes_on_with_the_run(alone: Job, three: Job, tmp_path: Path) -> None:
     """Three processes for eight steps, then one."""
-    rest = replace(three, folder=str(tmp_path / "rest"), model=str(tmp_path / "rest" / "model"))
-    path = written(rest)
-    checkpoints = tmp_path / "rest" / "checkpoints"
-    shutil.copytree(Path(three.folder) / "checkpoints" / "step-00000008", checkpoints / "step-00000008")
-    (checkpoints / "latest").write_text("step-00000008")
-    main(path)
+    rest = from_step_8(three, tmp_path / "rest")
+    main(written(rest))
     assert len(losses(rest)) == 4
     np.testing.assert_allclose(losses(rest), losses(alone)[8:], rtol=2e-6)
+
+
+def test_a_sharded_run_goes_on_from_a_replicated_one_and_back(
+    alone: Job, pair: dict[str, Job], tmp_path: Path
+) -> None:
+    """Weights and moments go into shards over two processes, and out of them."""
+    rests = [
+        from_step_8(pair["ddp"], tmp_path / "into", strategy="fsdp"),
+        from_step_8(pair["fsdp"], tmp_path / "again"),
+        from_step_8(pair["fsdp"], tmp_path / "out", strategy="ddp"),
+    ]
+    side_by_side(2, *rests)
+    for rest in rests:
+        assert len(losses(rest)) == 4
+        np.testing.assert_allclose(losses(rest), losses(alone)[8:], rtol=2e-6)
 
 
 def test_killed_rank_restarts_bit_for_bit(corpora: Path, pair: dict[str, Job], tmp_path: Path) -> None:
@@ -237,17 +259,41 @@ def test_two_nodes_meet_and_one_goes_on_when_the_other_is_lost(alone: Job, tmp_p
     np.testing.assert_allclose(losses(run), losses(alone), rtol=2e-6)
 
 
-def kill_after_step(job: Job, step: int, agent: int) -> int:
-    """SIGKILL one child of `agent` as soon as the job has reported `step`."""
+def wait_for_step(job: Job, step: int) -> None:
+    """Until the job has reported `step`."""
     metrics = Path(job.folder) / "metrics.jsonl"
     deadline = time.monotonic() + 150
-    while time.monotonic() < deadline:
-        if any(done >= step for done, _ in read_lines(metrics)):
-            victim = psutil.Process(agent).children()[-1]
-            victim.send_signal(signal.SIGKILL)
-            return int(victim.pid)
+    while not any(done >= step for done, _ in read_lines(metrics)):
+        assert time.monotonic() < deadline, "the job reported no step"
         time.sleep(0.01)
-    raise AssertionError("the job reported no step")
+
+
+def kill_after_step(job: Job, step: int, agent: int) -> int:
+    """SIGKILL one child of `agent` as soon as the job has reported `step`."""
+    wait_for_step(job, step)
+    victim = psutil.Process(agent).children()[-1]
+    victim.send_signal(signal.SIGKILL)
+    return int(victim.pid)
+
+
+def test_a_process_killed_again_and_again_ends_as_if_it_was_not(corpora: Path, tmp_path: Path) -> None:
+    """SIGKILL at two moments that nobody chose, and a fresh process after each."""
+    whole, run = (
+        job(corpora, tmp_path / name, dropout=0.1, relabel=True, steps=40, checkpoint_every=7)
+        for name in ("whole", "killed")
+    )
+    main(written(whole))
+    command = [sys.executable, "-m", "cloud_core.training.pretrain", written(run)]
+    for step in (2, 20):
+        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        try:
+            wait_for_step(run, step)
+        finally:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not Path(run.model).exists()
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    assert_identical(run, whole)
 
 
 @pytest.mark.parametrize("kill", [1, 4, 5, 9, 11])
@@ -348,6 +394,35 @@ def test_operations_are_those_that_torch_counts(corpora: Path) -> None:
     assert training_operations(TINY, corpus.lengths[rows], scored) == pytest.approx(
         counter.get_total_flops(), rel=0.02
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_is_the_same_over_two_processes(alone: Job, tmp_path: Path) -> None:
+    run = replace(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"), compile=True)
+    side_by_side(2, run, timeout_s=800)
+    np.testing.assert_allclose(losses(run), losses(alone), rtol=2e-5)
+
+
+BARE = """
+import sys
+sys.modules |= dict.fromkeys({names})  # None: not to be found
+from cloud_core.training.pretrain import main
+main(sys.argv[1])
+"""
+
+
+def test_a_rank_needs_torch_numpy_pyarrow_and_safetensors_alone(
+    corpora: Path, tmp_path: Path, project: Path
+) -> None:
+    """As on a borrowed machine: whatever else the project depends on cannot be imported."""
+    dependencies = tomllib.loads((project / "pyproject.toml").read_text())["project"]["dependencies"]
+    names = {re.split(r"[^\w-]", line)[0].replace("-", "_") for line in dependencies}
+    # pyarrow looks for pandas by itself, and minds a None; tests/test_walls.py sees that nobody here does.
+    missing = names - {"torch", "numpy", "pyarrow", "safetensors", "pandas"} | {"yaml", "sklearn"}
+    run = job(corpora, tmp_path / "run", steps=2, relabel=True)
+    subprocess.run([sys.executable, "-c", BARE.replace("{names}", repr(missing)), written(run)], check=True)
+    assert load_encoder(run.model)[1]["step"] == 2
 
 
 def test_too_little_data_for_the_processes(corpora: Path, tmp_path: Path) -> None:
