@@ -8,9 +8,10 @@ Writes `strings.txt` (hold-out left out), `held-out.txt` (its crystals, to test 
 Held out, by canonical string: the crystals of fold 0 of every MatBench task, the dielectric test fifth among
 them; those with a phonon density of states that are not in the published C_v training part, which contain the
 C_v test fifth (its rows are named nowhere); those with a dielectric tensor that are not in the published
-training part; the test part of the superconductors. MatBench names most rows by composition and space group
-alone: every string of those is held out, too many rather than too few. The other tasks of UnconvBench cannot
-be matched, since their files are not here.
+training part; the fifths of the published C_v and dielectric training parts that our own studies test on; the
+test part of the superconductors. MatBench names most rows by composition and space group alone: every
+string of those is held out, too many rather than too few. The other tasks of UnconvBench cannot be matched,
+since their files are not here.
 """
 
 import argparse
@@ -28,6 +29,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from cloud_core.evaluation.catalogue import TASKS
+from cloud_core.evaluation.dataset import from_frame
+from cloud_core.evaluation.folds import split_by_group
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
 from cloud_core.scope.canonical import canonical_composition
 from cloud_core.scope.tables import ENANTIOMORPHS, space_groups
@@ -35,6 +39,8 @@ from cloud_core.scope.workers import Encoded, encode_many
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record
 from cloud_core.structures.cell import Cell
+from flows.debye import DebyeConfig
+from tasks.debye import split_table
 
 Rows = Iterator[tuple[str, Any, str]]  # (id, structure, format)
 
@@ -174,7 +180,22 @@ def held_out(data: Path, strings: dict[str, pd.Series]) -> set[str]:
     held |= set(strings["phonon_densities"]) - published(data, "cloud_cv_train_and_val.csv")
     held |= set(strings["dielectric_tensors"]) - published(data, "finetune_dielectric_train_and_val.csv")
     of_superconductors = strings["jarvis"].index.str.startswith("dft_3d_Tc_supercon.json:test:")
-    return held | set(strings["jarvis"][of_superconductors])
+    return held | set(strings["jarvis"][of_superconductors]) | own_fifths(data)
+
+
+def own_fifths(data: Path) -> set[str]:
+    """What debye_study.py and prepare_study.py test on, of the authors' training parts."""
+    recipe = DebyeConfig.from_yaml(Path("deployments/configs/debye.yaml"))
+    thermal = recipe.data.model_copy(
+        update={"path": str(data / "cloud_example" / "cloud_cv_train_and_val.csv")}
+    )
+    frame = pd.read_csv(data / "cloud_example" / "finetune_dielectric_train_and_val.csv")
+    target = TASKS["matbench_dielectric"].learned()
+    dielectric = from_frame(frame, "dielectric", [target], scope_column="scope")
+    test = split_by_group(dielectric.keys, 0.2, 0.08, 0).test
+    return {canonicalise(text) for text in split_table(thermal, recipe.split).test.texts} | set(
+        dielectric.take_texts(test)
+    )
 
 
 def fold_kinds(data: Path) -> set[tuple[str, str]]:
