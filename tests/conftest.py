@@ -155,3 +155,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         stop(process)
+
+
+@pytest.fixture(params=["local", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a table may lie: a folder of this machine, an object store."""
+    if request.param == "local":
+        return str(tmp_path / "structures")
+    s3: S3Server = request.getfixturevalue("s3")
+    return f"s3://{s3.bucket}/{tmp_path.name}/structures"

@@ -20,7 +20,7 @@ from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
 from flows.encode import EncodeConfig, encode
 from tests.flows.test_encode import start
-from tests.servers import S3Server, free_port, stop, wait_until_healthy
+from tests.servers import free_port, stop, wait_until_healthy
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -80,15 +80,6 @@ def undisturbed(
 def run(folder: Path, uri: str, cluster: dict[str, object]) -> None:
     values = {"source": str(folder), "table": uri, "encoding": {"chunk_rows": 10}, "cluster": cluster}
     encode(EncodeConfig.model_validate(values))
-
-
-@pytest.fixture(params=["local", "s3"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a table may lie: a folder of this machine, an object store."""
-    if request.param == "local":
-        return str(tmp_path / "structures")
-    s3: S3Server = request.getfixturevalue("s3")
-    return f"s3://{s3.bucket}/{tmp_path.name}/structures"
 
 
 def wait_for_commits(uri: str, n: int, process: "subprocess.Popen[str]") -> None:

@@ -29,7 +29,6 @@ from tasks.chunks import Item, read_back, written_out
 from tasks.cluster import ClusterConfig, LazyCluster
 from tasks.encoding import Counts, EncodeError, Encoding, EncodingOptions, Shard, plan
 from tasks.replay import Replay
-from tests.servers import S3Server
 from tests.tasks.conftest import Listed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -50,15 +49,6 @@ def client() -> Iterator[LazyCluster]:
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = before
-
-
-@pytest.fixture(params=["local", "s3"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a table may lie: a folder of this machine, an object store."""
-    if request.param == "local":
-        return str(tmp_path / "structures")
-    s3: S3Server = request.getfixturevalue("s3")
-    return f"s3://{s3.bucket}/{tmp_path.name}/structures"
 
 
 def run(source: Listed, table: Table, client: LazyCluster, options: EncodingOptions = OPTIONS) -> Counts:
