@@ -2,8 +2,9 @@
 
     python -m flows.pretrain --config deployments/configs/pretrain.yaml
 
-The run's folder is named by what decides its outcome: the same configuration on the same snapshot goes on
-from its last checkpoint, or returns the finished model; any other starts afresh.
+The run's folder is named by what decides its outcome: the same configuration on the same snapshot (or on
+files that hold the same) goes on from its last checkpoint, or returns the finished model; any other starts
+afresh.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from pydantic import Field, model_validator
 from cloud_core.evaluation.learning_curve import learning_curve
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
+from cloud_core.models.checkpoint import WEIGHTS, read_config
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_column
 from cloud_core.training.job import Job
@@ -153,12 +155,22 @@ def read_lines_of(path: Path) -> list[str]:
 
 
 def identity(config: PretrainConfig, snapshot: Snapshot | None) -> str:
-    """Eight digits for all that decides the outcome."""
+    """Eight digits for all that decides the outcome; files by what they hold, wherever they lie.
+
+    Raises:
+        CorpusError, CheckpointError: a file of strings, or the model to start from, is not there.
+    """
     how = {"name", "experiment", "launch", "parent_run_id", "log_every", "keep_checkpoints"}
-    values = config.model_dump(mode="json", exclude=how)
+    values = config.model_dump(mode="json", exclude=how | {"texts", "exclude", "start_from"})
     if snapshot is not None:
         values |= {"table": snapshot.uri, "version": snapshot.version}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for path in (config.texts, *config.exclude):
+        content.update("\n".join(["", *read_lines_of(path)] if path else []).encode())
+    if config.start_from is not None:
+        read_config(config.start_from)
+        content.update((config.start_from / WEIGHTS).read_bytes())
+    return content.hexdigest()[:8]
 
 
 @flow(name="pretrain", persist_result=False, validate_parameters=True)

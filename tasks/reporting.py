@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ARTIFACT_INTERVAL_S = 2.0  # an update is an HTTP request to the Prefect server
+ARTIFACT_INTERVAL_S = 5.0  # an update is an HTTP request and a database write of the Prefect server
 
 
 def in_prefect_run() -> bool:

@@ -30,9 +30,7 @@ class Workers:
 
     def submit(self, items: Sequence[Item], isolated: bool = False) -> "Future":
         options = self._options
-        if self.started_at is None:
-            self.started_at = time.monotonic()
-        return self._client.submit(
+        future = self._client.submit(
             encode_packed,
             pack(items),
             options.settings,
@@ -41,6 +39,9 @@ class Workers:
             isolated,
             pure=False,
         )
+        if self.started_at is None:  # told after the call: the first one may have started the cluster
+            self.started_at = time.monotonic()
+        return future
 
     def outcome(self, future: "Future", items: Sequence[Item]) -> pa.Table:
         """What became of the items that `future` stands for. If they ended their worker: again, isolated."""

@@ -122,13 +122,22 @@ def _nothing() -> _Sorted:
     return _Sorted(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int32))
 
 
+_PARTS = 8  # by the first bits of the hash: what is merged, and held twice meanwhile, is a part
+
+
+def _rows_by_part(ids: np.ndarray) -> list[np.ndarray]:
+    """Numbers of the rows whose id hash `[n]` belongs to each part, in their order."""
+    part = ids // np.uint64(2**64 // _PARTS)
+    return [np.flatnonzero(part == number) for number in range(_PARTS)]
+
+
 def _is_large(recent: np.ndarray, main: np.ndarray) -> bool:
     """When to merge recent rows into the main ones: doing it each time would be slow."""
-    return len(recent) > 65_536 + len(main) // 8
+    return len(recent) > 65_536 // _PARTS + len(main) // 8
 
 
-class Index:
-    """Structure id -> (state, revision), by 64-bit hashes of the ids in sorted arrays."""
+class _IndexPart:
+    """Rows of an Index, sorted but for the recent ones."""
 
     def __init__(self) -> None:
         self._main, self._recent = _nothing(), _nothing()
@@ -138,7 +147,6 @@ class Index:
         return len(self._main.ids) + int((~found).sum())
 
     def look_up(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """States `[n]` (0: absent or withdrawn) and revisions `[n]` (ABSENT where absent) of id hashes."""
         known = np.zeros(len(ids), np.uint64)
         revisions = np.full(len(ids), ABSENT, np.int32)
         for run in (self._main, self._recent):
@@ -148,8 +156,7 @@ class Index:
         return known, revisions
 
     def put(self, ids: np.ndarray, states: np.ndarray, revisions: np.ndarray) -> None:
-        """Take rows in; of two with one id the higher revision holds, the later one where they are equal."""
-        recent = self._recent.merged(_Sorted.of(ids, states, revisions.astype(np.int32)))
+        recent = self._recent.merged(_Sorted.of(ids, states, revisions))
         found, places = _find(self._main.ids, recent.ids)
         stale = np.zeros(len(found), bool)
         stale[found] = self._main.revisions[places] > recent.revisions[found]
@@ -158,8 +165,31 @@ class Index:
             self._main, self._recent = self._main.merged(self._recent), _nothing()
 
 
-class IdSet:
-    """A set of id hashes: 8 bytes each."""
+class Index:
+    """Structure id -> (state, revision), by 64-bit hashes of the ids in sorted arrays."""
+
+    def __init__(self) -> None:
+        self._parts = [_IndexPart() for _ in range(_PARTS)]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def look_up(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States `[n]` (0: absent or withdrawn) and revisions `[n]` (ABSENT where absent) of id hashes."""
+        known, revisions = np.empty(len(ids), np.uint64), np.empty(len(ids), np.int32)
+        for part, rows in zip(self._parts, _rows_by_part(ids), strict=True):
+            known[rows], revisions[rows] = part.look_up(ids[rows])
+        return known, revisions
+
+    def put(self, ids: np.ndarray, states: np.ndarray, revisions: np.ndarray) -> None:
+        """Take rows in; of two with one id the higher revision holds, the later one where they are equal."""
+        revisions = revisions.astype(np.int32)
+        for part, rows in zip(self._parts, _rows_by_part(ids), strict=True):
+            part.put(ids[rows], states[rows], revisions[rows])
+
+
+class _IdSetPart:
+    """Ids of an IdSet, sorted but for the recent ones."""
 
     def __init__(self) -> None:
         self._main = self._recent = np.empty(0, np.uint64)
@@ -168,7 +198,6 @@ class IdSet:
         return len(self._main) + len(self._recent)
 
     def has(self, ids: np.ndarray) -> np.ndarray:
-        """Whether each id `[n]` is here."""
         return _find(self._main, ids)[0] | _find(self._recent, ids)[0]
 
     def add(self, ids: np.ndarray) -> None:
@@ -178,3 +207,24 @@ class IdSet:
         if _is_large(self._recent, self._main):
             places = np.searchsorted(self._main, self._recent)
             self._main, self._recent = np.insert(self._main, places, self._recent), self._recent[:0].copy()
+
+
+class IdSet:
+    """A set of id hashes: 8 bytes each."""
+
+    def __init__(self) -> None:
+        self._parts = [_IdSetPart() for _ in range(_PARTS)]
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def has(self, ids: np.ndarray) -> np.ndarray:
+        """Whether each id `[n]` is here."""
+        found = np.empty(len(ids), bool)
+        for part, rows in zip(self._parts, _rows_by_part(ids), strict=True):
+            found[rows] = part.has(ids[rows])
+        return found
+
+    def add(self, ids: np.ndarray) -> None:
+        for part, rows in zip(self._parts, _rows_by_part(ids), strict=True):
+            part.add(ids[rows])

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +45,8 @@ _CONFIGURATION = {
     "delta.checkpointInterval": "50",
     "delta.dataSkippingStatsColumns": "structure_id,revision",
 }
+# A scan's memory does not grow with the table: a file ahead, and no file's metadata kept once it is read.
+_STREAMED: dict[str, Any] = {"batch_readahead": 2, "fragment_readahead": 1, "cache_metadata": False}
 _ATTEMPTS = 200  # commits lost to other writers before giving up
 
 Columns = Sequence[str] | None
@@ -154,9 +156,7 @@ class Table:
             condition = where if condition is None else condition & where
         with naming(self.uri):
             dataset = self._dataset()
-            for batch in dataset.to_batches(
-                columns=read, filter=condition, batch_size=16_384, batch_readahead=2, fragment_readahead=1
-            ):
+            for batch in dataset.to_batches(columns=read, filter=condition, batch_size=16_384, **_STREAMED):
                 if superseded is not None:
                     batch = batch.filter(superseded(batch))
                 if batch.num_rows:
@@ -364,10 +364,7 @@ class Table:
         highest = Index()
         with naming(self.uri):
             scanner = self._dataset().to_batches(
-                columns=["structure_id", "revision"],
-                filter=ds.field("revision") > 0,
-                batch_readahead=2,
-                fragment_readahead=1,
+                columns=["structure_id", "revision"], filter=ds.field("revision") > 0, **_STREAMED
             )
             for batch in scanner:
                 ids = hash_strings(batch["structure_id"])
@@ -400,7 +397,7 @@ class Table:
                 paths = {uri.rsplit("/", 1)[-1] for uri in new}
                 fragments = [f for f in dataset.get_fragments() if f.path.rsplit("/", 1)[-1] in paths]
                 dataset = ds.FileSystemDataset(fragments, STRUCTURES, dataset.format, dataset.filesystem)
-            for batch in dataset.to_batches(columns=names, batch_readahead=2, fragment_readahead=1):
+            for batch in dataset.to_batches(columns=names, **_STREAMED):
                 rows = pa.Table.from_batches([batch])
                 self._index.put(
                     hash_strings(rows["structure_id"]), states_of(rows), rows["revision"].to_numpy()

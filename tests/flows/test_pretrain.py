@@ -21,14 +21,14 @@ from typer.testing import CliRunner
 
 from cloud_core.lake.schemas import STRUCTURES
 from cloud_core.lake.table import Table
-from cloud_core.models.checkpoint import load_encoder
+from cloud_core.models.checkpoint import WEIGHTS, CheckpointError, load_encoder
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.hugging_face import to_hugging_face
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.masking import Masking
 from flows.cli import app
 from flows.configs import ConfigError
-from flows.pretrain import PretrainConfig, PretrainResult, pretrain
+from flows.pretrain import PretrainConfig, PretrainResult, identity, pretrain
 from flows.scaling import ScalingConfig, scaling
 from tasks.tracking import metric_history, mlflow_client
 from tasks.training import run_of
@@ -153,6 +153,32 @@ def test_the_same_again_trains_nothing(
     assert log.stat().st_mtime_ns == written
     history = mlflow_client().get_metric_history(again.run_id, "train/loss")
     assert len(history) > 3  # the new MLflow run has the whole curve
+
+
+def test_a_file_counts_by_what_it_holds(
+    finished: tuple[PretrainConfig, PretrainResult, Path], tmp_path: Path
+) -> None:
+    """Another corpus below the same name is another run; the same one somewhere else is not."""
+    encoder = Path(finished[1].model_folder)
+    (tmp_path / "a.txt").write_text("1 O | 1a | H 1\n")
+    (tmp_path / "b.txt").write_text("1 O | 1a | H 1\n")
+
+    def name(**values: Any) -> str:
+        return identity(PretrainConfig(steps=2, **values), None)
+
+    (tmp_path / "model").mkdir()
+    for part in ("config.json", WEIGHTS):
+        (tmp_path / "model" / part).write_bytes((encoder / part).read_bytes())
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    assert name(texts=first) == name(texts=second) == name(texts=second, name="other")
+    assert name(texts=first, start_from=encoder) == name(texts=first, start_from=tmp_path / "model")
+    seen = {name(texts=first), name(texts=first, seed=1)}
+    seen |= {name(texts=first, exclude=[second]), name(texts=first, start_from=encoder)}
+    second.write_text("1 O | 1a | He 1\n")
+    seen |= {name(texts=second), name(texts=first, exclude=[second])}
+    assert len(seen) == 6
+    with pytest.raises(CheckpointError, match="give the folder of a trained model"):
+        name(texts=first, start_from=tmp_path)
 
 
 def test_held_out_strings_are_neither_trained_on_nor_validated_with(shared: Path, tmp_path: Path) -> None:
