@@ -11,12 +11,16 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_SOURCE_NAME
 from mlflow.utils.time import get_current_time_millis
 from mlflow.utils.validation import MAX_METRICS_PER_BATCH, MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
@@ -62,7 +66,17 @@ def tracking_uri() -> str:
 
 
 def mlflow_client() -> MlflowClient:
-    return MlflowClient(tracking_uri=tracking_uri())
+    uri = tracking_uri()
+    _prepare(uri)
+    return MlflowClient(tracking_uri=uri)
+
+
+@cache
+def _prepare(uri: str) -> None:
+    """Make the tables of an embedded store: two processes that open a new one at once would collide."""
+    if uri.startswith("sqlite:///"):
+        with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
+            MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -74,9 +88,15 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     embedded = not tracking_uri().startswith(("http://", "https://"))
     configured_root = os.environ.get("MLFLOW_ARTIFACT_ROOT")
     location = configured_root or ((runs_folder() / "mlartifacts").as_uri() if embedded else None)
-    return str(
-        client.create_experiment(name, artifact_location=location and f"{location.rstrip('/')}/{name}")
-    )
+    try:
+        created = client.create_experiment(
+            name, artifact_location=location and f"{location.rstrip('/')}/{name}"
+        )
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+        return experiment_id(client, name)  # another process was first
+    return str(created)
 
 
 def git_commit() -> str:

@@ -1,6 +1,8 @@
 """Lineage of MLflow runs, against a real SQLite store and a real Prefect server."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +41,14 @@ def test_a_run_names_its_configuration_its_tables_and_its_code(mlflow_uri: str) 
     assert stored.data.tags["mlflow.source.git.commit"] == git_commit()
     assert json.loads(stored.inputs.dataset_inputs[0].dataset.source)["version"] == 7
     assert metric_history(run, ["loss"]) == {"loss": [(1, 1.0), (2, 0.5)]}
+
+
+def test_processes_may_open_a_new_store_at_once(mlflow_uri: str) -> None:
+    program = "from tasks.tracking import *; print(experiment_id(mlflow_client(), 'pretrain'))"
+    opened = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    assert {process.communicate()[0].strip() for process in opened} == {"1"}
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
