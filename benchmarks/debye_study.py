@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flows.cli import use_embedded_prefect
+from flows.shell import use_embedded_prefect
 
 CONFIGS = Path("deployments/configs")
 

@@ -21,7 +21,7 @@ from cloud_core.training.corpus import Corpus
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking, Tokens, choose
 from cloud_core.training.objective import VALIDATION_EPOCH, Objective, evaluate
-from flows.cli import use_embedded_prefect
+from flows.shell import use_embedded_prefect
 
 REPORTED = ("generator", "wyckoff", "element", "fraction")
 

@@ -25,7 +25,7 @@ from discovery import NOTE, labelled, published, table
 from cloud_core.evaluation.baselines import BASELINES, composition_features
 from cloud_core.evaluation.wbm import ID, N_WBM, prediction_column, read_table
 from cloud_core.lake.table import Table
-from flows.cli import use_embedded_prefect
+from flows.shell import use_embedded_prefect
 
 LABEL = "formation_energy_per_atom"
 OLD = "crysxpp"

@@ -3,16 +3,23 @@
 Heavy imports wait until a command needs them.
 """
 
-import dataclasses
 import json
 import os
+import signal
 import sys
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from flows.shell import (
+    embedded_prefect_home,
+    fail_in_one_line,
+    plain,
+    show,
+    show_quarantine,
+    use_embedded_prefect,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,75 +33,6 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file; examples in deployments/configs/.")]
 TableUri = Annotated[str, typer.Argument(help="Table: a folder or an s3:// address.")]
-
-
-def embedded_prefect_home() -> Path:
-    return Path(os.environ.get("CLOUD_RUNS", "runs")).absolute() / "prefect"
-
-
-def has_prefect_server() -> bool:
-    """Whether the user's environment or active Prefect profile names a server."""
-    if "PREFECT_API_URL" in os.environ:
-        return True
-    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
-    profiles = home / "profiles.toml"
-    if not profiles.is_file():
-        return False
-    settings = tomllib.loads(profiles.read_text(encoding="utf-8"))
-    active = os.environ.get("PREFECT_PROFILE", settings.get("active", ""))
-    return "PREFECT_API_URL" in settings.get("profiles", {}).get(active, {})
-
-
-def use_embedded_prefect() -> None:
-    """Without a Prefect server of the user's own, a temporary one; its records stay for `cloud ui`."""
-    if has_prefect_server():
-        return
-    defaults = {
-        "PREFECT_HOME": str(embedded_prefect_home()),
-        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
-        # Prefect's own 20 s are too short for a busy laptop
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # the terminal shows bars and one line for a mistake; the whole log is in the UI
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    }
-    for key, value in defaults.items():
-        os.environ.setdefault(key, value)
-    # the temporary server does not make its folder, and is started over and over where it is missing
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-
-
-def plain(value: Any) -> Any:
-    """Results (dataclasses, pydantic models, paths) as what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if hasattr(value, "item") and callable(value.item):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value
-
-
-def show(result: Any, as_json: bool) -> None:
-    values = plain(result)
-    if as_json:
-        print(json.dumps(values, default=str))
-        return
-    if isinstance(values, list):
-        for row in values:
-            print(", ".join(f"{key} {value}" for key, value in row.items() if value is not None))
-        return
-    for key, value in values.items():
-        if isinstance(value, dict):
-            print(f"{key}:")
-            for name, item in value.items():
-                print(f"  {name}: {item}")
-        else:
-            print(f"{key}: {value}")
 
 
 @app.command()
@@ -137,31 +75,71 @@ def scope(
 @app.command()
 def encode(
     source: Annotated[
-        str, typer.Argument(help="Folder, archive, table or named set, e.g. cifs/ or matbench:phonons.")
-    ],
-    to: Annotated[str, typer.Option(help="Table to write: a folder or an s3:// address.")],
+        str | None,
+        typer.Argument(help="Folder, archive, table or named set: cifs/, mp.csv, wbm."),
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Table to write: a folder or an s3:// address.")] = None,
+    id: Annotated[str | None, typer.Option(help="Of a table: the column with the ids.")] = None,
+    structure: Annotated[str | None, typer.Option(help="Of a table: the column with the structures.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Of a table: a column to keep as a label, and its unit: gap=eV.")
+    ] = None,
     workers: Annotated[int, typer.Option(help="Local Dask workers.")] = 2,
+    config: Annotated[
+        Path | None, typer.Option(help="Instead of all these: a YAML file; docs/sources.md, docs/lake.md.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Encode structures into a table; what is encoded already is left alone.
 
-    Example: cloud encode cifs/ --to runs/lake/structures
+    Examples: cloud encode cifs/ --to runs/lake/structures
+
+    cloud encode mine.csv --id name --structure cif --label gap=eV --to runs/lake/mine
+
+    cloud encode --config deployments/configs/encode.yaml
     """
     from cloud_core.sources.catalogue import open_source
 
-    open_source(source)  # a wrong one is told before a server starts
+    of_table: dict[str, Any] = {"id": id, "structure": structure}
+    if label:
+        columns = (text.partition("=") for text in label)
+        of_table["labels"] = {name: {"column": name, "unit": unit} for name, _, unit in columns}
+    of_table = {key: value for key, value in of_table.items() if value is not None}
     use_embedded_prefect()
-    from flows.encode import EncodeConfig
-    from flows.encode import encode as flow
-    from tasks.cluster import ClusterConfig
+    if config is not None:
+        if source is not None or to is not None or of_table:
+            raise ValueError("give SOURCE and --to, or --config alone: a configuration names both")
+        from flows.encode import EncodeConfig
 
-    show(flow(EncodeConfig(source=source, table=to, cluster=ClusterConfig(workers=workers))), as_json)
+        asked = EncodeConfig.from_yaml(config)
+        open_source(asked.source)
+    elif source is None or to is None:
+        raise ValueError("give SOURCE and --to TABLE, or --config FILE")
+    else:
+        origin = {"kind": "table", "path": source} | of_table if of_table else source
+        open_source(origin)  # a wrong one is told before a server starts
+        from flows.encode import EncodeConfig
+        from tasks.cluster import ClusterConfig
+
+        asked = EncodeConfig(source=origin, table=to, cluster=ClusterConfig(workers=workers))
+    from flows.encode import encode as flow
+
+    result = flow(asked)
+    if as_json:
+        show(result, as_json)
+        return
+    print(result.summary())
+    if result.reasons:
+        show_quarantine(asked.table)
 
 
 @app.command()
 def status(
     table: TableUri,
     version: Annotated[int | None, typer.Option(help="A past version.")] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option(help="Write the quarantine here, as CSV: ids, reasons, messages.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Rows, files, versions, quarantine by reason and unfinished work of a table.
@@ -171,6 +149,15 @@ def status(
     from cloud_core.lake.status import status as table_status
 
     show(table_status(table, version=version), as_json)
+    if quarantine is not None:
+        from pyarrow import csv
+
+        from cloud_core.lake.table import Table
+
+        columns = ["structure_id", "reason", "message"]
+        csv.write_csv(Table.open(table, version=version).quarantine(columns), quarantine)
+    elif not as_json and version is None:
+        show_quarantine(table)
 
 
 @app.command()
@@ -199,6 +186,8 @@ def replay(
         cluster=ClusterConfig(workers=workers),
     )
     show(flow(config), as_json)
+    if not as_json:
+        show_quarantine(table)
 
 
 @app.command()
@@ -352,14 +341,19 @@ def predict(
     from cloud_core.inference.predictor import Predictor
 
     for file in files:
+        if "|" not in file and Path(file).is_dir():
+            raise IsADirectoryError(f"{file}: is a folder; name its files, or use `cloud screen`")
         if "|" not in file and not Path(file).is_file():
             raise FileNotFoundError(f"{file}: no such file")
-    answers = Predictor.load(model_folder).predict([f if "|" in f else Path(f) for f in files])
+    predictor = Predictor.load(model_folder)
+    answers = predictor.predict([f if "|" in f else Path(f) for f in files])
     if as_json:
         print(json.dumps([{"input": file, **plain(row)} for file, row in zip(files, answers, strict=True)]))
     else:
         for file, row in zip(files, answers, strict=True):
-            print(f"{file}: " + ", ".join(f"{k} {v}" for k, v in row.items() if v is not None))
+            known = ((k, f"{v:.6g}" if isinstance(v, float) else v) for k, v in row.items() if v is not None)
+            units = predictor.units
+            print(f"{file}: " + ", ".join(f"{k} {v} {units.get(k, '')}".rstrip() for k, v in known))
     if any(row["error"] is not None for row in answers):
         raise typer.Exit(1)
 
@@ -432,22 +426,9 @@ def ui(
     serve(embedded_prefect_home(), prefect_port, mlflow_port)
 
 
-def fail_in_one_line(command: Callable[[], Any]) -> None:
-    """Run a command; bad input becomes one line on stderr and exit code 1.
-
-    `CLOUD_TRACEBACK=1` shows the trace.
-    """
-    try:
-        command()
-    except (ValueError, OSError) as error:
-        if os.environ.get("CLOUD_TRACEBACK"):
-            raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"cloud: {text}", file=sys.stderr)
-        sys.exit(1)
-
-
 def main() -> None:
+    # so that what was started, a temporary Prefect server for one, is stopped as at any other end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     fail_in_one_line(app)
 
 

@@ -2,9 +2,10 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -81,10 +82,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     problems = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or model.__name__
-        if item["type"] == "extra_forbidden":
-            problems.append(
-                f"'{key}' is not a key of {model.__name__} (keys: {', '.join(model.model_fields)})"
-            )
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            owner = _owner(model, item["loc"])
+            problems.append(f"'{key}' is not a key of {owner.__name__} (keys: {', '.join(_fields(owner))})")
         elif item["type"] == "missing":
             problems.append(f"'{key}' is missing")
         else:
@@ -92,12 +92,38 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(problems)
 
 
+def _owner(model: type, location: tuple[int | str, ...]) -> type:
+    """The class, `model` or one inside it, that the key at the end of `location` was given to."""
+    owner = model
+    for part in location[:-1]:
+        if part in (fields := _fields(owner)):
+            owner = next(_classes(fields[part]), owner)
+    return owner
+
+
+def _fields(model: type) -> dict[Any, Any]:
+    """Name -> type of a pydantic model or a dataclass."""
+    if issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    return get_type_hints(model)
+
+
+def _classes(annotation: Any) -> Iterator[type]:
+    """Models and dataclasses that a type is made of: those of `dict[str, Window] | None` are Window."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _classes(part)
+
+
 def run_from_shell(flow: Callable[[Config], object], model: type[Config]) -> None:
     """`python -m flows.NAME --config FILE`: what each flow's file does when it is run."""
     import typer
     from pydantic_core import to_json
 
+    from flows.shell import fail_in_one_line
+
     def main(config: Annotated[Path, typer.Option(help=f"YAML file of a {model.__name__}")]) -> None:
         print(to_json(flow(load_config(config, model)), indent=2).decode())
 
-    typer.run(main)
+    fail_in_one_line(lambda: typer.run(main))

@@ -1,6 +1,6 @@
 """Train a Debye model: θ_D from the encoder, C_v(T) or U(T) by the Debye integral.
 
-    python -m flows.debye --config deployments/configs/debye.yaml
+    cloud debye --config deployments/configs/debye.yaml
 
 On the same test rows stand the control that any claim must beat (the training rows' mean per atom times the
 number of atoms), regressors without physics, and the best that the Debye form itself can do.

@@ -1,6 +1,6 @@
 """Structures of a source into a table: encoded, or in quarantine with a reason.
 
-python -m flows.encode --config deployments/configs/encode.yaml
+cloud encode --config deployments/configs/encode.yaml
 """
 
 import time
@@ -57,6 +57,18 @@ class EncodeResult(BaseModel):
     @property
     def wrote_nothing(self) -> bool:
         return self.n_encoded == self.n_quarantined == 0
+
+    def summary(self) -> str:
+        """As Markdown."""
+        if self.wrote_nothing:
+            head = f"Nothing to do: all {self.n_records:,} structures stand in the table already."
+        else:
+            head = (
+                f"{self.n_encoded:,} encoded, {self.n_quarantined:,} quarantined, "
+                f"{self.n_skipped:,} there already, in {self.seconds:.1f} s."
+            )
+        reasons = "".join(f"\n- {reason}: {n:,}" for reason, n in sorted(self.reasons.items()))
+        return f"{head}\n\nTable `{self.table}`, version {self.version}.{reasons}"
 
 
 @flow(name="encode", persist_result=False, validate_parameters=True)
@@ -116,21 +128,9 @@ def encode(config: EncodeConfig) -> EncodeResult:
         seconds_starting=round(client.seconds_starting, 3),
         seconds_encoding=round((encoding.ended_at or 0.0) - (encoding.started_at or 0.0), 3),
     )
-    publish_markdown(f"encode-{source.name}", _summary(result), "What was encoded")
+    publish_markdown(f"encode-{source.name}", result.summary(), "What was encoded")
     publish_table(f"quarantine-{source.name}", quarantine_report(table), "Quarantine by reason")
     return result
-
-
-def _summary(result: EncodeResult) -> str:
-    if result.wrote_nothing:
-        head = f"Nothing to do: all {result.n_records:,} structures stand in the table already."
-    else:
-        head = (
-            f"{result.n_encoded:,} encoded, {result.n_quarantined:,} quarantined, "
-            f"{result.n_skipped:,} there already, in {result.seconds:.1f} s."
-        )
-    reasons = "".join(f"\n- {reason}: {n:,}" for reason, n in sorted(result.reasons.items()))
-    return f"{head}\n\nTable `{result.table}`, version {result.version}.{reasons}"
 
 
 if __name__ == "__main__":

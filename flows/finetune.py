@@ -1,6 +1,6 @@
 """Finetune a property model on a table or a file, and show it beside its baselines.
 
-    python -m flows.finetune --config deployments/configs/finetune.yaml
+    cloud finetune --config deployments/configs/finetune.yaml
 
 The run's folder is named by what decides its outcome: the same configuration on the same data goes on with
 the seeds that are missing, or returns the finished model.

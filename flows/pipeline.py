@@ -1,6 +1,6 @@
 """The whole chain: structures → table → encoder → property model → screening, Debye model → registry.
 
-    python -m flows.pipeline --config deployments/configs/pipeline.yaml
+    cloud pipeline --config deployments/configs/pipeline.yaml
 
 Each stage is the flow of that name, with its own configuration; the pipeline fills in what one stage hands to
 the next (the table, the encoder, the model).

@@ -1,6 +1,6 @@
 """Pretrain an encoder on the SCOPE strings of a table.
 
-    python -m flows.pretrain --config deployments/configs/pretrain.yaml
+    cloud pretrain --config deployments/configs/pretrain.yaml
 
 The run's folder is named by what decides its outcome: the same configuration on the same snapshot (or on
 files that hold the same) goes on from its last checkpoint, or returns the finished model; any other starts

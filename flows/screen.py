@@ -1,6 +1,6 @@
 """Screen candidates with a trained model: hull distances, a ranked shortlist, and the field's metrics.
 
-python -m flows.screen --config deployments/configs/screen.yaml
+cloud screen --config deployments/configs/screen.yaml
 """
 
 from pathlib import Path

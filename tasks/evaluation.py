@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.training.finetune import FitSettings
 from cloud_core.training.progress import METRICS
 from cloud_core.training.property import PARTS, RESULT, Job, run
+from tasks.reporting import Progress
 from tasks.tracking import tracked_run
 from tasks.training import LOG, POLL_S, Launch, Relay, TrainingError, launched
 
@@ -68,10 +69,20 @@ def fit_member(
     finished = job.result()
     if finished is not None:
         return finished
-    with tracked_run(experiment, name, parent_run_id=parent_run_id) as child:
+    with (
+        tracked_run(experiment, name, parent_run_id=parent_run_id) as child,
+        Progress(job.settings.epochs, f"fit {name}", unit="epochs") as progress,
+    ):
         child.log_params({"seed": job.settings.seed, "job": job_file})
         relay = Relay(Path(job.folder) / METRICS, child)
-        result = run(job) if launch is None else _launch(job, launch, job_file, relay)
+
+        def follow() -> None:
+            relay.try_pump()
+            if relay.step > progress.done:
+                loss = f"{relay.last['validation_loss']:.4f}"
+                progress.advance(relay.step - progress.done, validation_loss=loss)
+
+        result = run(job, on_epoch=follow) if launch is None else _launch(job, launch, job_file, follow)
         relay.pump()
         child.log_metrics(
             {"best_epoch": result["best_epoch"], "best_validation_loss": result["validation_loss"]}
@@ -79,11 +90,11 @@ def fit_member(
     return result
 
 
-def _launch(job: Job, launch: FitLaunch, job_file: str, relay: Relay) -> dict[str, Any]:
+def _launch(job: Job, launch: FitLaunch, job_file: str, follow: Callable[[], None]) -> dict[str, Any]:
     log = Path(job.folder) / LOG
     with launched(launch, MODULE, [job_file], log) as process:
         while process.poll() is None:
-            relay.try_pump()
+            follow()
             time.sleep(POLL_S)
         status = process.returncode
     result = job.result()

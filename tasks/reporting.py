@@ -6,6 +6,7 @@ Outside a flow run the artifacts are left out and the bars stay.
 import base64
 import io
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -26,6 +27,7 @@ from tqdm.auto import tqdm
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+LINE_INTERVAL_S = 30.0  # of lines where the terminal is a file
 ARTIFACT_INTERVAL_S = 5.0  # an update is an HTTP request and a database write of the Prefect server
 
 
@@ -47,7 +49,7 @@ def artifact_key(name: str) -> str:
 
 
 class Progress:
-    """One bar in the terminal and one progress artifact in the Prefect UI.
+    """One bar in the terminal (a line now and then in a log) and one progress artifact in the Prefect UI.
 
     >>> with Progress(100, "encode", unit="structures") as progress:
     ...     progress.advance(60, failures=2)
@@ -59,6 +61,7 @@ class Progress:
         self.done = 0
         self._started = time.monotonic()
         self._published = float("-inf")
+        self._told = self._started
         self._notes: Mapping[str, Any] = {}
         self._artifact: UUID | None = None
         # disable=None: no bar where the terminal is a file
@@ -79,6 +82,9 @@ class Progress:
         if notes:
             self._bar.set_postfix(notes, refresh=False)
         self._bar.update(n)
+        if self._bar.disable and time.monotonic() - self._told >= LINE_INTERVAL_S:
+            self._told = time.monotonic()
+            print(self._summary(), file=sys.stderr, flush=True)
         if time.monotonic() - self._published >= ARTIFACT_INTERVAL_S:
             self._publish()
 

@@ -95,8 +95,11 @@ def to_hugging_face(folder: str | Path, destination: str | Path, words: Sequence
         },
         METADATA: metadata,
     }
+    # By default transformers would write the symbols of the elements in lower case.
+    tokenizer = {"tokenizer_class": "BertTokenizer", "do_lower_case": False}
     texts = {
         CONFIG: json.dumps(about, indent=1),
+        "tokenizer_config.json": json.dumps(tokenizer, indent=1),
         "vocab.txt": "".join(f"{word}\n" for word in words if word not in fractions),
         "added_tokens.json": json.dumps(fractions, indent=1),
     }

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from cloud_core.sources.files import TAR, FilesSpec
 from cloud_core.sources.materials_project import MaterialsProjectSpec
@@ -20,7 +20,13 @@ AnySpec = Annotated[
     FilesSpec | TableSpec | OptimadeSpec | MaterialsProjectSpec | SetSpec, Field(discriminator="kind")
 ]
 _ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
-_KINDS = ("files", "table", "set", "materials_project", "optimade")
+_KINDS: dict[str, type[BaseModel]] = {
+    "files": FilesSpec,
+    "table": TableSpec,
+    "set": SetSpec,
+    "materials_project": MaterialsProjectSpec,
+    "optimade": OptimadeSpec,
+}
 
 
 def open_source(spec: str | Mapping[str, Any], secrets: SecretLookup = from_environment) -> Source:
@@ -45,10 +51,12 @@ def parse_spec(spec: str | Mapping[str, Any]) -> AnySpec:
     try:
         return _ADAPTER.validate_python(values)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, item['loc'][1:])) or item['loc'][0]}: {item['msg']}"
-            for item in error.errors()
-        ]
+        problems = []
+        for item in error.errors():
+            problem = f"{'.'.join(map(str, item['loc'][1:])) or item['loc'][0]}: {item['msg']}"
+            if item["type"] == "extra_forbidden" and len(item["loc"]) == 2:
+                problem += f" (keys: {', '.join(_KINDS[values['kind']].model_fields)})"
+            problems.append(problem)
         name = values.get("name") or values.get("path") or values["kind"]
         raise SourceError(f"source {name}: {'; '.join(problems)}") from error
 

@@ -29,7 +29,7 @@ class Reason(StrEnum):
 
 
 _REMEDIES = {
-    Reason.PARSE_ERROR: "open the file in a CIF validator and mend the line that the message names",
+    Reason.PARSE_ERROR: "open the file in a CIF validator and mend what the message names",
     Reason.UNKNOWN_FORMAT: "name the format: cif, poscar, pymatgen or optimade",
     Reason.FILE_NOT_FOUND: "check the path and that this process may read it",
     Reason.UNSUPPORTED: "convert to a plain structure, periodic in three dimensions",

@@ -6,7 +6,7 @@ A job is one model on one split with one seed. Its folder gets `metrics.jsonl` (
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -150,8 +150,10 @@ def build(job: Job, targets: Sequence[Target]) -> tuple[PropertyModel, dict[str,
     return model, {} if job.start_from is None else take_encoder(model, job.start_from)
 
 
-def run(job: Job, group: Ranks | None = None) -> dict[str, Any]:
+def run(job: Job, group: Ranks | None = None, on_epoch: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Do the job, or return what it left when it was done before.
+
+    `on_epoch` is called after each epoch, on rank 0, whose figures stand in the metrics file by then.
 
     Raises:
         CheckpointError: the encoder to start from is missing or damaged.
@@ -172,6 +174,7 @@ def run(job: Job, group: Ranks | None = None) -> dict[str, Any]:
         if sink is not None:
             metrics = asdict(epoch)
             sink.write(metrics.pop("number"), metrics)
+            on_epoch()
 
     found = fit(
         model,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import app
+from tests.servers import free_port
 
 DATA = Path(__file__).parents[2] / "flows" / "demo_data"
 CLOUD = [sys.executable, "-m", "flows.cli"]
@@ -57,8 +58,16 @@ def test_encode_status_and_a_second_run(tmp_path: Path) -> None:
     first = cloud("encode", str(folder), "--to", table, "--workers", "1", "--json", runs=tmp_path / "runs")
     assert first.returncode == 0, first.stderr
     assert json.loads(first.stdout)["n_encoded"] == 1 and json.loads(first.stdout)["n_quarantined"] == 1
+    (tmp_path / "encode.yaml").write_text(f"source: {folder}\ntable: {table}\n")
+    told = cloud("encode", "--config", str(tmp_path / "encode.yaml"), runs=tmp_path / "runs")
+    assert told.stdout.startswith("Nothing to do: all 2 structures stand in the table already."), told.stderr
     second = cloud("encode", str(folder), "--to", table, "--workers", "1", "--json", runs=tmp_path / "runs")
     assert json.loads(second.stdout)["n_skipped"] == 2
+    shown = cloud("status", table, runs=tmp_path).stdout
+    assert "in quarantine:\n  cifs:broken.cif: CIF: " in shown and "quarantine:\n" in shown
+    refused = tmp_path / "refused.csv"
+    assert cloud("status", table, "--quarantine", str(refused), runs=tmp_path).returncode == 0
+    assert refused.read_text().splitlines()[1].startswith('"cifs:broken.cif"')
     status = json.loads(cloud("status", table, "--json", runs=tmp_path).stdout)
     assert status["rows"]["encoded"] == 1 and sum(status["quarantine"].values()) == 1
     again = cloud("replay", table, "--symprec", "0.05", "--workers", "1", "--json", runs=tmp_path / "runs")
@@ -75,6 +84,9 @@ def test_encode_status_and_a_second_run(tmp_path: Path) -> None:
         (["pretrain", "--config", "nowhere.yaml"], "nowhere.yaml: cannot read the configuration"),
         (["predict", "no-model", str(DATA / "held_out.cif")], "no-model"),
         (["predict", "models:/nothing@champion", str(DATA / "held_out.cif")], "models:/nothing@champion"),
+        (["encode"], "give SOURCE and --to TABLE, or --config FILE"),
+        (["encode", "x.csv", "--config", "x.yaml"], "a configuration names both"),
+        (["predict", "no-model", str(DATA)], "is a folder; name its files"),
         (["debye"], "give --config FILE to train"),
         (["export", "no-model", "out"], "no-model"),
         (["import", "no-folder", "out"], "no-folder"),
@@ -88,6 +100,32 @@ def test_a_mistake_is_one_line_and_exit_code_1(tmp_path: Path, arguments: list[s
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("cloud: ") and named in lines[0]
+
+
+@pytest.mark.integration
+def test_a_table_of_ones_own_is_encoded_with_its_labels(tmp_path: Path) -> None:
+    from cloud_core.lake.table import Table
+
+    table = tmp_path / "mine.csv"
+    cif = (DATA / "held_out.cif").read_text().replace('"', '""')
+    table.write_text(f'sample,text,gap\nsalt,"{cif}",8.5\nnone,,1.0\n')
+    arguments = ["--id", "sample", "--structure", "text", "--label", "gap=eV", "--workers", "1"]
+    done = cloud("encode", str(table), *arguments, "--to", str(tmp_path / "table"), runs=tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 encoded, 1 quarantined, 0 there already")
+    assert "mine:none" in done.stdout and "has no structure" in done.stdout
+    (row,) = Table.open(str(tmp_path / "table")).scope(["structure_id", "labels", "label_units"]).to_pylist()
+    assert row["structure_id"] == "mine:salt"
+    assert (dict(row["labels"]), dict(row["label_units"])) == ({"gap": 8.5}, {"gap": "eV"})
+
+
+def test_a_server_that_does_not_answer_is_named_with_the_remedy(tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{free_port()}/api"
+    arguments = ["encode", str(DATA / "held_out.cif"), "--to", str(tmp_path / "table")]
+    done = cloud(*arguments, runs=tmp_path / "runs", PREFECT_API_URL=address)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("cloud: Failed to reach API")
+    assert address in done.stderr and "unset PREFECT_API_URL" in done.stderr
 
 
 @pytest.mark.integration

@@ -1,5 +1,6 @@
 """Configurations: strict, from YAML, each mistake in one line that names the file, the key and the remedy."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,21 @@ from pydantic import Field
 from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri
 
 
+class Window(FlowConfig):
+    low: float = 0.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    peak: float = 1.0
+
+
 class Example(FlowConfig):
     epochs: int = Field(ge=1)
     table: TableUri = DEFAULT_TABLE
+    windows: dict[str, Window] = {}
+    rates: tuple[Rate, ...] | None = None
 
 
 @pytest.mark.parametrize(
@@ -20,7 +33,9 @@ class Example(FlowConfig):
         ("- 1", "expected keys and values at the top level, found list"),
         ("epochs: 0", "'epochs': Input should be greater than or equal to 1, got 0"),
         ("{}", "'epochs' is missing"),
-        ("epochs: 1\nepoch: 2", "'epoch' is not a key of Example (keys: epochs, table)"),
+        ("epochs: 1\nepoch: 2", "'epoch' is not a key of Example (keys: epochs, table, windows, rates)"),
+        ("windows: {gap: {min: 1}}", "'windows.gap.min' is not a key of Window (keys: low, high)"),
+        ("rates: [{top: 1}]", "'rates.0.top' is not a key of Rate (keys: peak)"),
         ("epochs: 1\ntable: ${NOT_SET_ANYWHERE}", "the environment variable NOT_SET_ANYWHERE is not set"),
     ],
 )

@@ -16,7 +16,7 @@ import torch
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelling
-from transformers import BertForMaskedLM, BertTokenizerFast
+from transformers import AutoTokenizer, BertForMaskedLM, BertTokenizerFast
 from typer.testing import CliRunner
 
 from cloud_core.lake.schemas import STRUCTURES
@@ -131,7 +131,9 @@ def test_export_and_import_from_the_shell(
     assert json.loads(shown.stdout)["folder"] == str(exported)
     vocabulary = json.loads((exported / "config.json").read_text())["scope_vocabulary"]
     assert (vocabulary["words"], vocabulary["rows"], vocabulary["form"]) == (564, 564, "canonical")
-    assert BertTokenizerFast.from_pretrained(exported).convert_tokens_to_ids("0.25") == 488
+    rock_salt = "1 6 a O D D a D O D b O O O c O O O d O O O e O O O 0 | 4a 4b | Cl 0.5 Na 0.5"
+    for kind in (AutoTokenizer, BertTokenizerFast):
+        assert kind.from_pretrained(exported)(rock_salt)["input_ids"] == Tokenizer().encode(rock_salt)
     BertForMaskedLM.from_pretrained(exported).save_pretrained(exported)  # as transformers leaves it
     shown = shell.invoke(app, ["import", str(exported), str(back), "--words", "564"])
     assert shown.exit_code == 0, shown.output
