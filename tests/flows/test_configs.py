@@ -22,7 +22,7 @@ class Rate:
 class Example(FlowConfig):
     epochs: int = Field(ge=1)
     table: TableUri = DEFAULT_TABLE
-    windows: dict[str, Window] = {}
+    windows: dict[str, Window] = Field(default={})
     rates: tuple[Rate, ...] | None = None
 
 
