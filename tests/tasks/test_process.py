@@ -2,14 +2,17 @@
 
 import gc
 
+import pyarrow as pa
 import pytest
 
 from tasks.process import many_records
 
 
 def test_what_is_imported_is_left_alone_by_the_collector_for_that_time_only() -> None:
-    before = gc.get_freeze_count()
+    before, pool = gc.get_freeze_count(), pa.default_memory_pool().backend_name
     with pytest.raises(ValueError, match="in the midst"), many_records():
         assert gc.get_freeze_count() > before + 1000
+        assert pa.default_memory_pool().backend_name == "system"
         raise ValueError("in the midst")
     assert gc.get_freeze_count() == 0
+    assert pa.default_memory_pool().backend_name == pool
