@@ -17,7 +17,6 @@ of all tasks: those of the lowest validation loss on fold 0 of the named ones. T
 """
 
 import argparse
-import hashlib
 import json
 import time
 from collections import deque
@@ -32,7 +31,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud_core.models.checkpoint import WEIGHTS, read_config
+from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, PropertyModel, Target, geometry
 from cloud_core.training.corpus import Corpus, batches_per_epoch
@@ -451,7 +450,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     rate = rows_per_second(preset, parts[0]) if arguments.minutes > 0 else 1.0
     ends = started + 60 * arguments.minutes
-    weights = hashlib.sha256((encoder / WEIGHTS).read_bytes()).hexdigest()
+    weights = weights_digest(encoder)
     trial = [part for part in parts if part.task in arguments.tune.split(",") and part.facts["fold"] == 0]
     if trial:
         place = arguments.to / f"trials-{weights[:8]}"

@@ -84,7 +84,7 @@ def encode(
     label: Annotated[
         list[str] | None, typer.Option(help="Of a table: a column to keep as a label, and its unit: gap=eV.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Local Dask workers.")] = 2,
+    workers: Annotated[int | None, typer.Option(min=1, help="Local Dask workers; default: 2.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="Instead of all these: a YAML file; docs/sources.md, docs/lake.md.")
     ] = None,
@@ -98,39 +98,37 @@ def encode(
 
     cloud encode --config deployments/configs/encode.yaml
     """
-    from cloud_core.sources.catalogue import open_source
-
-    of_table: dict[str, Any] = {"id": id, "structure": structure}
-    if label:
-        columns = (text.partition("=") for text in label)
-        of_table["labels"] = {name: {"column": name, "unit": unit} for name, _, unit in columns}
-    of_table = {key: value for key, value in of_table.items() if value is not None}
-    use_embedded_prefect()
-    if config is not None:
-        if source is not None or to is not None or of_table:
-            raise ValueError("give SOURCE and --to, or --config alone: a configuration names both")
-        from flows.encode import EncodeConfig
-
-        asked = EncodeConfig.from_yaml(config)
-        open_source(asked.source)
-    elif source is None or to is None:
+    columns = (text.partition("=") for text in label or ())
+    given: dict[str, Any] = {
+        "id": id,
+        "structure": structure,
+        "labels": {name: {"column": name, "unit": unit} for name, _, unit in columns},
+    }
+    of_table = {key: value for key, value in given.items() if value}
+    if config is not None and (source or to or of_table or workers):
+        raise ValueError("give SOURCE, --to and their options, or --config alone: a configuration names all")
+    if config is None and (source is None or to is None):
         raise ValueError("give SOURCE and --to TABLE, or --config FILE")
-    else:
-        origin = {"kind": "table", "path": source} | of_table if of_table else source
-        open_source(origin)  # a wrong one is told before a server starts
-        from flows.encode import EncodeConfig
-        from tasks.cluster import ClusterConfig
-
-        asked = EncodeConfig(source=origin, table=to, cluster=ClusterConfig(workers=workers))
+    use_embedded_prefect()
+    from cloud_core.sources.catalogue import open_source
+    from flows.encode import EncodeConfig
     from flows.encode import encode as flow
 
+    if config is not None:
+        asked = EncodeConfig.from_yaml(config)
+    else:
+        origin = {"kind": "table", "path": source} | of_table if of_table else source
+        asked = EncodeConfig.model_validate(
+            {"source": origin, "table": to, "cluster": {"workers": workers or 2}}
+        )
+    open_source(asked.source)  # a wrong one is told before a server starts
     result = flow(asked)
     if as_json:
         show(result, as_json)
         return
     print(result.summary())
     if result.reasons:
-        show_quarantine(asked.table)
+        show_quarantine(asked.table, asked.storage)
 
 
 @app.command()

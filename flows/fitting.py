@@ -14,7 +14,7 @@ from cloud_core.evaluation.dataset import Dataset, Form
 from cloud_core.evaluation.folds import Split
 from cloud_core.evaluation.report import MODEL, Evaluated
 from cloud_core.evaluation.search import Space, search
-from cloud_core.models.checkpoint import WEIGHTS, read_config
+from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, Scaling, Target, geometry
 from cloud_core.training.finetune import FitSettings
@@ -115,8 +115,7 @@ class FitConfig(FlowConfig):
             raise ConfigError(
                 f"{self.encoder}: pretrained on {form} strings, not {self.form} ones; set form: {form}"
             )
-        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-        return Start({"start_from": str(folder)}, geometry(folder), digest)
+        return Start({"start_from": str(folder)}, geometry(folder), weights_digest(folder))
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class Start:
     """the arguments of a `Job`: start_from or from_scratch"""
     geometry: EncoderConfig
     digest: str
-    """sha256 of the pretrained weights: a folder or an alias may come to hold others"""
+    """of the pretrained weights"""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from cloud_core.evaluation.learning_curve import learning_curve
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
-from cloud_core.models.checkpoint import WEIGHTS, read_config
+from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_column
 from cloud_core.training.job import Job
@@ -168,8 +168,7 @@ def identity(config: PretrainConfig, snapshot: Snapshot | None) -> str:
     for path in (config.texts, *config.exclude):
         content.update("\n".join(["", *read_lines_of(path)] if path else []).encode())
     if config.start_from is not None:
-        read_config(config.start_from)
-        content.update((config.start_from / WEIGHTS).read_bytes())
+        content.update(weights_digest(config.start_from).encode())
     return content.hexdigest()[:8]
 
 

@@ -10,7 +10,10 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cloud_core.lake.storage import Storage
 
 QUARANTINE_EXAMPLES = 3  # of each reason
 
@@ -60,7 +63,7 @@ def fail_in_one_line(command: Callable[[], Any]) -> None:
         command()
     except (ValueError, OSError, RuntimeError) as error:
         out_of_reach = "Failed to reach API" in str(error)  # Prefect has no type for it
-        if os.environ.get("CLOUD_TRACEBACK") or (type(error) is RuntimeError and not out_of_reach):
+        if os.environ.get("CLOUD_TRACEBACK") or (isinstance(error, RuntimeError) and not out_of_reach):
             raise
         text = " ".join(str(error).split()) or type(error).__name__
         if out_of_reach:
@@ -114,9 +117,9 @@ def cell(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list | dict):
-        return ", ".join(map(str, value)) or "-" if isinstance(value, list) else json.dumps(value)
-    return str(value)
+    if isinstance(value, list):
+        return ", ".join(map(cell, value)) or "-"
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -127,12 +130,12 @@ def aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["  ".join(map(str.ljust, text, widths)).rstrip() for text in texts]
 
 
-def show_quarantine(uri: str) -> None:
+def show_quarantine(uri: str, storage: "Storage | None" = None) -> None:
     """Of each reason the first structures in a table's quarantine, and what each one's message says."""
     from cloud_core.lake.status import quarantine_report
     from cloud_core.lake.table import Table
 
-    for row in quarantine_report(Table.open(uri), QUARANTINE_EXAMPLES):
+    for row in quarantine_report(Table.open(uri, storage), QUARANTINE_EXAMPLES):
         left = row["structures"] - QUARANTINE_EXAMPLES
         print(f"{row['reason']}, {row['structures']:,} in quarantine:")
         print(*(f"  {example}" for example in row["examples"].splitlines()), sep="\n")

@@ -16,8 +16,8 @@ def many_records() -> Iterator[None]:
     """While records pass by the million: memory stays flat, and garbage is looked for among them alone.
 
     Left to itself, glibc takes larger and larger blocks from its heap, where they leave holes: a million
-    rows cost 200 MB. Arrow's own allocator keeps for itself what each thread's deepest read took, 50 MB. And
-    of the time to read a record, half went into walks through all that is imported.
+    rows cost 200 MB. Arrow's own allocator keeps for itself what each thread's deepest read took. And of
+    the time to read a record, half went into walks through all that is imported.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):  # other C libraries have none
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)

@@ -3,6 +3,7 @@
 A folder is written under another name and renamed when it is whole, so that one which exists is complete.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -91,6 +92,17 @@ def read_weights(folder: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{folder}: no {WEIGHTS}; the folder is incomplete")
     return dict(load_file(path))
+
+
+def weights_digest(folder: str | Path) -> str:
+    """sha256 of a model folder's weights: a folder, or an alias, may come to hold others.
+
+    Raises:
+        CheckpointError: it is no model folder.
+    """
+    read_config(folder)
+    with (Path(folder) / WEIGHTS).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from cloud_core.sources.files import TAR, FilesSpec
 from cloud_core.sources.materials_project import MaterialsProjectSpec
@@ -15,12 +15,10 @@ from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.sets import SetSpec, catalogue
 from cloud_core.sources.tables import TableSpec
+from cloud_core.sources.validation import explain
 
-AnySpec = Annotated[
-    FilesSpec | TableSpec | OptimadeSpec | MaterialsProjectSpec | SetSpec, Field(discriminator="kind")
-]
-_ADAPTER: TypeAdapter[AnySpec] = TypeAdapter(AnySpec)
-_KINDS: dict[str, type[BaseModel]] = {
+AnySpec = FilesSpec | TableSpec | SetSpec | MaterialsProjectSpec | OptimadeSpec
+_KINDS: dict[str, type[AnySpec]] = {
     "files": FilesSpec,
     "table": TableSpec,
     "set": SetSpec,
@@ -48,17 +46,12 @@ def parse_spec(spec: str | Mapping[str, Any]) -> AnySpec:
     values = _from_text(spec) if isinstance(spec, str) else dict(spec)
     if values.get("kind") not in _KINDS:
         raise SourceError(f"unknown kind of source {values.get('kind')!r}; there are: {', '.join(_KINDS)}")
+    kind = _KINDS[values["kind"]]
     try:
-        return _ADAPTER.validate_python(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            problem = f"{'.'.join(map(str, item['loc'][1:])) or item['loc'][0]}: {item['msg']}"
-            if item["type"] == "extra_forbidden" and len(item["loc"]) == 2:
-                problem += f" (keys: {', '.join(_KINDS[values['kind']].model_fields)})"
-            problems.append(problem)
         name = values.get("name") or values.get("path") or values["kind"]
-        raise SourceError(f"source {name}: {'; '.join(problems)}") from error
+        raise SourceError(f"source {name}: {explain(error, kind)}") from error
 
 
 def _from_text(text: str) -> dict[str, Any]:

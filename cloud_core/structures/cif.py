@@ -297,6 +297,6 @@ def _diagnosis(text: str, messages: str, error: Exception) -> tuple[Reason, str]
         return Reason.NO_ATOMS, "no atom sites with fractional coordinates"
     if not re.search(r"_cell_length_[abc]", text):
         return Reason.INVALID_LATTICE, "no cell lengths"
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError) and str(error.args[0]).startswith("_"):  # a tag
         return Reason.PARSE_ERROR, f"no {error.args[0]}"
     return Reason.PARSE_ERROR, details

@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.cli import app
@@ -85,7 +88,7 @@ def test_encode_status_and_a_second_run(tmp_path: Path) -> None:
         (["predict", "no-model", str(DATA / "held_out.cif")], "no-model"),
         (["predict", "models:/nothing@champion", str(DATA / "held_out.cif")], "models:/nothing@champion"),
         (["encode"], "give SOURCE and --to TABLE, or --config FILE"),
-        (["encode", "x.csv", "--config", "x.yaml"], "a configuration names both"),
+        (["encode", "x.csv", "--config", "x.yaml"], "a configuration names all"),
         (["predict", "no-model", str(DATA)], "is a folder; name its files"),
         (["debye"], "give --config FILE to train"),
         (["export", "no-model", "out"], "no-model"),
@@ -126,6 +129,27 @@ def test_a_server_that_does_not_answer_is_named_with_the_remedy(tmp_path: Path) 
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("cloud: Failed to reach API")
     assert address in done.stderr and "unset PREFECT_API_URL" in done.stderr
+
+
+@pytest.mark.integration
+def test_a_command_that_is_ended_leaves_no_server_behind(tmp_path: Path) -> None:
+    own = {key: value for key, value in os.environ.items() if key not in ("PREFECT_API_URL", "PREFECT_HOME")}
+    process = subprocess.Popen(
+        [*CLOUD, "encode", str(DATA / "structures.zip"), "--to", str(tmp_path / "table")],
+        env=own | {"CLOUD_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    deadline = time.monotonic() + 120
+    family: list[psutil.Process] = []
+    while not any("uvicorn" in " ".join(child.cmdline()) for child in family):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+        family = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert psutil.wait_procs(family, timeout=30)[1] == []
 
 
 @pytest.mark.integration
