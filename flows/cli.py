@@ -33,6 +33,15 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file; examples in deployments/configs/.")]
 TableUri = Annotated[str, typer.Argument(help="Table: a folder or an s3:// address.")]
+LocalWorkers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Local Dask workers; default: 2, or $CLOUD_DASK_ADDRESS's."),
+]
+
+
+def local_cluster(workers: int | None) -> dict[str, Any]:
+    """A configuration's `cluster` where workers were asked for; its own default otherwise."""
+    return {"cluster": {"workers": workers}} if workers is not None else {}
 
 
 @app.command()
@@ -84,7 +93,7 @@ def encode(
     label: Annotated[
         list[str] | None, typer.Option(help="Of a table: a column to keep as a label, and its unit: gap=eV.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Local Dask workers; default: 2.")] = None,
+    workers: LocalWorkers = None,
     config: Annotated[
         Path | None, typer.Option(help="Instead of all these: a YAML file; docs/sources.md, docs/lake.md.")
     ] = None,
@@ -118,9 +127,7 @@ def encode(
         asked = EncodeConfig.from_yaml(config)
     else:
         origin = {"kind": "table", "path": source} | of_table if of_table else source
-        asked = EncodeConfig.model_validate(
-            {"source": origin, "table": to, "cluster": {"workers": workers or 2}}
-        )
+        asked = EncodeConfig.model_validate({"source": origin, "table": to} | local_cluster(workers))
     open_source(asked.source)  # a wrong one is told before a server starts
     result = flow(asked)
     if as_json:
@@ -162,9 +169,11 @@ def status(
 def replay(
     table: TableUri,
     reason: Annotated[list[str] | None, typer.Option(help="Reason code; default: all of them.")] = None,
-    symprec: Annotated[float, typer.Option(help="Symmetry tolerance, Å.")] = 0.01,
+    symprec: Annotated[
+        float | None, typer.Option(help="Symmetry tolerance, Å; default: that of the first run.")
+    ] = None,
     timeout_s: Annotated[float, typer.Option(help="Time limit of one structure, s.")] = 30.0,
-    workers: Annotated[int, typer.Option(help="Local Dask workers.")] = 2,
+    workers: LocalWorkers = None,
     as_json: AsJson = False,
 ) -> None:
     """Try the structures in quarantine again, after a fix or with other tolerances.
@@ -174,16 +183,10 @@ def replay(
     use_embedded_prefect()
     from flows.lake import ReplayConfig
     from flows.lake import replay as flow
-    from tasks.cluster import ClusterConfig
-    from tasks.encoding import EncodingOptions
 
-    config = ReplayConfig(
-        table=table,
-        reasons=reason,
-        encoding=EncodingOptions(symprec=symprec, timeout_s=timeout_s),
-        cluster=ClusterConfig(workers=workers),
-    )
-    show(flow(config), as_json)
+    encoding = {"timeout_s": timeout_s} | ({"symprec": symprec} if symprec is not None else {})
+    asked = {"table": table, "reasons": reason, "encoding": encoding} | local_cluster(workers)
+    show(flow(ReplayConfig.model_validate(asked)), as_json)
     if not as_json:
         show_quarantine(table)
 

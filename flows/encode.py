@@ -10,12 +10,13 @@ from prefect import flow
 from pydantic import BaseModel, Field
 
 from cloud_core.lake import runs
-from cloud_core.lake.maintenance import settle
+from cloud_core.lake.maintenance import settle_unless_busy
 from cloud_core.lake.status import quarantine_report
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
+from cloud_core.sources.record import count_rows
 from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri, run_from_shell
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
@@ -47,7 +48,8 @@ class EncodeResult(BaseModel):
     n_encoded: int
     n_quarantined: int
     n_skipped: int
-    n_superseded: int
+    n_superseded: int | None
+    """rows that were replaced and are gone from the files; None: another run was writing, and will settle"""
     reasons: dict[str, int]
     fingerprint: str
     seconds: float
@@ -85,14 +87,13 @@ def encode(config: EncodeConfig) -> EncodeResult:
         chunk_rows=config.encoding.chunk_rows,
         partitions=[(p.key, p.cursor, p.n_rows, shard.number) for shard in shards for p in shard.partitions],
     )
-    total = sum(partition.n_rows or 0 for shard in shards for partition in shard.partitions)
+    total = count_rows(partition for shard in shards for partition in shard.partitions)
     with (
         LazyCluster(config.cluster) as client,
         Progress(total, f"encode {source.name}", unit="structures") as progress,
     ):
 
         def show(n: int, counts: Counts) -> None:
-            progress.total = max(progress.total, counts.n_records)
             progress.advance(n, skipped=counts.n_skipped, **dict(counts.reasons.most_common()))
 
         workers = config.cluster.workers
@@ -108,11 +109,14 @@ def encode(config: EncodeConfig) -> EncodeResult:
             before_first_commit=lambda: runs.begin(table, intent),
         )
         encode_shards(encoding, shards, at_once)
-    superseded = settle(table)
+    superseded = settle_unless_busy(table)
+    publish_table(f"quarantine-{source.name}", quarantine_report(table), "Quarantine by reason")
     encoding.check()
     counts = encoding.counts
     if counts.n_chunks:
         runs.finish(table, intent.run)
+    elif earlier := runs.pending(table, source.name):  # killed after its last chunk: this run saw it whole
+        runs.finish(table, earlier)
     table.refresh()
     result = EncodeResult(
         table=config.table,
@@ -129,7 +133,6 @@ def encode(config: EncodeConfig) -> EncodeResult:
         seconds_encoding=round((encoding.ended_at or 0.0) - (encoding.started_at or 0.0), 3),
     )
     publish_markdown(f"encode-{source.name}", result.summary(), "What was encoded")
-    publish_table(f"quarantine-{source.name}", quarantine_report(table), "Quarantine by reason")
     return result
 
 

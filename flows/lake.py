@@ -14,7 +14,7 @@ from cloud_core.lake.table import Table
 from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import EncodingOptions, Shard, encode_shards
-from tasks.replay import Replay
+from tasks.replay import Replay, first_settings
 from tasks.reporting import Progress, flow_run_link, publish_table
 
 
@@ -32,7 +32,9 @@ class ReplayConfig(TableConfig):
 
     reasons: list[str] | None = Field(default=None, description="reason codes; default: all of them")
     encoding: EncodingOptions = Field(
-        default=EncodingOptions(), description="forms, tolerances, limits: may differ from the first run's"
+        default=EncodingOptions(),
+        description="forms, tolerances, limits: may differ from the first run's; forms and tolerances that "
+        "are not named are the first run's",
     )
     cluster: ClusterConfig = Field(default_factory=default_cluster, description="where the work runs")
 
@@ -56,6 +58,8 @@ def replay(config: ReplayConfig) -> ReplayResult:
     started = time.monotonic()
     table = Table.open(config.table, config.storage)
     total = table.counts()["quarantined"]
+    named = config.encoding.model_dump(exclude_unset=True)
+    options = EncodingOptions.model_validate(first_settings(table) | named)
     with (
         LazyCluster(config.cluster) as client,
         Progress(total, "replay quarantine", unit="structures") as progress,
@@ -64,13 +68,13 @@ def replay(config: ReplayConfig) -> ReplayResult:
             table,
             config.reasons,
             client,
-            config.encoding,
+            options,
             run=flow_run_link()[0] or "",
             on_progress=lambda n, counts: progress.advance(n, encoded=counts.n_encoded),
             chunks_in_flight=2 * config.cluster.workers + 2,
         )
         encode_shards(again, [Shard(1, ())], at_once=1)
-    maintenance.settle(table)
+    maintenance.settle_unless_busy(table)
     again.check()
     publish_table("quarantine", quarantine_report(table), "Quarantine by reason, after the replay")
     return ReplayResult(

@@ -184,7 +184,7 @@ def _candidates(config: ScreenConfig, form: str) -> tuple[pa.Table, dict[str, Sn
             given = {"source": config.source, "table": uri, "cluster": config.cluster}
             forms = tuple(dict.fromkeys(("canonical", form)))
             encode(EncodeConfig.model_validate(given | {"encoding": {"forms": forms}}))
-        candidates, snapshots["candidates"] = candidates_of_table(uri, config.version, form)
+        candidates, snapshots["candidates"] = candidates_of_table(uri, config.version, form, config.name)
     expected = config.submission.expected_rows if config.submission else None
     if expected is not None and len(candidates) != expected:
         raise ScreeningError(

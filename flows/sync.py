@@ -20,7 +20,7 @@ from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
-from cloud_core.sources.record import Feed, Partition
+from cloud_core.sources.record import Feed, Partition, count_rows
 from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri, load_config, run_from_shell
 from tasks.cluster import ClusterConfig, cluster, default_cluster
 from tasks.encoding import EncodingOptions
@@ -173,10 +173,9 @@ def _current(memory: Memory, config: SyncConfig) -> Memory:
 def _read(reader: Reader, partitions: Sequence[Partition], config: SyncConfig) -> None:
     if not partitions:
         return
-    total = sum(p.n_rows or 0 for p in partitions)
     with (
         cluster(config.cluster) as client,
-        Progress(total, f"sync {config.name}", unit="structures") as progress,
+        Progress(count_rows(partitions), f"sync {config.name}", unit="structures") as progress,
     ):
         reader.read(partitions, client, config.cluster.workers, progress, flow_run_link()[0] or "")
 

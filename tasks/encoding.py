@@ -166,7 +166,7 @@ class Encoding:
         self._lock = threading.Lock()
         self._seen = IdSet()
         self.counts = Counts()
-        self.unreadable: list[str] = []
+        self.unreadable: dict[str, str] = {}  # partition -> why it broke off
         self.ended_at: float | None = None  # last commit
 
     def encode_shard(self, shard: Shard) -> Counts:
@@ -210,7 +210,8 @@ class Encoding:
             number, batch = 0, self._read(records, partition)
             while batch:
                 following = self._read(records, partition)
-                yield self._claim(batch, shard, partition, number, is_last=not following)
+                is_last = not following and partition.key not in self.unreadable
+                yield self._claim(batch, shard, partition, number, is_last)
                 number, batch = number + 1, following
 
     def _read(self, records: Iterator[Record], partition: Partition) -> list[Record]:
@@ -220,7 +221,7 @@ class Encoding:
             for record in islice(records, self.options.chunk_rows):
                 batch.append(record)
         except SourceError as error:
-            self.unreadable.append(f"{partition.key}: {error}")
+            self.unreadable[partition.key] = str(error)
         return batch
 
     def _claim(
@@ -338,7 +339,7 @@ class Encoding:
         if self.unreadable:
             raise EncodeError(
                 f"{len(self.unreadable)} partitions could not be read to the end, the rest is in the table: "
-                + "; ".join(self.unreadable[:3])
+                + "; ".join(f"{key}: {why}" for key, why in list(self.unreadable.items())[:3])
             )
 
 

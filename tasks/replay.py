@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cloud_core.lake.index import hash_strings
-from cloud_core.lake.schemas import QUARANTINED
+from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.table import Table
-from cloud_core.scope.settings import fingerprint
+from cloud_core.scope.settings import FORMS, fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal
 from tasks.chunks import INPUT_COLUMNS, Item, read_back
-from tasks.encoding import Chunk, Encoding, Shard
+from tasks.encoding import Chunk, EncodeError, Encoding, Shard
 
 
 class Replay(Encoding):
@@ -61,4 +61,27 @@ class Replay(Encoding):
         """Only what came out differently: a structure refused for the same reason keeps its row."""
         changed = pc.not_equal(pc.fill_null(rows["reason"], ""), pc.fill_null(chunk.before, ""))
         rows, revisions = rows.filter(changed), chunk.revisions[np.asarray(changed)]
-        self.table.append_chunk(rows, chunk.key, revisions, chunk.metadata)
+        self.table.append_chunk(rows, chunk.key, revisions, chunk.metadata, again=True)
+
+
+def first_settings(table: Table) -> dict[str, Any]:
+    """What the table was encoded with: its forms, and the tolerances that its quarantine was refused under.
+
+    Raises:
+        EncodeError: the quarantine was refused under several tolerances.
+    """
+    forms = [
+        form
+        for form in FORMS
+        if any(batch[form].null_count < batch.num_rows for batch in table.batches(ENCODED, [form]))
+    ]
+    settings: dict[str, Any] = {"forms": tuple(forms)} if forms else {}
+    tolerances = table.quarantine(["symprec", "angle_tolerance"])
+    for name in tolerances.column_names:
+        values = pc.unique(tolerances[name]).drop_null().to_pylist()
+        if len(values) > 1:
+            several = " and ".join(map(str, sorted(values)))
+            raise EncodeError(f"{table.uri}: refused under {name} {several}; name the {name} to replay with")
+        if values:
+            settings[name] = values[0]
+    return settings

@@ -51,11 +51,13 @@ def artifact_key(name: str) -> str:
 class Progress:
     """One bar in the terminal (a line now and then in a log) and one progress artifact in the Prefect UI.
 
+    `total` None: not known; the count and the rate are told, and the artifact stands at 0 % until the end.
+
     >>> with Progress(100, "encode", unit="structures") as progress:
     ...     progress.advance(60, failures=2)
     """
 
-    def __init__(self, total: int, description: str, unit: str = "rows") -> None:
+    def __init__(self, total: int | None, description: str, unit: str = "rows") -> None:
         self.total = total
         self.description = description
         self.done = 0
@@ -78,6 +80,8 @@ class Progress:
     def advance(self, n: int = 1, **notes: Any) -> None:
         """Add `n`; `notes` (loss, failures by reason, …) are shown beside the count."""
         self.done += n
+        if self.total is not None:
+            self.total = max(self.total, self.done)  # a file may hold more than it was taken for
         self._notes = notes or self._notes
         if notes:
             self._bar.set_postfix(notes, refresh=False)
@@ -91,16 +95,17 @@ class Progress:
     def _summary(self) -> str:
         elapsed = time.monotonic() - self._started
         rate = self.done / elapsed if elapsed > 0 else 0.0
-        left = (self.total - self.done) / rate if rate > 0 else float("nan")
+        of, left = "", ""
+        if self.total is not None:
+            seconds = max(self.total - self.done, 0) / rate if rate > 0 else float("nan")
+            of, left = f" of {self.total:,}", f", {seconds:,.0f} s left"
         notes = "".join(f", {key} {value}" for key, value in self._notes.items())
-        return (
-            f"{self.description}: {self.done:,} of {self.total:,}, {rate:,.0f}/s, {left:,.0f} s left{notes}"
-        )
+        return f"{self.description}: {self.done:,}{of}, {rate:,.0f}/s{left}{notes}"
 
-    def _publish(self) -> None:
+    def _publish(self, ended: bool = False) -> None:
         self._published = time.monotonic()
         if self._artifact is not None:
-            share = 100.0 * self.done / self.total if self.total else 100.0
+            share = 100.0 * self.done / self.total if self.total else 100.0 * ended
             update_progress_artifact(self._artifact, progress=min(share, 100.0), description=self._summary())
 
     def __exit__(
@@ -108,7 +113,7 @@ class Progress:
     ) -> None:
         self._bar.close()
         if kind is None or issubclass(kind, Exception):
-            self._publish()
+            self._publish(ended=kind is None)
 
 
 def publish_table(key: str, rows: Sequence[Mapping[str, Any]], description: str | None = None) -> None:

@@ -78,9 +78,13 @@ class Reference(BaseModel):
         return self
 
 
-def candidates_of_table(uri: str, version: int | None, form: str) -> tuple[pa.Table, Snapshot]:
-    """All structures of a table, quarantined ones without a string; ids are native where that is unique."""
+def candidates_of_table(uri: str, version: int | None, form: str, run: str) -> tuple[pa.Table, Snapshot]:
+    """All structures of a table, quarantined ones without a string; ids are native where that is unique.
+
+    The version is pinned for `run`, so that `vacuum` keeps what its results were made of.
+    """
     snapshot = Snapshot.of(uri, version)
+    snapshot = Snapshot.of(uri, snapshot.version, pin=f"screen-{run}-v{snapshot.version}")
     table = Table.open(snapshot.uri, version=snapshot.version)
     columns = ["structure_id", form, "canonical", "element_key", "elements", "fractions"]
     encoded = table.scope(list(dict.fromkeys(columns)))

@@ -277,7 +277,6 @@ class Reader:
         """Each partition, in shards as `flows.encode` does it. Call it inside a flow."""
 
         def show(n: int, counts: Counts) -> None:
-            progress.total = max(progress.total, counts.n_records)
             progress.advance(n, skipped=counts.n_skipped, **dict(counts.reasons.most_common(5)))
 
         encoding = _Encoding(

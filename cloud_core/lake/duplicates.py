@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as ds
 from deltalake import write_deltalake
 
 from cloud_core.lake.errors import LakeError, naming
@@ -100,12 +101,18 @@ def write_distinct(
     """
     if Table.exists(to, storage):
         raise LakeError(f"{to}: there is a table already; name another place")
+    split_by_string([], shares)  # wrong shares are told before anything is written
+    if n_without := table.rows(ENCODED, ["structure_id"], ds.field("canonical").is_null()).num_rows:
+        raise LakeError(
+            f"{table.uri}: splits go by canonical string, which {n_without} encoded rows lack; "
+            "encode it with forms: [canonical, …]"
+        )
     schema = STRUCTURES.append(pa.field("split", pa.string()))
     splits = dict.fromkeys(shares, 0)
 
     def rows() -> Iterator[pa.RecordBatch]:
         for batch in distinct(table, by):
-            names = split_by_string(batch["canonical"].fill_null("").to_pylist(), shares, seed)
+            names = split_by_string(batch["canonical"].to_pylist(), shares, seed)
             for name in names:
                 splits[str(name)] += 1
             yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(names)], schema=schema)

@@ -1,5 +1,6 @@
 """One error for everything that can go wrong with a table."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,21 +11,28 @@ class LakeError(ValueError):
     """A table that cannot be read or written. The message names the table and the remedy."""
 
 
+# Regular expressions of what the stores say, and the remedy.
 _REMEDIES = (
     (
-        ("No space left", "os error 28", "StorageFull"),
+        ("No space left", r"os error 28\b", "StorageFull"),
         "the disk is full: free some space, then run again; every committed chunk is kept",
     ),
     (
-        ("PermissionDenied", "Permission denied", "os error 13", "Read-only file system", "os error 30"),
+        (
+            "PermissionDenied",
+            "Permission denied",
+            r"os error 13\b",
+            "Read-only file system",
+            r"os error 30\b",
+        ),
         "the folder cannot be written: check its permissions",
     ),
     (
         (
             "InvalidAccessKeyId",
             "AccessDenied",
-            "403",
-            "401",
+            r"\b40[13] (Unauthorized|Forbidden)",
+            r"status:? ?(code )?40[13]\b",
             "SignatureDoesNotMatch",
             "ExpiredToken",
             "Forbidden",
@@ -52,7 +60,7 @@ def explained(uri: str, error: BaseException) -> LakeError:
         return LakeError(f"{uri}: there is no table here; check the path, or make it with `cloud encode`")
     text = " ".join(str(error).split())
     for signs, remedy in _REMEDIES:
-        if any(sign in text for sign in signs):
+        if any(re.search(sign, text) for sign in signs):
             return LakeError(f"{uri}: {remedy} ({text[:300]})")
     return LakeError(f"{uri}: {text[:500] or type(error).__name__}")
 

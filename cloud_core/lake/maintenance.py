@@ -1,5 +1,6 @@
 """Keeping a table small: superseded rows, small files, old files, old log entries."""
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,9 +20,13 @@ from cloud_core.lake.streams import in_a_thread
 from cloud_core.lake.table import WRITER, Table
 
 FILE_SIZE = 128 * 2**20  # bytes
-_ATTEMPTS = 20
+_ATTEMPTS = 5  # each may write the whole table anew
 T = TypeVar("T")
 _NO_HOOKS = PostCommitHookProperties(cleanup_expired_logs=False)
+
+
+class TableBusyError(LakeError):
+    """Other writers commit faster than a rewrite of the table ends."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,9 @@ def settle(table: Table, target_size: int = FILE_SIZE) -> int:
 
     The rows that hold are streamed into new files. (Delta's MERGE, which would rewrite only the files that
     hold such a row, took ten times as long and three times the memory.)
+
+    Raises:
+        TableBusyError: other writers kept committing.
     """
 
     def rewrite() -> int:
@@ -77,6 +85,14 @@ def settle(table: Table, target_size: int = FILE_SIZE) -> int:
     return _retried(table, rewrite)
 
 
+def settle_unless_busy(table: Table) -> int | None:
+    """`settle` at the end of a run; None where another run is writing, at whose end it will be done."""
+    try:
+        return settle(table)
+    except TableBusyError:
+        return None
+
+
 def compact(table: Table, target_size: int = FILE_SIZE) -> Compacted:
     """Settle, then join small files into ones of about `target_size` bytes. The rows do not change."""
     before = len(table.files())
@@ -103,9 +119,9 @@ def vacuum(table: Table, retention_hours: float = 168.0, dry_run: bool = False) 
     kept = sorted(set(pins(table.uri, table.storage).values()))
     table.refresh()
     with naming(table.uri):
-        # delta-rs counts in whole hours
+        # delta-rs counts in whole hours: rather one more than asked
         files = table.delta.vacuum(
-            retention_hours=int(retention_hours),
+            retention_hours=math.ceil(retention_hours),
             dry_run=dry_run,
             enforce_retention_duration=False,
             keep_versions=kept or None,
@@ -166,4 +182,4 @@ def _retried(table: Table, work: Callable[[], T]) -> T:
             continue
         except (DeltaError, OSError) as error:
             raise explained(table.uri, error) from error
-    raise LakeError(f"{table.uri}: other writers kept committing; let them finish, then run again")
+    raise TableBusyError(f"{table.uri}: other writers kept committing; let them finish, then run again")

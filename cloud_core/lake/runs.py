@@ -14,7 +14,7 @@ from typing import Any
 from cloud_core.lake.table import Table
 
 Place = tuple[str, str, str]  # partition, its cursor, the grid of chunks
-MAX_LISTED = 2000  # partitions whose keys are written into a plan; of more, only the number
+MAX_LISTED = 2000  # partitions whose keys are written into a plan; of the others, only the number
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,22 @@ def finish(table: Table, run: str) -> None:
     table.note({"run": run, "finished": "true"})
 
 
+def pending(table: Table, source: str) -> str | None:
+    """The newest run of a source, if it has not ended."""
+    plan = _unfinished_plans(table.delta.history()).get(source)
+    return plan["run"] if plan is not None else None
+
+
+def _unfinished_plans(history: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Source -> the entry with its newest plan, where that run has not ended; newest first."""
+    finished = {entry["run"] for entry in history if entry.get("finished")}
+    newest: dict[str, dict[str, Any]] = {}
+    for entry in history:
+        if "plan" in entry:
+            newest.setdefault(json.loads(entry["plan"])["source"], entry)
+    return {source: entry for source, entry in newest.items() if entry["run"] not in finished}
+
+
 def grid(fingerprint: str, chunk_rows: int) -> str:
     """Chunks of two runs are comparable when encoder and size are the same."""
     return f"{fingerprint}/{chunk_rows}"
@@ -47,11 +63,12 @@ def grid(fingerprint: str, chunk_rows: int) -> str:
 def unfinished(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The newest run that began and did not end: what it has and what it lacks; None if there is none.
 
+    A later run of the same source takes an earlier one's place, a run of another does not. A chunk is told
+    by its commit: one in which nothing was new has none, and counts as missing until the run ends.
     `history` is that of the Delta table, newest first.
     """
-    plans = [entry for entry in history if "plan" in entry]
-    finished = {entry["run"] for entry in history if entry.get("finished")}
-    if not plans or plans[0]["run"] in finished:
+    began = next(iter(_unfinished_plans(history).values()), None)
+    if began is None:
         return None
     commits: dict[Place, set[int]] = defaultdict(set)
     sizes: dict[Place, int] = {}
@@ -61,8 +78,8 @@ def unfinished(history: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
             commits[place].add(int(entry["chunk"]))
             if entry["chunks"]:
                 sizes[place] = int(entry["chunks"])
-    plan = json.loads(plans[0]["plan"])
-    head = {"run": plan["run"], "source": plan["source"], "began": _when(plans[0])}
+    plan = json.loads(began["plan"])
+    head = {"run": plan["run"], "source": plan["source"], "began": _when(began)}
     return head | _missing(plan, commits, sizes)
 
 
@@ -113,6 +130,7 @@ def _missing(plan: dict[str, Any], commits: dict[Place, set[int]], sizes: dict[P
         "shards": len(shards),
         "shards_complete": len(shards - incomplete),
         "partitions": plan["n_partitions"],
+        "partitions_not_looked_at": plan["n_partitions"] - len(plan["partitions"]),
         "chunks_committed": committed,
         "chunks_missing": missing,
         "partitions_not_counted_yet": uncounted,

@@ -7,6 +7,7 @@ Chunks are only ever appended. A row that replaces another has the same `structu
 """
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 from deltalake import CommitProperties, DeltaTable, Transaction, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.index import STATE_COLUMNS, Index, hash_strings, states_of
@@ -85,7 +86,8 @@ class Table:
             with naming(uri):
                 delta = DeltaTable(uri, version=version, storage_options=storage.for_delta(uri))
         except LakeError as error:
-            if version is not None and not isinstance(error.__cause__, TableNotFoundError):
+            # any other error of the store, a refused key say, has its own remedy
+            if version is not None and re.search("version|LogSegment", str(error.__cause__)):
                 raise LakeError(
                     f"{uri}: no version {version} here; `cloud status` lists them ({error})"
                 ) from error
@@ -134,6 +136,7 @@ class Table:
         """See what other writers have committed."""
         with self._lock, naming(self.uri):
             self.delta.update_incremental()
+            self._catch_up()
 
     # -- reading
 
@@ -246,7 +249,12 @@ class Table:
             return Claim(key, todo, revisions[todo])
 
     def append_chunk(
-        self, rows: pa.Table, key: str, seen: np.ndarray | None = None, metadata: dict[str, str] | None = None
+        self,
+        rows: pa.Table,
+        key: str,
+        seen: np.ndarray | None = None,
+        metadata: dict[str, str] | None = None,
+        again: bool = False,
     ) -> bool:
         """Commit rows under a key, once; each replaces the row that its structure has, if any.
 
@@ -255,6 +263,8 @@ class Table:
         if nobody else committed since this one last looked; otherwise it looks again, and leaves out what
         another writer has written meanwhile. `seen` are the revisions `[n]` that the rows' structures had
         when work on them began (`Claim.revisions`); `metadata` goes into the commit's entry in the log.
+        `again`: the rows were read from this table and encoded anew, so that one that another writer has
+        changed or withdrawn meanwhile is left out, too.
 
         Returns:
             Whether something was written; False if the key, or every one of the rows, was there already.
@@ -274,7 +284,8 @@ class Table:
                 if self.delta.transaction_version(key) is not None or rows.num_rows == 0:
                     return False
                 known, revisions = self.index.look_up(ids)
-                theirs = (revisions != first_seen) & (known == states_of(rows))
+                states = states_of(rows)
+                theirs = known != states if again else (revisions != first_seen) & (known == states)
                 if theirs.any():
                     keep = ~theirs
                     rows, ids, first_seen = rows.filter(pa.array(keep)), ids[keep], first_seen[keep]
@@ -285,7 +296,6 @@ class Table:
                     return True
                 time.sleep(random.uniform(0, 0.01 * min(attempt + 1, 20)))
                 self.refresh()
-                self._catch_up()
         raise LakeError(
             f"{self.uri}: {_ATTEMPTS} commits lost to other writers; let them finish, then run again"
         )
@@ -297,7 +307,6 @@ class Table:
                 if self._commit(STRUCTURES.empty_table(), None, metadata):
                     return
                 self.refresh()
-                self._catch_up()
         raise LakeError(f"{self.uri}: {_ATTEMPTS} commits lost to other writers; try again")
 
     def withdraw(self, ids: Sequence[str], key: str) -> int:
@@ -382,12 +391,10 @@ class Table:
 
     def _catch_up(self) -> None:
         """Take the rows of files that the index has not seen."""
-        files = set(self.delta.file_uris())
         if self._index is None:
             return
-        if (
-            self._indexed - files
-        ):  # compacted, or restored to a past version: what is gone must not be remembered
+        files = set(self.delta.file_uris())
+        if self._indexed - files:  # compacted, or restored to the past: what is gone must not be remembered
             self._index, self._indexed = Index(), set()
         new = files - self._indexed
         names = ["structure_id", "revision", *STATE_COLUMNS]

@@ -3,7 +3,7 @@
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import IO, Annotated, Literal
@@ -84,10 +84,10 @@ class FilesSource:
                 )
             elif self._format(relative):
                 plain.append((relative, uri, cursor))
-        for key, group in _deal(plain, self.spec.files_per_partition):
+        for key, group in _deal(plain, self.spec.files_per_partition, self._id):
             files = [[identifier, uri] for identifier, uri, _ in group]
             cursor = self._cursor(*[f"{identifier}={cursor}" for identifier, _, cursor in group])
-            yield Partition(f"files {key}", cursor, None, {"files": files})
+            yield Partition(f"files {key}", cursor, len(files), {"files": files})
         if not plain and not found:
             raise SourceError(
                 f"{self.spec.path}: nothing here looks like a structure (.cif, .vasp, POSCAR*, .extxyz, "
@@ -137,10 +137,10 @@ class FilesSource:
                 for info in sorted(archive.infolist(), key=lambda info: info.filename)
                 if not info.is_dir() and _is_content(info.filename) and self._format(info.filename)
             ]
-        for key, group in _deal(members, self.spec.files_per_partition):
+        for key, group in _deal(members, self.spec.files_per_partition, self._id):
             at = {"zip": uri, "prefix": self._prefix(relative), "members": [name for name, _, _ in group]}
             cursor = self._cursor(*[f"{name}={cursor}" for name, _, cursor in group])
-            yield Partition(f"{relative} {key}", cursor, None, at)
+            yield Partition(f"{relative} {key}", cursor, len(group), at)
 
     def _prefix(self, relative: str) -> str:
         """What stands before a member's path in ids: the archive's own path where there may be several."""
@@ -249,15 +249,18 @@ class FilesSource:
 
 
 def _deal(
-    items: list[tuple[str, str, str]], per_partition: int
+    items: list[tuple[str, str, str]], per_partition: int, id_of: Callable[[str], str]
 ) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """Sorted items dealt by a hash of their names into 2^k groups, k the least that keeps them small."""
+    """Sorted items dealt by a hash of their ids into 2^k groups, k the least that keeps them small.
+
+    By ids, so that two files with one id (of two folders) are read in order, by one reader.
+    """
     bits = 0
     while (per_partition << bits) < len(items):
         bits += 1
     groups: dict[int, list[tuple[str, str, str]]] = {}
     for item in items:
-        groups.setdefault(zlib.crc32(item[0].encode()) & ((1 << bits) - 1), []).append(item)
+        groups.setdefault(zlib.crc32(id_of(item[0]).encode()) & ((1 << bits) - 1), []).append(item)
     for bucket in sorted(groups):
         yield f"{bucket}/{1 << bits}", groups[bucket]
 

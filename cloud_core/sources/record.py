@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -81,14 +81,21 @@ class Record:
 class Partition:
     """A part of a source that is read as one, found without reading it.
 
-    `key` names it and stays; `cursor` moves when its content (or how it is read) does. `at` is the
-    source's own note of where it lies; the whole is JSON-able, so that it travels to another process.
+    `key` names it and stays; `cursor` moves when its content (or how it is read) does. `n_rows`: its
+    records, about (a file may hold several structures); None where only reading tells. `at` is the source's
+    own note of where it lies; the whole is JSON-able, so that it travels to another process.
     """
 
     key: str
     cursor: str
     n_rows: int | None = None
     at: dict[str, Any] = field(default_factory=dict)
+
+
+def count_rows(partitions: Iterable[Partition]) -> int | None:
+    """Records of all partitions, about; None where only reading tells."""
+    sizes = [partition.n_rows for partition in partitions]
+    return None if None in sizes else sum(size or 0 for size in sizes)
 
 
 Since = datetime | Mapping[str, datetime] | None

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
+from flows.cli import local_cluster
 from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri
+from flows.encode import EncodeConfig
 
 
 class Window(FlowConfig):
@@ -59,3 +61,14 @@ def test_the_table_follows_the_environment_of_the_worker(monkeypatch: pytest.Mon
     monkeypatch.setenv("CLOUD_TABLE", "s3://lake/structures")
     assert Example(epochs=1).table == "s3://lake/structures"
     assert Example(epochs=1, table="elsewhere").table == "elsewhere"
+
+
+def test_a_scheduler_of_the_environment_is_used_unless_workers_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CLOUD_DASK_ADDRESS", "tcp://scheduler:8786")
+    asked = {"source": "cifs", "table": "t"}
+    cluster = EncodeConfig.model_validate(asked | local_cluster(None)).cluster
+    assert (cluster.kind, cluster.address) == ("address", "tcp://scheduler:8786")
+    cluster = EncodeConfig.model_validate(asked | local_cluster(3)).cluster
+    assert (cluster.kind, cluster.workers) == ("local", 3)

@@ -12,6 +12,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+from cloud_core.lake import runs
 from cloud_core.lake.errors import LakeError
 from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
@@ -103,10 +104,13 @@ def test_artifacts_show_the_quarantine_and_the_progress(table: Table, prefect_se
         assert failures == quarantined | {"skipped": 0}
 
 
-def test_status_names_the_chunks_an_unfinished_run_lacks(table: Table, folder: Path, tmp_path: Path) -> None:
-    told = status(table.uri)
-    assert told["rows"] == {"encoded": 200, "quarantined": 6, "withdrawn": 0}
-    assert told["unfinished"] is None
+def test_a_run_killed_after_its_last_chunk_is_ended_by_the_next(table: Table, folder: Path) -> None:
+    assert status(table.uri)["rows"] == {"encoded": 200, "quarantined": 6, "withdrawn": 0}
+    assert status(table.uri)["unfinished"] is None
+    runs.begin(table, runs.Plan("killed", "mp", "f", 30, [("files 0/1", "1", 206, 1)]))
+    assert status(table.uri)["unfinished"]["run"] == "killed"
+    assert encode(config(folder, table.uri)).wrote_nothing
+    assert status(table.uri)["unfinished"] is None
 
 
 def test_new_changed_and_unchanged_files(table: Table, folder: Path, tmp_path: Path) -> None:

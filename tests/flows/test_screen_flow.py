@@ -18,6 +18,7 @@ import yaml
 
 from cloud_core.evaluation.discovery import discovery_metrics
 from cloud_core.inference.predictor import Predictor
+from cloud_core.lake.pins import pins
 from cloud_core.lake.table import Table
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.ensemble import Ensemble
@@ -87,6 +88,9 @@ def test_screens_structures(
     )
     result = screen(config)
     assert (result.n_candidates, result.n_shards, result.n_shards_there) == (N + 1, 3, 0)
+    (encoded,) = (runs / "lake").glob("candidates-wbm")
+    version = Table.open(str(encoded)).version
+    assert pins(str(encoded)) == {f"screen-wbm-v{version}": version}  # what the run names, vacuum keeps
     assert result.n_predicted == N  # the spoiled one has no string
     assert result.n_judged == N
 

@@ -56,3 +56,13 @@ def test_distinct_rows_are_written_with_their_split(filled, tmp_path):
     assert (written.groupby("canonical")["split"].nunique() == 1).all()
     with pytest.raises(LakeError, match="table already"):
         write_distinct(filled, "crystal", to, SHARES)
+
+
+def test_splits_need_canonical_strings_and_whole_shares(table, rows, tmp_path):
+    column = rows(0, 5).schema.get_field_index("canonical")
+    table.append_chunk(rows(0, 5).set_column(column, "canonical", pa.nulls(5, pa.string())), "official only")
+    with pytest.raises(LakeError, match=r"which 5 encoded rows lack; encode it with forms"):
+        write_distinct(table, "content", str(tmp_path / "distinct"), SHARES)
+    with pytest.raises(LakeError, match="sum to 1"):
+        write_distinct(table, "content", str(tmp_path / "distinct"), {"train": 0.5})
+    assert not (tmp_path / "distinct").exists()

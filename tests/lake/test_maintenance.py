@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from cloud_core.lake import runs
 from cloud_core.lake.errors import LakeError
-from cloud_core.lake.maintenance import compact, settle, vacuum
+from cloud_core.lake.maintenance import compact, settle, settle_unless_busy, vacuum
 from cloud_core.lake.pins import pin, pins, unpin
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.status import quarantine_report, status
@@ -121,3 +122,63 @@ def test_status_and_quarantine_report(busy, rows):
     assert reason["reason"] == "timeout" and reason["structures"] == 15
     assert len(reason["examples"].splitlines()) == 10
     assert Path(busy.uri).is_dir()
+
+
+def test_a_retention_is_never_cut_short(busy):
+    compact(busy)
+    assert vacuum(busy, retention_hours=0.5, dry_run=True).files == 0
+    assert vacuum(busy, retention_hours=0, dry_run=True).files > 0
+
+
+def test_settling_gives_up_beside_a_writer_that_is_faster(table, rows, monkeypatch):
+    table.append_chunk(rows(0, 3), "one")
+    table.append_chunk(rows(0, 3, content="b"), "two")
+    other = Table.open(table.uri)
+    taken = Table.batches
+
+    def another_commit_meanwhile(self, *arguments, **options):
+        other.note({"run": "another"})
+        return taken(self, *arguments, **options)
+
+    monkeypatch.setattr(Table, "batches", another_commit_meanwhile)
+    with pytest.raises(LakeError, match="let them finish"):
+        settle(table)
+    assert settle_unless_busy(table) is None
+    monkeypatch.undo()
+    assert not table.is_settled and table.counts()["encoded"] == 3
+    assert settle_unless_busy(table) == 3
+
+
+def chunk(run: str, number: int, last: bool) -> dict[str, str]:
+    of = {"run": run, "partition": "p", "cursor": "1", "grid": runs.grid("f", 10)}
+    return of | {"shard": "1", "chunk": str(number), "chunks": str(number + 1) if last else ""}
+
+
+def test_what_an_unfinished_run_lacks(table, rows):
+    """Whatever other sources do beside it, until a later run of its own source has ended."""
+
+    def plan(run: str, source: str) -> runs.Plan:
+        return runs.Plan(run, source, "f", 10, [("p", "1", 35, 1), ("q", "1", None, 2)])
+
+    def unfinished() -> dict:
+        return status(table.uri)["unfinished"] or {}
+
+    runs.begin(table, plan("r1", "one"))
+    table.append_chunk(rows(0, 10), "c1", metadata=chunk("r1", 1, last=False))
+    runs.begin(table, plan("r2", "two"))
+    runs.finish(table, "r2")
+    told = unfinished()
+    assert (told["run"], told["chunks_committed"], told["chunks_missing"]) == ("r1", 1, 3)
+    assert told["missing"] == ["p: chunks 0, 2, 3 of 4"]
+    assert (told["shards"], told["shards_complete"], told["partitions_not_counted_yet"]) == (2, 0, 1)
+    assert (runs.pending(table, "one"), runs.pending(table, "two")) == ("r1", None)
+    runs.begin(table, plan("r3", "one"))
+    runs.finish(table, "r3")
+    assert not unfinished() and runs.pending(table, "one") is None
+
+
+def test_a_plan_of_many_partitions_says_how_many_it_does_not_list(table):
+    n = runs.MAX_LISTED + 5
+    runs.begin(table, runs.Plan("r", "one", "f", 10, [(f"p{i}", "1", 10, i) for i in range(n)]))
+    told = status(table.uri)["unfinished"]
+    assert (told["partitions"], told["partitions_not_looked_at"]) == (n, 5)

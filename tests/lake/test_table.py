@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cloud_core.lake.errors import LakeError
+from cloud_core.lake.errors import LakeError, explained
 from cloud_core.lake.maintenance import compact, settle
 from cloud_core.lake.table import Table
 
@@ -220,3 +220,45 @@ def test_look_up(table, rows):
         "test:00009": "a9",
     }
     assert np.array_equal(table.unchanged(rows(3, 3)), [True, False, True])
+
+
+def test_a_look_at_others_commits_is_taken_into_account(table, rows):
+    """After a refresh the next commit has no conflict that would tell it what others wrote."""
+    write(table, rows(0, 5), "one")
+    assert table.index
+    write(Table.open(table.uri), rows(5, 10), "theirs")
+    table.refresh()
+    assert write(table, rows(5, 12), "two") == 2
+    assert len(held(table)) == 17
+
+
+def test_a_replay_yields_to_what_was_written_meanwhile(table, rows):
+    write(table, rows(0, 4, status="quarantined"), "one")
+    replay = rows(0, 4)  # as encoded by a replay that began here
+    claim = table.claim(replay, "replay", again=True)
+    other = Table.open(table.uri)
+    write(other, rows(0, 1, content="b"), "an update")
+    other.withdraw(["test:00001"], "gone")
+    settle(other)  # the others' revisions begin anew
+    assert table.append_chunk(replay, claim.key, claim.revisions, again=True)
+    assert held(table) == {
+        "test:00000": ("b0", "encoded"),
+        "test:00001": ("a1", "withdrawn"),
+        "test:00002": ("a2", "encoded"),
+        "test:00003": ("a3", "encoded"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Generic S3 error: Client error with status 403 Forbidden", "refuses the credentials"),
+        ("HTTP error: 401 Unauthorized", "refuses the credentials"),
+        ("Object at location /t/part-00000-4401-4403.parquet not found", "was vacuumed"),
+        ('File "_base.py", line 401, in __get_result', "line 401"),
+    ],
+)
+def test_a_number_is_not_taken_for_refused_credentials(said, told):
+    message = str(explained("t", OSError(said)))
+    assert told in message
+    assert ("refuses the credentials" in message) == (told == "refuses the credentials")

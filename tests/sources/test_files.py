@@ -311,3 +311,22 @@ def test_a_text_that_is_a_path_opens_no_file(tmp_path: Path) -> None:
         with pytest.raises(StructureError) as error:
             read_structure(record.payload, record.format)
         assert error.value.reason in (Reason.PARSE_ERROR, Reason.NO_ATOMS)
+
+
+def test_files_with_one_id_are_read_in_order_by_one_reader(tmp_path: Path) -> None:
+    """Which of them keeps the id must not hang on which partition is read first."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        for number in range(40):
+            (tmp_path / folder / f"{number}.cif").write_text(f"data_{folder}")
+    spec = {"kind": "files", "path": str(tmp_path), "id": "stem", "files_per_partition": 10}
+    source = open_source(spec)
+    partitions = list(source.partitions())
+    assert len(partitions) == 8 and sum(p.n_rows or 0 for p in partitions) == 80
+    seen: dict[str, list[tuple[str, str]]] = {}
+    for partition in partitions:
+        for record in source.read(partition):
+            seen.setdefault(record.id, []).append((partition.key, str(record.payload)))
+    assert len(seen) == 40
+    for (key, first), (same, second) in seen.values():
+        assert key == same and "one" in first and "two" in second

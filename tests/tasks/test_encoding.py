@@ -28,11 +28,11 @@ from cloud_core.structures.cell import Cell
 from tasks.chunks import Item, read_back, written_out
 from tasks.cluster import ClusterConfig, LazyCluster
 from tasks.encoding import Counts, EncodeError, Encoding, EncodingOptions, Shard, plan
-from tasks.replay import Replay
+from tasks.replay import Replay, first_settings
 from tests.tasks.conftest import Listed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-OPTIONS = EncodingOptions(chunk_rows=40, timeout_s=3.0, memory_mb=256)
+OPTIONS = EncodingOptions(chunk_rows=40, timeout_s=6.0, memory_mb=256)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +207,23 @@ def test_what_a_replay_with_other_tolerances_found_is_kept(
     assert run(source, table, client).n_skipped == 5
 
 
+def test_a_replay_asks_for_what_the_first_run_asked_for(
+    records: list[Record], client: LazyCluster, tmp_path: Path
+) -> None:
+    table = Table.create(str(tmp_path / "structures"))
+    asked = OPTIONS.model_copy(update={"forms": ("canonical", "official"), "symprec": 0.02})
+    run(Listed([*records[:3], replace(records[3], payload="no CIF")]), table, client, asked)
+    assert first_settings(table) == {
+        "forms": ("canonical", "official"),
+        "symprec": 0.02,
+        "angle_tolerance": 5.0,
+    }
+    again = OPTIONS.model_copy(update={"symprec": 0.03})
+    run(Listed([replace(records[4], payload="no CIF")]), table, client, again)
+    with pytest.raises(EncodeError, match=r"refused under symprec 0.02 and 0.03; name the symprec"):
+        first_settings(table)
+
+
 def refusal(name: str) -> Record:
     return Record(name, "", "", "listed", refusal=Refusal.UNREADABLE, message="the disk lost it")
 
@@ -236,6 +253,8 @@ def test_a_partition_that_breaks_off_fails_the_run_after_the_rest(
     with pytest.raises(EncodeError, match=r"1 partitions .* cut off"):
         run(Broken(records), table, client)
     assert table.counts()["encoded"] == 250
+    ends = {e["partition"] for e in table.delta.history() if e.get("chunks")}
+    assert ends == {"from 0", "from 200"}  # of the broken one nobody knows how many chunks it has
 
 
 def test_rows_that_vanish_fail_the_run(records: list[Record], client: LazyCluster, tmp_path: Path) -> None:
