@@ -8,11 +8,12 @@ notice at their next step and do the same.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +187,12 @@ def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
             process.terminate()
     _, alive = psutil.wait_procs(family, timeout=grace_s if process.poll() is None else 0)
     if not alive:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    else:
-        # The agent first: it would start new ranks in place of those killed under it.
+    if process.poll() is None:
+        # It starts new ranks in place of those that ended: of ones that SIGTERM met before they could catch
+        # it, for one. Standing still it starts no more while they are counted, and it is killed before them.
+        process.send_signal(signal.SIGSTOP)
         alive += _descendants(process)
         process.kill()
     process.wait()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.encoder import MaskedLanguageModel
@@ -245,4 +246,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    record(main)(sys.argv[1])  # an error stands in the last lines of torchrun
