@@ -161,7 +161,8 @@ def test_a_failing_job_names_its_log(endless: Job, runs: Path, prefect_server: s
 
         @flow
         def failing() -> None:
-            torchrun(endless.folder, f"{endless.folder}/job.json", Launch(max_restarts=0), run.run_id, 10)
+            launch = Launch(max_restarts=0)
+            torchrun(endless.folder, f"{endless.folder}/job.json", launch, run.run_id, 10, "digest")
 
         with pytest.raises(
             TrainingError, match=r"run: training failed with status 1; .* torchrun\.log: .*SafetensorError"
