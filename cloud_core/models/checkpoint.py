@@ -31,9 +31,14 @@ def write_folder(
 ) -> Path:
     """Write `tensors` (file name -> named tensors) and `texts` (file name -> content) as one new folder.
 
-    Everything reaches the disk before the folder gets its name. A folder already there is replaced.
+    Everything reaches the disk before the folder gets its name. A model folder already there is replaced.
+
+    Raises:
+        CheckpointError: something else is there.
     """
     folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG).is_file() and not (folder.is_dir() and _empty(folder)):
+        raise CheckpointError(f"{folder}: is there and no model folder; name a new folder, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     if partial.exists():
@@ -53,6 +58,10 @@ def write_folder(
     _flush(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
+
+
+def _empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
 
 
 def _flush(path: Path) -> None:

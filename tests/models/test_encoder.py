@@ -131,6 +131,23 @@ def test_what_is_not_this_bert_is_refused(tmp_path: Path, change: dict[str, obje
         from_hugging_face(tmp_path / "theirs")
 
 
+def test_what_is_no_model_is_not_replaced(tmp_path: Path) -> None:
+    model = MaskedLanguageModel(EncoderConfig(hidden_size=32, layers=1, heads=2))
+    (tmp_path / "data").mkdir()
+    save_encoder(tmp_path / "data", model, {})  # an empty folder may be filled
+    save_encoder(tmp_path / "data", model, {"second": True})
+    assert load_encoder(tmp_path / "data")[1] == {"second": True}
+    (tmp_path / "data" / "config.json").unlink()
+    (tmp_path / "notes").write_text("mine")
+    for place in ("data", "notes"):
+        with pytest.raises(
+            CheckpointError, match=f"{place}: is there and no model folder; name a new folder"
+        ):
+            save_encoder(tmp_path / place, model, {})
+    assert (tmp_path / "notes").read_text() == "mine"
+    assert (tmp_path / "data" / "model.safetensors").is_file()
+
+
 @torch.no_grad()
 def test_padding_changes_nothing() -> None:
     model = random_model(SMALL)
