@@ -208,6 +208,11 @@ def batches_per_epoch(n_rows: int, batch_size: int) -> int:
     return -(-n_rows // batch_size)
 
 
+def smallest_batch(n_rows: int, batch_size: int) -> int:
+    """Rows of the smaller of the batches that `epoch_batches` makes."""
+    return n_rows // max(1, batches_per_epoch(n_rows, batch_size))
+
+
 def epoch_batches(n_rows: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """Every row once, in an order drawn afresh each epoch, in batches of at most `batch_size` rows.
 

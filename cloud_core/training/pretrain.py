@@ -24,7 +24,7 @@ from cloud_core.models.encoder import MaskedLanguageModel
 from cloud_core.scope.tokenizer import FIELDS
 from cloud_core.training import counter
 from cloud_core.training.augmentation import space_group_numbers
-from cloud_core.training.corpus import Corpus, batches_per_epoch, epoch_batches, share
+from cloud_core.training.corpus import Corpus, batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, StopRequest, gradient_sync, ranks, spread, whole
 from cloud_core.training.job import Job
 from cloud_core.training.objective import Objective, evaluate, micro_batch, micro_batches, summary
@@ -49,10 +49,11 @@ class Run:
         self.job, self.ranks = job, ranks
         self.folder = Path(job.folder)
         self.training, self.validation = Corpus.load(job.training), Corpus.load(job.validation)
-        if min(len(self.training), len(self.validation), job.batch_size) < ranks.world:
+        smallest = smallest_batch(len(self.training), job.batch_size)
+        if min(smallest, len(self.validation)) < ranks.world:
             raise ValueError(
                 f"{len(self.training)} training and {len(self.validation)} validation strings in batches of "
-                f"{job.batch_size} are too few for {ranks.world} processes; start fewer"
+                f"{smallest} to {job.batch_size} are too few for {ranks.world} processes; start fewer"
             )
         self.per_epoch = batches_per_epoch(len(self.training), job.batch_size)
         self.groups = space_group_numbers(self.training) if job.relabel else None

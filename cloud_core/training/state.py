@@ -18,7 +18,9 @@ from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
     CheckpointError,
+    encoder_config,
     load_weights,
+    read_config,
     read_weights,
     write_folder,
 )
@@ -113,5 +115,20 @@ def load_state(
 
 
 def start_from(folder: str, model: MaskedLanguageModel) -> None:
-    """Take the weights of a model folder and nothing else."""
+    """Take the weights of a model folder and nothing else.
+
+    Raises:
+        CheckpointError: it holds no encoder, or one of another geometry, whose weights may fit all the same.
+    """
+    theirs, ours = encoder_config(read_config(folder, "encoder")["encoder"]), model.config
+    differing = [
+        f"{key} {value}, not {getattr(ours, key)}"
+        for key, value in asdict(theirs).items()
+        if not key.endswith("dropout") and value != getattr(ours, key)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{folder}: an encoder of {'; '.join(differing)}; set `encoder` to its geometry or "
+            "start from another"
+        )
     load_weights(model, read_weights(folder), folder)

@@ -358,6 +358,26 @@ def test_every_checkpoint_is_a_model_folder_and_a_start(alone: Job, corpora: Pat
     again = Run(job(corpora, tmp_path, start_from=str(checkpoint)), Ranks(0, 1, CPU))
     assert again.validate() == {k: v for k, v in about["metrics"].items() if k.startswith("validation/")}
     assert again.step == 0
+    with pytest.raises(CheckpointError, match=r"an encoder of heads 2, not 4; set `encoder`"):
+        Run(
+            replace(job(corpora, tmp_path, start_from=str(checkpoint)), encoder=replace(TINY, heads=4)),
+            Ranks(0, 1, CPU),
+        )
+
+
+def test_a_run_goes_on_when_the_model_that_it_started_from_was_moved(
+    alone: Job, corpora: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(alone.model, tmp_path / "here")
+    run = job(corpora, tmp_path / "run", start_from=str(tmp_path / "here"))
+    first = Run(run, Ranks(0, 1, CPU))
+    first.take_step()
+    first.save()
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert Run(replace(run, start_from=str(tmp_path / "there")), Ranks(0, 1, CPU)).step == 1
+    other = Path(alone.folder) / "checkpoints" / "step-00000004"
+    with pytest.raises(CheckpointError, match="made with other start_from than"):
+        Run(replace(run, start_from=str(other)), Ranks(0, 1, CPU))
 
 
 def test_old_checkpoints_go(corpora: Path, tmp_path: Path) -> None:
@@ -428,6 +448,9 @@ def test_a_rank_needs_torch_numpy_pyarrow_and_safetensors_alone(
 def test_too_little_data_for_the_processes(corpora: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too few for 60 processes"):
         Run(job(corpora, tmp_path), Ranks(0, 60, CPU))
+    # 3 does not divide it: batches of 2 and 3 rows
+    with pytest.raises(ValueError, match=r"in batches of 2 to 3 are too few for 3 processes"):
+        Run(job(corpora, tmp_path, batch_size=3), Ranks(0, 3, CPU))
     with pytest.raises(ValueError, match="micro_batch_tokens 100 must hold two strings"):
         job(corpora, tmp_path, micro_batch_tokens=100)
 
