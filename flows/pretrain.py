@@ -23,6 +23,7 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
+from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_pairs
 from cloud_core.training.job import Job
 from cloud_core.training.masking import Masking
@@ -99,6 +100,11 @@ class PretrainConfig(FlowConfig):
             raise ValueError("give either table or texts")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
+        words = Tokenizer().vocabulary_size
+        if self.encoder.vocabulary_size < words:
+            raise ValueError(
+                f"encoder.vocabulary_size {self.encoder.vocabulary_size} is less than SCOPE's {words} words"
+            )
         return self
 
 

@@ -137,8 +137,11 @@ def test_export_and_import_from_the_shell(
     for kind in (AutoTokenizer, BertTokenizerFast):
         assert kind.from_pretrained(exported)(rock_salt)["input_ids"] == Tokenizer().encode(rock_salt)
     BertForMaskedLM.from_pretrained(exported).save_pretrained(exported)  # as transformers leaves it
-    shown = shell.invoke(app, ["import", str(exported), str(back), "--words", "564"])
+    shown = shell.invoke(app, ["import", str(exported), str(back), "--words", "564", "--json"])
     assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout) == {"folder": str(back), "form": "canonical"}
+    named = shell.invoke(app, ["import", str(exported), str(tmp_path / "named"), "--form", "official"])
+    assert named.exit_code == 0 and "official" in named.stdout
     (ours, about), (theirs, metadata) = load_encoder(result.model_folder), load_encoder(back)
     for name, tensor in ours.state_dict().items():
         assert torch.equal(theirs.state_dict()[name], tensor), name
@@ -268,6 +271,10 @@ def test_other_forms_are_split_and_excluded_by_their_canonical_strings(shared: P
         ({"table": "t"}, "give either epochs or steps"),
         ({"table": "t", "steps": 5, "encoder": {"width": 3}}, "encoder.width"),
         ({"table": "t", "steps": 5, "encoder": {"hidden_size": 100}}, "not a multiple of heads"),
+        (
+            {"table": "t", "steps": 5, "encoder": {"vocabulary_size": 563}},
+            "563 is less than SCOPE's 564 words",
+        ),
         ({"table": "t", "steps": 5, "masking": {"rate": 15}}, "rate is a share"),
         ({"table": "t", "steps": 5, "launch": {"nodes": "two"}}, "launch.nodes"),
     ],
@@ -276,6 +283,24 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, values: dict[str, Any], 
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=message):
         PretrainConfig.from_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data_fractions": [0.5, 1.5]}, "data_fractions.1"),
+        ({"budgets": [3, 0]}, "budgets.1"),
+        ({"sizes": {"a/b": TINY}}, "sizes.a/b"),
+        ({"sizes": {"a": TINY, "b": TINY | {"vocabulary_size": 3}}}, "3 is less than SCOPE's 564 words"),
+    ],
+)
+def test_a_wrong_combination_of_a_scaling_study_is_named(
+    tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    study = {"pretrain": {"table": "t", "steps": 1}, "sizes": {"a": TINY}, "budgets": [3]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(study | values))
+    with pytest.raises(ConfigError, match=message):
+        ScalingConfig.from_yaml(tmp_path / "config.yaml")
 
 
 def test_the_shipped_configurations_are_valid(project: Path) -> None:
@@ -374,16 +399,19 @@ def test_a_scaling_study_is_one_parent_with_children(
     result = scaling(
         ScalingConfig(
             pretrain=PretrainConfig.model_validate(shared_settings),
-            sizes={"a": EncoderConfig(**TINY)},
+            sizes={"a": EncoderConfig(**TINY), "b": EncoderConfig(**TINY | {"layers": 2})},
             data_fractions=(0.25, 0.5, 1.0),
             budgets=(3,),
         )
     )
     assert [(p["size"], p["data_fraction"], p["parameters"]) for p in result.points] == [
-        ("a", fraction, 8192) for fraction in (0.25, 0.5, 1.0)
+        (size, fraction, parameters)
+        for size, parameters in (("a", 8192), ("b", 16384))
+        for fraction in (0.25, 0.5, 1.0)
     ]
     assert 0.4 < result.points[1]["training_tokens"] / result.points[2]["training_tokens"] < 0.6
-    assert result.law is not None and set(result.law.exponents) == {"training_tokens"}  # what varied
+    assert result.law is not None
+    assert set(result.law.exponents) == {"parameters", "training_tokens"}  # what varied
     client = mlflow_client()
     experiment = client.get_experiment_by_name("scaling")
     assert experiment is not None
