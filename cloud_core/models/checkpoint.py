@@ -49,13 +49,13 @@ def write_folder(
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")
     for path in partial.iterdir():
-        _flush(path)
-    _flush(partial)
+        flush(path)
+    flush(partial)
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
@@ -64,7 +64,8 @@ def _empty(folder: Path) -> bool:
     return next(folder.iterdir(), None) is None
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """A file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,6 +19,7 @@ from cloud_core.models.checkpoint import (
     WEIGHTS,
     CheckpointError,
     encoder_config,
+    flush,
     load_weights,
     read_config,
     read_weights,
@@ -60,6 +61,8 @@ def save_state(
         config = {"kind": "encoder", "encoder": asdict(model.config), "metadata": metadata | {"step": step}}
         state = {"step": step, "recipe": recipe}
         name = f"step-{step:08d}"
+        for left in folder.glob(".step-*"):  # by a process that was killed while it wrote
+            shutil.rmtree(left)
         write_folder(
             folder / name,
             {WEIGHTS: weights, OPTIMISER: moments | {"pending": pending}},
@@ -67,7 +70,9 @@ def save_state(
         )
         partial = folder / f".{LATEST}.partial"
         partial.write_text(name, encoding="utf-8")
+        flush(partial)
         partial.replace(folder / LATEST)
+        flush(folder)  # before the checkpoint that the pointer named until now goes
         for old in sorted(folder.glob("step-*"))[:-keep]:
             if old.name != name:
                 shutil.rmtree(old)
