@@ -44,6 +44,11 @@ def local_cluster(workers: int | None) -> dict[str, Any]:
     return {"cluster": {"workers": workers}} if workers is not None else {}
 
 
+def check_form(form: str) -> None:
+    if form not in ("canonical", "official", "full"):
+        raise ValueError(f"--form {form}: choose canonical, official or full")
+
+
 @app.command()
 def scope(
     files: Annotated[list[Path], typer.Argument(help="CIF, POSCAR or pymatgen JSON files.")],
@@ -57,8 +62,7 @@ def scope(
     from cloud_core.scope import ScopeError, encode
     from cloud_core.structures.errors import StructureError
 
-    if form not in ("canonical", "official", "full"):
-        raise ValueError(f"--form {form}: choose canonical, official or full")
+    check_form(form)
     failed = False
     shown = []
     for path in files:
@@ -382,17 +386,23 @@ def import_model(
     folder: Annotated[Path, typer.Argument(help="Folder that transformers wrote (BertForMaskedLM).")],
     model: Annotated[Path, typer.Argument(help="Model folder to write.")],
     words: Annotated[int | None, typer.Option(help="Keep the first rows of the vocabulary only.")] = None,
+    form: Annotated[str | None, typer.Option(help="Of its strings, where it does not say which.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Take a BERT that transformers wrote, the published CLOUD checkpoint for one, as an encoder.
 
-    Example: cloud import published-cloud runs/models/published --words 564
+    Example: cloud import published-cloud runs/models/published --words 564 --form official
     """
     from cloud_core.models.checkpoint import save_encoder
     from cloud_core.models.hugging_face import from_hugging_face
+    from cloud_core.scope.tokenizer import Tokenizer
 
-    imported, metadata = from_hugging_face(folder, words)
-    show({"folder": str(save_encoder(model, imported, metadata))}, as_json)
+    if form is not None:
+        check_form(form)
+    imported, metadata = from_hugging_face(folder, Tokenizer().words, words)
+    metadata["form"] = form or metadata.get("form")
+    written = save_encoder(model, imported, metadata)
+    show({"folder": str(written), "form": metadata["form"]}, as_json)
 
 
 @app.command()

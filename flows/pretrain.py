@@ -23,7 +23,8 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_column
+from cloud_core.scope.tokenizer import Tokenizer
+from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_pairs
 from cloud_core.training.job import Job
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
@@ -53,13 +54,17 @@ class PretrainConfig(FlowConfig):
     )
     version: int | None = Field(default=None, ge=0, description="table version; default: the newest")
     texts: Path | None = Field(
-        default=None, description="instead of a table: a file with one SCOPE string per line"
+        default=None,
+        description="instead of a table: a file of one SCOPE string per line; split by these strings",
     )
     column: Literal["canonical", "official", "full"] = Field(
-        default="canonical", description="form of the strings"
+        default="canonical",
+        description="form of the strings; a table is split by the canonical ones beside them all the same",
     )
     exclude: tuple[Path, ...] = Field(
-        (), description="files with one SCOPE string per line that must not be trained on or validated with"
+        (),
+        description="files with one SCOPE string per line, canonical or as in `column`, whose crystals "
+        "must not be trained on or validated with",
     )
     validation_fraction: float = Field(default=0.02, gt=0, lt=1, description="share of the distinct strings")
     data_fraction: float = Field(default=1.0, gt=0, le=1, description="share of the training strings to use")
@@ -95,6 +100,11 @@ class PretrainConfig(FlowConfig):
             raise ValueError("give either table or texts")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
+        words = Tokenizer().vocabulary_size
+        if self.encoder.vocabulary_size < words:
+            raise ValueError(
+                f"encoder.vocabulary_size {self.encoder.vocabulary_size} is less than SCOPE's {words} words"
+            )
         return self
 
 
@@ -110,19 +120,28 @@ class PretrainResult:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dict[str, Any]:
-    """Tokenize once, split by string, and leave two files for the ranks; returns what they hold."""
+    """Tokenize once, split by string, and leave two files for the ranks; returns what they hold.
+
+    Of a table, a crystal is its canonical string: it gives one string of the column, to one side, or none.
+    """
     training_file, validation_file = (
         Path(folder) / "training.safetensors",
         Path(folder) / "validation.safetensors",
     )
     if config.texts is not None:
-        texts = set(read_lines_of(config.texts))
+        pairs = {(text, text) for text in read_lines_of(config.texts)}
     else:
-        texts = set(read_column(files, config.column, file_system(str(config.table))))
-    for path in config.exclude:
-        texts -= set(read_lines_of(path))
-    corpus = Corpus.from_texts(texts, config.encoder.positions)
-    training, validation = corpus.split(config.validation_fraction)
+        pairs = read_pairs(files, config.column, file_system(str(config.table)))
+    unwanted = {text for path in config.exclude for text in read_lines_of(path)}
+    excluded = {key for key, text in pairs if key in unwanted or text in unwanted}
+    # The first of a crystal's strings; and should two crystals share one, it stays one row.
+    crystals = dict(sorted((pair for pair in pairs if pair[0] not in excluded), reverse=True))
+    crystal_of = {text: key for key, text in crystals.items()}
+    rows = sorted(crystal_of)
+    keys = [crystal_of[text] for text in rows]
+    corpus = Corpus.of_rows(rows, config.encoder.positions)
+    by = corpus if keys == rows else Corpus.of_rows(keys, config.encoder.positions)
+    training, validation = corpus.split(config.validation_fraction, by)
     training = training.subset(config.data_fraction)
     training.save(training_file)
     validation.save(validation_file)
@@ -133,6 +152,7 @@ def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dic
         "validation_strings": len(validation),
         "training_tokens": len(training.ids),
         "truncated_strings": corpus.truncated,
+        "excluded_strings": len(excluded),
         "digest": training.digest,
     }
 
@@ -164,12 +184,17 @@ def identity(config: PretrainConfig, snapshot: Snapshot | None) -> str:
     values = config.model_dump(mode="json", exclude=how | {"texts", "exclude", "start_from"})
     if snapshot is not None:
         values |= {"table": snapshot.uri, "version": snapshot.version}
-    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    for path in (config.texts, *config.exclude):
-        content.update("\n".join(["", *read_lines_of(path)] if path else []).encode())
+    if config.texts is not None:
+        values["texts"] = digest_of(config.texts)
+    values["exclude"] = sorted(digest_of(path) for path in config.exclude)
     if config.start_from is not None:
-        content.update(weights_digest(config.start_from).encode())
-    return content.hexdigest()[:8]
+        values["start_from"] = weights_digest(config.start_from)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def digest_of(path: Path) -> str:
+    """sha256 of the strings of a file."""
+    return hashlib.sha256("\n".join(read_lines_of(path)).encode()).hexdigest()
 
 
 @flow(name="pretrain", persist_result=False, validate_parameters=True)
@@ -211,7 +236,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         job.write(job_file)
         run.log_params({f"corpus.{key}": value for key, value in corpus.items()} | {"total_steps": steps})
         run.set_tags({"model_folder": str(model), "job": json.dumps(asdict(job))[:4000]})
-        result = torchrun(str(folder), str(job_file), config.launch, run.run_id, steps)
+        result = torchrun(str(folder), str(job_file), config.launch, run.run_id, steps, corpus["digest"])
         curve = learning_curve(folder / METRICS)
         run.log_figure(curve, "learning_curve.png")
         publish_figure(f"{config.name}-learning-curve", curve, "Loss and masked accuracy")

@@ -5,14 +5,15 @@ python -m flows.scaling --config deployments/configs/scaling.yaml
 
 from dataclasses import asdict, dataclass, field
 from itertools import product
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from prefect import flow
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from cloud_core.evaluation.scaling import PowerLaw, fit_power_law, scaling_plot
 from cloud_core.models.encoder import EncoderConfig
+from cloud_core.sources.validation import explain
 from flows.configs import FlowConfig, run_from_shell
 from flows.pretrain import PretrainConfig, pretrain
 from tasks.reporting import publish_figure, publish_table
@@ -28,9 +29,46 @@ class ScalingConfig(FlowConfig):
     pretrain: PretrainConfig = Field(
         description="shared by all runs; its encoder, data_fraction and steps vary"
     )
-    sizes: dict[str, EncoderConfig] = Field(min_length=1, description="encoders by name")
-    data_fractions: tuple[float, ...] = Field(default=(1.0,), min_length=1, description="of the strings")
-    budgets: tuple[int, ...] = Field(min_length=1, description="optimiser steps, each with its own schedule")
+    sizes: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], EncoderConfig] = Field(
+        min_length=1, description="encoders by name"
+    )
+    data_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        default=(1.0,), min_length=1, description="of the strings"
+    )
+    budgets: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        min_length=1, description="optimiser steps, each with its own schedule"
+    )
+
+    @model_validator(mode="after")
+    def _each_can_be_run(self) -> "ScalingConfig":
+        try:
+            self.runs()
+        except ValidationError as error:
+            raise ValueError(explain(error, PretrainConfig)) from error
+        return self
+
+    def runs(self) -> list[tuple[str, int, PretrainConfig]]:
+        """Every combination: the name of its size, its budget, and the whole configuration."""
+        shared = self.pretrain.model_dump()
+        return [
+            (
+                size,
+                budget,
+                PretrainConfig.model_validate(
+                    shared
+                    | {
+                        "name": f"{self.pretrain.name}-{size}-{fraction:g}-{budget}",
+                        "encoder": encoder,
+                        "data_fraction": fraction,
+                        "steps": budget,
+                        "epochs": None,
+                    }
+                ),
+            )
+            for (size, encoder), fraction, budget in product(
+                self.sizes.items(), self.data_fractions, self.budgets
+            )
+        ]
 
 
 @dataclass(frozen=True)
@@ -53,26 +91,16 @@ def scaling(config: ScalingConfig) -> ScalingResult:
     base = config.pretrain
     points: list[dict[str, Any]] = []
     with tracked_run(base.experiment, f"{base.name}-scaling", config) as run:
-        for (size, encoder), fraction, budget in product(
-            config.sizes.items(), config.data_fractions, config.budgets
-        ):
-            changes = {
-                "name": f"{base.name}-{size}-{fraction:g}-{budget}",
-                "encoder": encoder,
-                "data_fraction": fraction,
-                "steps": budget,
-                "epochs": None,
-                "parent_run_id": run.run_id,
-            }
-            result = pretrain(base.model_copy(update=changes))
+        for size, budget, planned in config.runs():
+            result = pretrain(planned.model_copy(update={"parent_run_id": run.run_id}))
             tokens = int(run.client.get_run(result.run_id).data.params["corpus.training_tokens"])
             strings = int(run.client.get_run(result.run_id).data.params["corpus.training_strings"])
             points.append(
                 {
                     "size": size,
-                    "data_fraction": fraction,
+                    "data_fraction": planned.data_fraction,
                     "steps": budget,
-                    "parameters": parameters(encoder),
+                    "parameters": parameters(planned.encoder),
                     "training_tokens": tokens,
                     "tokens_seen": round(budget * min(base.batch_size, strings) * tokens / strings),
                     "validation_loss": result.metrics["validation/loss"],

@@ -8,11 +8,12 @@ notice at their next step and do the same.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.models.checkpoint import CONFIG
+from cloud_core.models.checkpoint import CONFIG, read_config
 from cloud_core.training.distributed import LAUNCHER_VARIABLE
 from cloud_core.training.pretrain import RESULT
 from cloud_core.training.progress import METRICS, read_lines
@@ -140,12 +141,23 @@ class Relay:
         return None
 
 
-def read_result(path: Path) -> dict[str, Any] | None:
-    """What a finished job left; None where it, or the model that it names, is not there."""
+def read_result(path: Path, corpus: str) -> dict[str, Any] | None:
+    """What a finished job left; None where it, or the model that it names, is not there.
+
+    Raises:
+        TrainingError: the model was trained on another corpus than that of digest `corpus`.
+    """
     if not path.is_file():
         return None
     result = dict(json.loads(path.read_text(encoding="utf-8")))
-    return result if (Path(result["model"]) / CONFIG).is_file() else None
+    if not (Path(result["model"]) / CONFIG).is_file():
+        return None
+    if read_config(result["model"])["metadata"]["corpus"] != corpus:
+        raise TrainingError(
+            f"{result['model']}: finished on other strings than the table holds now, made anew at "
+            "the same address and version; give the run another name"
+        )
+    return result
 
 
 def run_of(run_id: str) -> Run:
@@ -186,12 +198,12 @@ def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
             process.terminate()
     _, alive = psutil.wait_procs(family, timeout=grace_s if process.poll() is None else 0)
     if not alive:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    else:
-        # The agent first: it would start new ranks in place of those killed under it.
+    if process.poll() is None:
+        # It starts new ranks in place of those that ended: of ones that SIGTERM met before they could catch
+        # it, for one. Standing still it starts no more while they are counted, and it is killed before them.
+        process.send_signal(signal.SIGSTOP)
         alive += _descendants(process)
         process.kill()
     process.wait()
@@ -211,18 +223,21 @@ def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 @task(cache_policy=NO_CACHE, cache_result_in_memory=False, persist_result=False)
-def torchrun(folder: str, job: str, launch: Launch, run_id: str, steps: int) -> dict[str, Any]:
+def torchrun(folder: str, job: str, launch: Launch, run_id: str, steps: int, corpus: str) -> dict[str, Any]:
     """Train the job in file `job`, whose folder is `folder`, to its end; return its result.json.
+
+    `corpus` is the digest of the training strings.
 
     A job that is finished already, and whose model is there, is only reported.
 
     Raises:
-        TrainingError: the ranks failed, or were stopped by somebody else.
+        TrainingError: the ranks failed, or were stopped by somebody else; or what is there was trained on
+            another corpus.
     """
     logger = get_run_logger()
     log, result = Path(folder) / LOG, Path(folder) / RESULT
     relay = Relay(Path(folder) / METRICS, run_of(run_id))
-    finished = read_result(result)
+    finished = read_result(result, corpus)
     if finished is not None:
         relay.pump()
         return finished
@@ -244,7 +259,7 @@ def torchrun(folder: str, job: str, launch: Launch, run_id: str, steps: int) -> 
             if running:
                 time.sleep(POLL_S)
         status = process.returncode
-    finished = read_result(result)
+    finished = read_result(result, corpus)
     if status != 0 or finished is None:
         tail = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         what = f"failed with status {status}" if status else "was stopped before its end"

@@ -31,9 +31,14 @@ def write_folder(
 ) -> Path:
     """Write `tensors` (file name -> named tensors) and `texts` (file name -> content) as one new folder.
 
-    Everything reaches the disk before the folder gets its name. A folder already there is replaced.
+    Everything reaches the disk before the folder gets its name. A model folder already there is replaced.
+
+    Raises:
+        CheckpointError: something else is there.
     """
     folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG).is_file() and not (folder.is_dir() and _empty(folder)):
+        raise CheckpointError(f"{folder}: is there and no model folder; name a new folder, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     if partial.exists():
@@ -44,18 +49,23 @@ def write_folder(
     for name, text in texts.items():
         (partial / name).write_text(text, encoding="utf-8")
     for path in partial.iterdir():
-        _flush(path)
-    _flush(partial)
+        flush(path)
+    flush(partial)
     replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
     if folder.exists():
         folder.rename(replaced)
     partial.rename(folder)
-    _flush(folder.parent)
+    flush(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
     return folder
 
 
-def _flush(path: Path) -> None:
+def _empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
+
+
+def flush(path: Path) -> None:
+    """A file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

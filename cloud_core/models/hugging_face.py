@@ -26,6 +26,7 @@ from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 
 PICKLED = "pytorch_model.bin"
 VOCABULARY = "scope_vocabulary"
+WORDS = "vocab.txt"
 METADATA = "cloud_metadata"
 
 # What EncoderConfig calls what BertConfig calls …
@@ -90,7 +91,7 @@ def to_hugging_face(folder: str | Path, destination: str | Path, words: Sequence
             "name": "SCOPE words of CLOUD (vocab.txt, added_tokens.json)",
             "words": len(words),
             "rows": config.vocabulary_size,
-            "sha256": hashlib.sha256("\n".join(words).encode()).hexdigest(),
+            "sha256": digest_of(words),
             "form": metadata.get("form"),
         },
         METADATA: metadata,
@@ -100,24 +101,30 @@ def to_hugging_face(folder: str | Path, destination: str | Path, words: Sequence
     texts = {
         CONFIG: json.dumps(about, indent=1),
         "tokenizer_config.json": json.dumps(tokenizer, indent=1),
-        "vocab.txt": "".join(f"{word}\n" for word in words if word not in fractions),
+        WORDS: "".join(f"{word}\n" for word in words if word not in fractions),
         "added_tokens.json": json.dumps(fractions, indent=1),
     }
     return write_folder(destination, {WEIGHTS: to_bert(model.state_dict(), config.layers)}, texts)
 
 
 def from_hugging_face(
-    folder: str | Path, vocabulary_size: int | None = None
+    folder: str | Path, words: Sequence[str], vocabulary_size: int | None = None
 ) -> tuple[MaskedLanguageModel, dict[str, Any]]:
     """A `BertForMaskedLM` folder as our model, with metadata to save it with.
 
-    `vocabulary_size` keeps the first rows only: the published checkpoint has 30,522, of which 564 are in use.
+    `words` are the vocabulary by id, as in `to_hugging_face`. `vocabulary_size` keeps the first rows only:
+    the published checkpoint has 30,522, of which 564 are in use.
 
     Raises:
-        CheckpointError: no BERT in there, a tensor is missing, or a choice that the encoder does not know.
+        CheckpointError: no BERT in there, other words, a tensor is missing, or a choice that the encoder does
+            not know.
     """
     folder = Path(folder)
     config, theirs = bert_config(folder)
+    refuse_other_words(folder, theirs, words)
+    rows = config.vocabulary_size if vocabulary_size is None else vocabulary_size
+    if rows < len(words):
+        raise CheckpointError(f"{folder}: {rows} rows are fewer than the vocabulary's {len(words)} words")
     weights = from_bert(read_bert(folder), config.layers, folder)
     if vocabulary_size is not None:
         if vocabulary_size > config.vocabulary_size:
@@ -131,6 +138,24 @@ def from_hugging_face(
     load_weights(model, weights, folder)
     origin = {"parent": folder.resolve().name, "vocabulary_rows": config.vocabulary_size}
     return model, dict(theirs.get(METADATA) or {}) | origin
+
+
+def digest_of(words: Sequence[str]) -> str:
+    """What `config.json` says of the words."""
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+def refuse_other_words(folder: Path, theirs: Mapping[str, Any], words: Sequence[str]) -> None:
+    """Compare the vocabulary that a folder carries, where it carries one, with ours.
+
+    Raises:
+        CheckpointError: a word has another id there.
+    """
+    # `vocab.txt` lacks the words at the end, fractions, which are added tokens.
+    listed = (folder / WORDS).read_text(encoding="utf-8").split() if (folder / WORDS).is_file() else []
+    said = (theirs.get(VOCABULARY) or {}).get("sha256", digest_of(words))
+    if said != digest_of(words) or listed != list(words[: len(listed)]):
+        raise CheckpointError(f"{folder}: has other words than SCOPE's; give an encoder of SCOPE strings")
 
 
 def bert_config(folder: Path) -> tuple[EncoderConfig, dict[str, Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
@@ -43,13 +44,17 @@ class Corpus:
         Raises:
             CorpusError: there is no string.
         """
-        distinct = sorted(set(texts))
-        if not distinct:
+        return cls.of_rows(sorted(set(texts)), positions)
+
+    @classmethod
+    def of_rows(cls, texts: Sequence[str], positions: int = 64) -> "Corpus":
+        """A row for each string, in the order given; see `from_texts`."""
+        if not texts:
             raise CorpusError("no SCOPE strings; give a table or file that holds some")
         tokenizer = Tokenizer()
         parts = [
-            tokenizer.encode_many(distinct[start : start + TOKENIZED_AT_ONCE])
-            for start in range(0, len(distinct), TOKENIZED_AT_ONCE)
+            tokenizer.encode_many(texts[start : start + TOKENIZED_AT_ONCE])
+            for start in range(0, len(texts), TOKENIZED_AT_ONCE)
         ]
         ids = np.concatenate([ids for ids, _ in parts])
         lengths = np.concatenate([np.diff(offsets) for _, offsets in parts])
@@ -109,13 +114,16 @@ class Corpus:
         place = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], self.lengths)
         return np.add.reduceat(counter.bits(counter.SPLIT, place, self.ids), self.offsets[:-1])
 
-    def split(self, fraction: float) -> tuple["Corpus", "Corpus"]:
+    def split(self, fraction: float, keys: "Corpus | None" = None) -> tuple["Corpus", "Corpus"]:
         """(training, validation): a string is always on the same side, however the table grows.
+
+        Where `keys` are given, a row for each row here, the side is that of the key.
 
         Raises:
             CorpusError: one side would be empty.
         """
-        held = (self.row_hashes() >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction
+        hashes = (self if keys is None else keys).row_hashes()
+        held = (hashes >> np.uint64(11)).astype(np.float64) * 2.0**-53 < fraction
         if held.all() or not held.any():
             raise CorpusError(
                 f"{len(self)} distinct strings do not split with a validation fraction of {fraction}; "
@@ -157,14 +165,37 @@ def read_column(files: Sequence[str], column: str, filesystem: Any = None) -> li
     Raises:
         CorpusError: there is no file, or no such column.
     """
+    strings = _read(files, (column,), filesystem)[column]
+    return list(pc.unique(pc.drop_null(strings)).to_pylist())
+
+
+def read_pairs(files: Sequence[str], column: str, filesystem: Any = None) -> set[tuple[str, str]]:
+    """(canonical string, string of `column`) of each row of Parquet files that has one in `column`.
+
+    Raises:
+        CorpusError: there is no file, no such column, or no canonical string beside one of `column`.
+    """
+    if column == "canonical":
+        return {(text, text) for text in read_column(files, column, filesystem)}
+    table = _read(files, ("canonical", column), filesystem).filter(pc.is_valid(pc.field(column)))
+    lacking = table["canonical"].null_count
+    if lacking:
+        raise CorpusError(
+            f"{files[0]}: {lacking} rows have a string in '{column}' and none in 'canonical', by which a "
+            "corpus is split; encode the structures in both forms"
+        )
+    return set(zip(table["canonical"].to_pylist(), table[column].to_pylist(), strict=True))
+
+
+def _read(files: Sequence[str], columns: Sequence[str], filesystem: Any) -> pa.Table:
     if not files:
         raise CorpusError("no files to read: the snapshot has no encoded structure")
     paths = [file if filesystem is None else file.split("://")[-1] for file in files]
     data = ds.dataset(paths, format="parquet", filesystem=filesystem)
-    if column not in data.schema.names:
-        raise CorpusError(f"{files[0]}: no column '{column}' (columns: {', '.join(data.schema.names)})")
-    strings = data.to_table(columns=[column])[column]
-    return list(pc.unique(pc.drop_null(strings)).to_pylist())
+    for column in columns:
+        if column not in data.schema.names:
+            raise CorpusError(f"{files[0]}: no column '{column}' (columns: {', '.join(data.schema.names)})")
+    return data.to_table(columns=list(columns))
 
 
 def token_places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -175,6 +206,11 @@ def token_places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArr
 
 def batches_per_epoch(n_rows: int, batch_size: int) -> int:
     return -(-n_rows // batch_size)
+
+
+def smallest_batch(n_rows: int, batch_size: int) -> int:
+    """Rows of the smaller of the batches that `epoch_batches` makes."""
+    return n_rows // max(1, batches_per_epoch(n_rows, batch_size))
 
 
 def epoch_batches(n_rows: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:

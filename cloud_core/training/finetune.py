@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cloud_core.training import counter
-from cloud_core.training.corpus import batches_per_epoch, epoch_batches, share
+from cloud_core.training.corpus import batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, spread
 from cloud_core.training.examples import Examples
 from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
@@ -113,8 +113,12 @@ def fit(
             "processes; give more rows or another split"
         )
     per_epoch = batches_per_epoch(len(train), settings.batch_size)
-    if settings.batch_size < ranks.world:
-        raise FitError(f"a batch of {settings.batch_size} rows is too small for {ranks.world} processes")
+    smallest = smallest_batch(len(train), settings.batch_size)
+    if smallest < ranks.world:
+        raise FitError(
+            f"{len(train)} rows in batches of {smallest} to {settings.batch_size} are too few for "
+            f"{ranks.world} processes; start fewer, or give a larger batch_size"
+        )
     steps = settings.epochs * per_epoch
     model.to(ranks.device)
     encoder = model.encoder

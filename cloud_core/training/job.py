@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.corpus import Corpus
 from cloud_core.training.distributed import Strategy
@@ -86,9 +87,10 @@ class Job:
             "batch_size",
             "seed",
             "precision",
-            "start_from",
         )
         values = asdict(self)
+        # By what it holds: it may lie somewhere else by now.
+        start = None if self.start_from is None else weights_digest(self.start_from)
         # As JSON gives it back, so that it compares equal to what a checkpoint holds.
-        recipe = {key: values[key] for key in keys} | {"corpus": corpus.digest}
+        recipe = {key: values[key] for key in keys} | {"corpus": corpus.digest, "start_from": start}
         return dict(json.loads(json.dumps(recipe)))

@@ -17,21 +17,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.encoder import MaskedLanguageModel
 from cloud_core.scope.tokenizer import FIELDS
 from cloud_core.training import counter
 from cloud_core.training.augmentation import space_group_numbers
-from cloud_core.training.corpus import Corpus, batches_per_epoch, epoch_batches, share
+from cloud_core.training.corpus import Corpus, batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, StopRequest, gradient_sync, ranks, spread, whole
 from cloud_core.training.job import Job
 from cloud_core.training.objective import Objective, evaluate, micro_batch, micro_batches, summary
 from cloud_core.training.optimiser import adamw, schedule, set_learning_rate
 from cloud_core.training.progress import (
+    METRICS,
     MetricsFile,
     matrix_rate,
     memory_bytes,
+    read_lines,
     training_operations,
     write_json,
 )
@@ -48,10 +51,11 @@ class Run:
         self.job, self.ranks = job, ranks
         self.folder = Path(job.folder)
         self.training, self.validation = Corpus.load(job.training), Corpus.load(job.validation)
-        if min(len(self.training), len(self.validation), job.batch_size) < ranks.world:
+        smallest = smallest_batch(len(self.training), job.batch_size)
+        if min(smallest, len(self.validation)) < ranks.world:
             raise ValueError(
                 f"{len(self.training)} training and {len(self.validation)} validation strings in batches of "
-                f"{job.batch_size} are too few for {ranks.world} processes; start fewer"
+                f"{smallest} to {job.batch_size} are too few for {ranks.world} processes; start fewer"
             )
         self.per_epoch = batches_per_epoch(len(self.training), job.batch_size)
         self.groups = space_group_numbers(self.training) if job.relabel else None
@@ -67,6 +71,7 @@ class Run:
         self.optimiser = adamw(self.model, job.encoder.layers, job.optimiser)
         self.recipe = job.recipe(self.training)
         self.step = 0
+        self.norm = torch.zeros(())  # of the last step's gradient
         self.pending: list[Tensor] = []  # measurements of the steps since the last report
         self.before = torch.zeros(0, 1 + 2 * len(FIELDS), dtype=torch.float64)  # those before a resume
         checkpoint = latest(self.folder / CHECKPOINTS)
@@ -105,13 +110,13 @@ class Run:
                 # Gradients are averaged over the ranks; the mean over masked words is what is wanted.
                 (loss * (ranks.world / max(scored, 1))).backward()
             measured = measured + measures
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), job.optimiser.clip_norm)
+        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), job.optimiser.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.pending.append(measured)
         self.step += 1
         operations = training_operations(job.encoder, self.training.lengths[rows], scored)
-        return Work(len(rows), float(self.training.lengths[rows].sum()), operations, norm)
+        return Work(len(rows), float(self.training.lengths[rows].sum()), operations)
 
     def settle(self) -> None:
         """A backward pass whose gradients are thrown away.
@@ -138,6 +143,21 @@ class Run:
             return self.before
         return torch.cat([self.before, self.ranks.sum(torch.stack(self.pending)).cpu()])
 
+    def checked_measurements(self) -> Tensor:
+        """The measurements, where the training has not come apart.
+
+        Raises:
+            FloatingPointError: the loss is not finite, or the gradient, which has changed the weights since.
+        """
+        measured = self.measurements()
+        for name, value in (("loss", float(measured[:, 0].sum())), ("gradient", float(self.norm))):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"step {self.step}: the {name} is {value}; lower optimiser.learning_rate, "
+                    f"the last checkpoint is in {self.folder / CHECKPOINTS}"
+                )
+        return measured
+
     def validate(self) -> dict[str, float]:
         """Loss, perplexity and accuracies on the validation rows."""
         # FSDP needs its own wrapper for a forward pass; DDP's would wait for a backward one.
@@ -151,7 +171,7 @@ class Run:
             self.step,
             self.model,
             self.optimiser,
-            self.measurements(),
+            self.checked_measurements(),
             self.recipe,
             self.job.metadata,
             self.ranks,
@@ -165,7 +185,6 @@ class Work(NamedTuple):
     strings: int
     tokens: float
     operations: float
-    gradient_norm: Tensor
 
 
 def train(job: Job, ranks: Ranks) -> bool:
@@ -185,17 +204,12 @@ def train(job: Job, ranks: Ranks) -> bool:
         operations += work.operations
         last = run.step == job.steps
         if last or run.step % job.log_every == 0:
-            report = summary(run.measurements().sum(0), "train")
-            if not math.isfinite(report["train/loss"]):
-                raise FloatingPointError(
-                    f"step {run.step}: the loss is {report['train/loss']}; lower optimiser.learning_rate, "
-                    f"the last checkpoint is in {run.folder / CHECKPOINTS}"
-                )
+            report = summary(run.checked_measurements().sum(0), "train")
             seconds = time.perf_counter() - clock
             report |= {
                 "train/epoch": run.step / run.per_epoch,
                 "train/learning_rate": run.optimiser.param_groups[-1]["lr"],
-                "train/gradient_norm": float(work.gradient_norm),
+                "train/gradient_norm": float(run.norm),
                 "system/strings_per_second": strings / seconds,
                 "system/tokens_per_second": tokens / seconds,
                 "system/model_flop_utilisation": operations / seconds / peak,
@@ -230,6 +244,9 @@ def finish(run: Run, metrics: dict[str, float]) -> None:
     if run.ranks.first:
         model = MaskedLanguageModel(run.job.encoder)
         model.load_state_dict(weights)
+        # Where all steps were done by processes before this one, they have reported and this one has not.
+        reported = (line for _, line in read_lines(run.folder / METRICS))
+        metrics = {key: value for line in reported for key, value in line.items()} | metrics
         metadata = run.job.metadata | {"step": run.step, "corpus": run.training.digest, "metrics": metrics}
         save_encoder(run.job.model, model, metadata)
         write_json(run.folder / RESULT, {"step": run.step, "model": run.job.model, "metrics": metrics})
@@ -245,4 +262,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    record(main)(sys.argv[1])  # an error stands in the last lines of torchrun

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn import functional as F
 
 from cloud_core.models.encoder import EncoderConfig
@@ -217,4 +218,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    record(main)(sys.argv[1])  # an error stands in the last lines of torchrun

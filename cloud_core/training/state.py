@@ -18,7 +18,10 @@ from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
     CheckpointError,
+    encoder_config,
+    flush,
     load_weights,
+    read_config,
     read_weights,
     write_folder,
 )
@@ -58,6 +61,8 @@ def save_state(
         config = {"kind": "encoder", "encoder": asdict(model.config), "metadata": metadata | {"step": step}}
         state = {"step": step, "recipe": recipe}
         name = f"step-{step:08d}"
+        for left in folder.glob(".step-*"):  # by a process that was killed while it wrote
+            shutil.rmtree(left)
         write_folder(
             folder / name,
             {WEIGHTS: weights, OPTIMISER: moments | {"pending": pending}},
@@ -65,7 +70,9 @@ def save_state(
         )
         partial = folder / f".{LATEST}.partial"
         partial.write_text(name, encoding="utf-8")
+        flush(partial)
         partial.replace(folder / LATEST)
+        flush(folder)  # before the checkpoint that the pointer named until now goes
         for old in sorted(folder.glob("step-*"))[:-keep]:
             if old.name != name:
                 shutil.rmtree(old)
@@ -113,5 +120,20 @@ def load_state(
 
 
 def start_from(folder: str, model: MaskedLanguageModel) -> None:
-    """Take the weights of a model folder and nothing else."""
+    """Take the weights of a model folder and nothing else.
+
+    Raises:
+        CheckpointError: it holds no encoder, or one of another geometry, whose weights may fit all the same.
+    """
+    theirs, ours = encoder_config(read_config(folder, "encoder")["encoder"]), model.config
+    differing = [
+        f"{key} {value}, not {getattr(ours, key)}"
+        for key, value in asdict(theirs).items()
+        if not key.endswith("dropout") and value != getattr(ours, key)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{folder}: an encoder of {'; '.join(differing)}; set `encoder` to its geometry or "
+            "start from another"
+        )
     load_weights(model, read_weights(folder), folder)

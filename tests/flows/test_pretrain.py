@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -31,7 +33,7 @@ from flows.configs import ConfigError
 from flows.pretrain import PretrainConfig, PretrainResult, identity, pretrain
 from flows.scaling import ScalingConfig, scaling
 from tasks.tracking import metric_history, mlflow_client
-from tasks.training import run_of
+from tasks.training import TrainingError, run_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
@@ -135,8 +137,11 @@ def test_export_and_import_from_the_shell(
     for kind in (AutoTokenizer, BertTokenizerFast):
         assert kind.from_pretrained(exported)(rock_salt)["input_ids"] == Tokenizer().encode(rock_salt)
     BertForMaskedLM.from_pretrained(exported).save_pretrained(exported)  # as transformers leaves it
-    shown = shell.invoke(app, ["import", str(exported), str(back), "--words", "564"])
+    shown = shell.invoke(app, ["import", str(exported), str(back), "--words", "564", "--json"])
     assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout) == {"folder": str(back), "form": "canonical"}
+    named = shell.invoke(app, ["import", str(exported), str(tmp_path / "named"), "--form", "official"])
+    assert named.exit_code == 0 and "official" in named.stdout
     (ours, about), (theirs, metadata) = load_encoder(result.model_folder), load_encoder(back)
     for name, tensor in ours.state_dict().items():
         assert torch.equal(theirs.state_dict()[name], tensor), name
@@ -179,6 +184,10 @@ def test_a_file_counts_by_what_it_holds(
     second.write_text("1 O | 1a | He 1\n")
     seen |= {name(texts=second), name(texts=first, exclude=[second])}
     assert len(seen) == 6
+    third = tmp_path / "c.txt"
+    third.write_text("\n".join([first.read_text().strip(), second.read_text().strip()]))
+    assert name(texts=first, exclude=[second]) != name(texts=third)
+    assert name(texts=first, exclude=[second, third]) == name(texts=first, exclude=[third, second])
     with pytest.raises(CheckpointError, match="give the folder of a trained model"):
         name(texts=first, start_from=tmp_path)
 
@@ -201,6 +210,59 @@ def test_held_out_strings_are_neither_trained_on_nor_validated_with(shared: Path
     assert seen == set(Corpus.from_texts(texts).row_hashes().tolist()) - held
 
 
+def test_a_table_made_anew_does_not_hand_back_the_model_of_the_old_one(
+    finished: tuple[PretrainConfig, PretrainResult, Path], same_runs: Path, shared: Path
+) -> None:
+    config = finished[0]
+    table = Path(str(config.table))
+    table.rename(table.with_name("old"))
+    try:
+        filled_table(str(table), strings(shared, 250))
+        with pytest.raises(TrainingError, match=r"tiny-\w+: finished on other strings than the table holds"):
+            pretrain(config)
+    finally:
+        shutil.rmtree(table)
+        table.with_name("old").rename(table)
+
+
+def test_other_forms_are_split_and_excluded_by_their_canonical_strings(shared: Path, tmp_path: Path) -> None:
+    """Whatever its official strings, a crystal is on the side of its canonical one, once."""
+    from cloud_core.training.corpus import Corpus, CorpusError
+    from flows.pretrain import prepare_corpus
+
+    texts = strings(shared, 400)
+    canonical, official = texts[:200], texts[200:]
+    columns = {"canonical": [*canonical, *canonical[:50]], "official": [*official[:200], *canonical[:50]]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    (tmp_path / "out.txt").write_text("\n".join([*canonical[:5], *official[5:10]]))
+
+    def parts(column: str) -> tuple[dict[str, Any], list[set[int]]]:
+        config = PretrainConfig(
+            table=str(tmp_path), column=column, exclude=(tmp_path / "out.txt",), steps=1,
+            validation_fraction=0.3,
+        )  # fmt: skip
+        about = prepare_corpus.fn(config, [str(tmp_path / "a.parquet")], str(tmp_path))
+        loaded = [Corpus.load(about[part]) for part in ("training", "validation")]
+        return about, [set(part.row_hashes().tolist()) for part in loaded]
+
+    def hashes(of: list[str]) -> list[int]:
+        return [int(Corpus.from_texts([text]).row_hashes()[0]) for text in of]
+
+    about, (training, held) = parts("official")
+    assert about["excluded_strings"] == 10
+    assert len(training) + len(held) == 190
+    _, (canonical_training, _) = parts("canonical")
+    for key, *names in zip(hashes(canonical), hashes(official), hashes(canonical), strict=True):
+        seen = {name in training for name in names if name in training | held}
+        assert not seen or seen == {key in canonical_training}
+    pq.write_table(
+        pa.table({"canonical": [None, *canonical], "official": [official[0], *official]}),
+        tmp_path / "a.parquet",
+    )
+    with pytest.raises(CorpusError, match="1 rows have a string in 'official' and none in 'canonical'"):
+        parts("official")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -209,6 +271,10 @@ def test_held_out_strings_are_neither_trained_on_nor_validated_with(shared: Path
         ({"table": "t"}, "give either epochs or steps"),
         ({"table": "t", "steps": 5, "encoder": {"width": 3}}, "encoder.width"),
         ({"table": "t", "steps": 5, "encoder": {"hidden_size": 100}}, "not a multiple of heads"),
+        (
+            {"table": "t", "steps": 5, "encoder": {"vocabulary_size": 563}},
+            "563 is less than SCOPE's 564 words",
+        ),
         ({"table": "t", "steps": 5, "masking": {"rate": 15}}, "rate is a share"),
         ({"table": "t", "steps": 5, "launch": {"nodes": "two"}}, "launch.nodes"),
     ],
@@ -217,6 +283,24 @@ def test_a_wrong_configuration_is_named(tmp_path: Path, values: dict[str, Any], 
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match=message):
         PretrainConfig.from_yaml(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data_fractions": [0.5, 1.5]}, "data_fractions.1"),
+        ({"budgets": [3, 0]}, "budgets.1"),
+        ({"sizes": {"a/b": TINY}}, "sizes.a/b"),
+        ({"sizes": {"a": TINY, "b": TINY | {"vocabulary_size": 3}}}, "3 is less than SCOPE's 564 words"),
+    ],
+)
+def test_a_wrong_combination_of_a_scaling_study_is_named(
+    tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    study = {"pretrain": {"table": "t", "steps": 1}, "sizes": {"a": TINY}, "budgets": [3]}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(study | values))
+    with pytest.raises(ConfigError, match=message):
+        ScalingConfig.from_yaml(tmp_path / "config.yaml")
 
 
 def test_the_shipped_configurations_are_valid(project: Path) -> None:
@@ -315,16 +399,19 @@ def test_a_scaling_study_is_one_parent_with_children(
     result = scaling(
         ScalingConfig(
             pretrain=PretrainConfig.model_validate(shared_settings),
-            sizes={"a": EncoderConfig(**TINY)},
+            sizes={"a": EncoderConfig(**TINY), "b": EncoderConfig(**TINY | {"layers": 2})},
             data_fractions=(0.25, 0.5, 1.0),
             budgets=(3,),
         )
     )
     assert [(p["size"], p["data_fraction"], p["parameters"]) for p in result.points] == [
-        ("a", fraction, 8192) for fraction in (0.25, 0.5, 1.0)
+        (size, fraction, parameters)
+        for size, parameters in (("a", 8192), ("b", 16384))
+        for fraction in (0.25, 0.5, 1.0)
     ]
     assert 0.4 < result.points[1]["training_tokens"] / result.points[2]["training_tokens"] < 0.6
-    assert result.law is not None and set(result.law.exponents) == {"training_tokens"}  # what varied
+    assert result.law is not None
+    assert set(result.law.exponents) == {"parameters", "training_tokens"}  # what varied
     client = mlflow_client()
     experiment = client.get_experiment_by_name("scaling")
     assert experiment is not None

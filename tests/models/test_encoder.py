@@ -63,11 +63,11 @@ def test_import_gives_the_logits_of_hugging_face(tmp_path: Path, words: int) -> 
     ids, mask = batch(564)
     expected = theirs(input_ids=ids, attention_mask=mask.long()).logits[mask]
 
-    model, metadata = from_hugging_face(tmp_path / "theirs")
+    model, metadata = from_hugging_face(tmp_path / "theirs", Tokenizer().words)
     assert metadata["vocabulary_rows"] == words
     torch.testing.assert_close(model.eval()(ids, LENGTHS)[mask], expected, **TOLERANCE)
 
-    cut, _ = from_hugging_face(tmp_path / "theirs", vocabulary_size=564)
+    cut, _ = from_hugging_face(tmp_path / "theirs", Tokenizer().words, vocabulary_size=564)
     torch.testing.assert_close(cut.eval()(ids, LENGTHS)[mask], expected[:, :564], **TOLERANCE)
 
     save_encoder(tmp_path / "ours", model, metadata)
@@ -86,7 +86,7 @@ def test_the_published_shape(tmp_path: Path) -> None:
     theirs.save_pretrained(tmp_path)
     ids, mask = batch(564)
     expected = theirs(input_ids=ids, attention_mask=mask.long()).logits[mask]
-    model, _ = from_hugging_face(tmp_path)
+    model, _ = from_hugging_face(tmp_path, Tokenizer().words)
     assert model.config == EncoderConfig(vocabulary_size=30_522)
     torch.testing.assert_close(model.eval()(ids, LENGTHS)[mask], expected, **TOLERANCE)
 
@@ -108,7 +108,7 @@ def test_old_names_and_pickled_tensors_are_read(tmp_path: Path) -> None:
     }
     torch.save(old, tmp_path / "pytorch_model.bin")
     ids, mask = batch(564)
-    model, _ = from_hugging_face(tmp_path)
+    model, _ = from_hugging_face(tmp_path, Tokenizer().words)
     expected = theirs(input_ids=ids, attention_mask=mask.long()).logits
     torch.testing.assert_close(model.eval()(ids, LENGTHS)[mask], expected[mask], **TOLERANCE)
 
@@ -128,7 +128,46 @@ def test_what_is_not_this_bert_is_refused(tmp_path: Path, change: dict[str, obje
     path = tmp_path / "theirs" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(ValueError, match=message):
-        from_hugging_face(tmp_path / "theirs")
+        from_hugging_face(tmp_path / "theirs", Tokenizer().words)
+
+
+def test_an_encoder_of_other_words_is_refused(tmp_path: Path) -> None:
+    words = Tokenizer().words
+    theirs, config = tmp_path / "theirs", tmp_path / "theirs" / "config.json"
+    save_encoder(tmp_path / "ours", MaskedLanguageModel(EncoderConfig(hidden_size=32, layers=1, heads=2)), {})
+    to_hugging_face(tmp_path / "ours", theirs, words)
+    from_hugging_face(theirs, words)
+    with pytest.raises(CheckpointError, match="100 rows are fewer than the vocabulary's 564 words"):
+        from_hugging_face(theirs, words, vocabulary_size=100)
+    swapped = (words[1], words[0], *words[2:])
+    with pytest.raises(CheckpointError, match="theirs: has other words than SCOPE's"):
+        from_hugging_face(theirs, swapped)
+    # as published: a list of words and nothing in the configuration
+    config.write_text(
+        json.dumps({k: v for k, v in json.loads(config.read_text()).items() if k != "scope_vocabulary"})
+    )
+    from_hugging_face(theirs, words)
+    with pytest.raises(CheckpointError, match="theirs: has other words than SCOPE's"):
+        from_hugging_face(theirs, swapped)
+    (theirs / "vocab.txt").unlink()
+    from_hugging_face(theirs, swapped)  # it does not say
+
+
+def test_what_is_no_model_is_not_replaced(tmp_path: Path) -> None:
+    model = MaskedLanguageModel(EncoderConfig(hidden_size=32, layers=1, heads=2))
+    (tmp_path / "data").mkdir()
+    save_encoder(tmp_path / "data", model, {})  # an empty folder may be filled
+    save_encoder(tmp_path / "data", model, {"second": True})
+    assert load_encoder(tmp_path / "data")[1] == {"second": True}
+    (tmp_path / "data" / "config.json").unlink()
+    (tmp_path / "notes").write_text("mine")
+    for place in ("data", "notes"):
+        with pytest.raises(
+            CheckpointError, match=f"{place}: is there and no model folder; name a new folder"
+        ):
+            save_encoder(tmp_path / place, model, {})
+    assert (tmp_path / "notes").read_text() == "mine"
+    assert (tmp_path / "data" / "model.safetensors").is_file()
 
 
 @torch.no_grad()

@@ -119,6 +119,21 @@ def test_ranks_that_ignore_sigterm_are_killed(tmp_path: Path, monkeypatch: pytes
     assert not [p for p in psutil.process_iter(["cmdline"]) if mine in (p.info["cmdline"] or [])]
 
 
+def test_ranks_stopped_while_they_start_are_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM kills a rank that does not catch it yet, and torchrun starts another, which must go too."""
+    (tmp_path / "starting.py").write_text(STUBBORN.replace("signal.signal", "# signal.signal"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with launched(Launch(processes=2), "starting", [str(tmp_path)], tmp_path / "log"):
+        wait_for(lambda: len([p for p in tmp_path.glob("rank-*") if p.read_text()]) == 2)
+    mine = str(tmp_path)
+    left = [p for p in psutil.process_iter(["cmdline"]) if mine in (p.info["cmdline"] or [])]
+    for process in left:
+        process.kill()
+    assert not left
+
+
 def test_ranks_whose_launcher_was_killed_leave_a_checkpoint(endless: Job) -> None:
     """As after an OOM kill of the flow's process: nobody is left to tell them."""
     launcher = subprocess.Popen(["sleep", "600"])
@@ -146,9 +161,12 @@ def test_a_failing_job_names_its_log(endless: Job, runs: Path, prefect_server: s
 
         @flow
         def failing() -> None:
-            torchrun(endless.folder, f"{endless.folder}/job.json", Launch(max_restarts=0), run.run_id, 10)
+            launch = Launch(max_restarts=0)
+            torchrun(endless.folder, f"{endless.folder}/job.json", launch, run.run_id, 10, "digest")
 
-        with pytest.raises(TrainingError, match=r"run: training failed with status 1; .* torchrun\.log"):
+        with pytest.raises(
+            TrainingError, match=r"run: training failed with status 1; .* torchrun\.log: .*SafetensorError"
+        ):
             failing()
     assert mlflow_client().get_run(run.run_id).info.status == "FINISHED"
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.training.distributed import Ranks
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitError, FitSettings, fit, mean_loss, outputs
 from cloud_core.training.optimiser import OptimiserSettings, adamw
@@ -145,6 +146,9 @@ def test_a_loss_that_blows_up_is_told(examples: Examples) -> None:
         fit(model(), examples.take(TRAIN), examples.take(HELD), SETTINGS, nan)
     with pytest.raises(FitError, match="too few"):
         fit(model(), examples.take(TRAIN[:0]), examples.take(HELD), SETTINGS, LOSS)
+    small, three = replace(SETTINGS, batch_size=3), Ranks(0, 3, torch.device("cpu"))
+    with pytest.raises(FitError, match="4 rows in batches of 2 to 3 are too few for 3 processes"):
+        fit(model(), examples.take(TRAIN[:4]), examples.take(HELD), small, LOSS, ranks=three)
 
 
 def test_examples_survive_their_file(examples: Examples, tmp_path: object) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cloud_core.models.checkpoint import CheckpointError, load_encoder
+from cloud_core.models.checkpoint import WEIGHTS, CheckpointError, load_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.training.augmentation import space_group_numbers
 from cloud_core.training.corpus import Corpus, epoch_batches
@@ -29,6 +29,7 @@ from cloud_core.training.distributed import Ranks
 from cloud_core.training.job import Job
 from cloud_core.training.masking import Masking
 from cloud_core.training.objective import Objective, micro_batches
+from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import Run, main
 from cloud_core.training.progress import read_lines, training_operations
 from tasks.training import FRESH_STORE, Launch
@@ -341,6 +342,17 @@ def test_a_kill_inside_a_checkpoint_leaves_the_one_before(
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_what_a_killed_process_left_goes_with_the_next_checkpoint(corpora: Path, tmp_path: Path) -> None:
+    run = Run(job(corpora, tmp_path / "run"), Ranks(0, 1, CPU))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    for left in (".step-00000001.12345.partial", ".step-00000001.12345.replaced"):
+        (checkpoints / left).mkdir(parents=True)
+        (checkpoints / left / "model.safetensors").write_bytes(b"half")
+    run.take_step()
+    run.save()
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step-00000001"]
+
+
 def test_checkpoints_of_another_recipe_are_refused(alone: Job, corpora: Path) -> None:
     with pytest.raises(CheckpointError, match="made with other seed, steps than"):
         Run(replace(alone, seed=6, steps=20), Ranks(0, 1, CPU))
@@ -358,6 +370,26 @@ def test_every_checkpoint_is_a_model_folder_and_a_start(alone: Job, corpora: Pat
     again = Run(job(corpora, tmp_path, start_from=str(checkpoint)), Ranks(0, 1, CPU))
     assert again.validate() == {k: v for k, v in about["metrics"].items() if k.startswith("validation/")}
     assert again.step == 0
+    with pytest.raises(CheckpointError, match=r"an encoder of heads 2, not 4; set `encoder`"):
+        Run(
+            replace(job(corpora, tmp_path, start_from=str(checkpoint)), encoder=replace(TINY, heads=4)),
+            Ranks(0, 1, CPU),
+        )
+
+
+def test_a_run_goes_on_when_the_model_that_it_started_from_was_moved(
+    alone: Job, corpora: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(alone.model, tmp_path / "here")
+    run = job(corpora, tmp_path / "run", start_from=str(tmp_path / "here"))
+    first = Run(run, Ranks(0, 1, CPU))
+    first.take_step()
+    first.save()
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert Run(replace(run, start_from=str(tmp_path / "there")), Ranks(0, 1, CPU)).step == 1
+    other = Path(alone.folder) / "checkpoints" / "step-00000004"
+    with pytest.raises(CheckpointError, match="made with other start_from than"):
+        Run(replace(run, start_from=str(other)), Ranks(0, 1, CPU))
 
 
 def test_old_checkpoints_go(corpora: Path, tmp_path: Path) -> None:
@@ -428,6 +460,9 @@ def test_a_rank_needs_torch_numpy_pyarrow_and_safetensors_alone(
 def test_too_little_data_for_the_processes(corpora: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too few for 60 processes"):
         Run(job(corpora, tmp_path), Ranks(0, 60, CPU))
+    # 3 does not divide it: batches of 2 and 3 rows
+    with pytest.raises(ValueError, match=r"in batches of 2 to 3 are too few for 3 processes"):
+        Run(job(corpora, tmp_path, batch_size=3), Ranks(0, 3, CPU))
     with pytest.raises(ValueError, match="micro_batch_tokens 100 must hold two strings"):
         job(corpora, tmp_path, micro_batch_tokens=100)
 
@@ -436,9 +471,58 @@ def test_a_loss_that_is_not_finite_stops_the_run(corpora: Path, tmp_path: Path) 
     run = job(corpora, tmp_path / "run")
     path = written(run)
     broken = Run(run, Ranks(0, 1, CPU))
+    broken.take_step()
+    broken.save()
     with torch.no_grad():
         broken.model.bias.fill_(float("nan"))
     broken.take_step()
-    broken.save()
+    # Neither does it become a checkpoint where nothing is reported at its step.
+    with pytest.raises(FloatingPointError, match=r"step 2: the loss is nan; lower optimiser\.learning_rate"):
+        broken.save()
+    (checkpoint,) = (Path(run.folder) / "checkpoints").glob("step-*")
+    bad = Path(tmp_path / "bad")
+    shutil.copytree(checkpoint, bad)
+    save_file(
+        {k: torch.full_like(v, float("nan")) for k, v in load_file(bad / WEIGHTS).items()}, bad / WEIGHTS
+    )
+    path = written(job(corpora, tmp_path / "next", start_from=str(bad)))
     with pytest.raises(FloatingPointError, match=r"the loss is nan; lower optimiser\.learning_rate"):
         main(path)
+
+
+def test_a_gradient_that_is_not_finite_leaves_no_checkpoint(corpora: Path, tmp_path: Path) -> None:
+    """The loss was finite; it is the step after it that spoils the weights."""
+    run = Run(job(corpora, tmp_path / "run"), Ranks(0, 1, CPU))
+    run.model.bias.register_hook(lambda gradient: gradient * float("inf"))
+    run.take_step()
+    with pytest.raises(FloatingPointError, match="step 1: the gradient is"):
+        run.save()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_long_gradient_is_cut_to_its_norm(corpora: Path, tmp_path: Path) -> None:
+    """What AdamW takes as its first mean is a tenth of the gradient."""
+    cut = OptimiserSettings(clip_norm=1e-3, betas=(0.9, 0.999))
+    run = Run(job(corpora, tmp_path / "run", optimiser=cut), Ranks(0, 1, CPU))
+    run.take_step()
+    means = [run.optimiser.state[parameter]["exp_avg"] for parameter in run.model.parameters()]
+    taken = torch.cat([mean.flatten() for mean in means]).norm().item()
+    assert run.norm > 0.1
+    assert taken == pytest.approx(1e-3 * 0.1, rel=1e-3)
+
+
+def test_a_run_in_bfloat16_learns_as_in_float32(alone: Job, corpora: Path, tmp_path: Path) -> None:
+    run = job(corpora, tmp_path / "run", precision="bfloat16")
+    main(written(run))
+    assert losses(run) != losses(alone)
+    np.testing.assert_allclose(losses(run), losses(alone), rtol=5e-3)
+    assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
+
+
+def test_a_kill_after_the_last_checkpoint_leaves_the_result_whole(alone: Job, tmp_path: Path) -> None:
+    run = replace(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"))
+    shutil.copytree(alone.folder, run.folder)
+    (tmp_path / "run" / "result.json").unlink()
+    main(written(run))
+    before, after = (json.loads((Path(j.folder) / "result.json").read_text()) for j in (alone, run))
+    assert after["metrics"] == before["metrics"]
