@@ -114,7 +114,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         jobs = fitted.all_jobs(config.name)
         fit_all(jobs, config.experiment, run.run_id, config.launch, config.parallel)
         part = fitted.evaluated(data, model, config, lineage)
-        found = report(run, folder, data, [part], [fitted.jobs])
+        found = report(run, folder, data, {0: part}, {0: fitted.jobs})
         run.set_tags({"model_folder": str(model)})
         publish_table(
             f"{config.name}-comparison", found.comparison, f"Test errors of {config.name} and its baselines"

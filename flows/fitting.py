@@ -174,9 +174,13 @@ def plan(
 
 
 def find_settings(
-    config: FitConfig, start: Start, folder: Path, data: Dataset, split: Split, run: Run
+    config: FitConfig, start: Start, folder: Path, data: Dataset, split: Split, run: Run, prefix: str = ""
 ) -> FitSettings:
-    """The settings to fit with: the configuration's, or the best that the search finds, a child a trial."""
+    """The settings to fit with: the configuration's, or the best that the search finds, a child a trial.
+
+    Args:
+        prefix: of the names under which trials and findings are logged, where a run has several searches.
+    """
     if config.search is None:
         return config.fit
     examples = write_split(folder / "examples", data, split, start.geometry.positions)
@@ -192,12 +196,12 @@ def find_settings(
             **start.job,
         )
         path = str(Path(job.folder) / "job.json")
-        found = fit_member(path, config.experiment, f"trial-{number}", run.run_id, config.launch)
+        found = fit_member(path, config.experiment, f"{prefix}trial-{number}", run.run_id, config.launch)
         return float(found["validation_loss"])
 
     best, value = search(config.search.space, config.fit, config.search.trials, config.search.seed, loss)
-    run.log_params({f"found.{key}": value for key, value in flatten(asdict(best)).items()})
-    run.log_metrics({"search/validation_loss": value})
+    run.log_params({f"{prefix}found.{key}": value for key, value in flatten(asdict(best)).items()})
+    run.log_metrics({f"{prefix}search/validation_loss": value})
     return best
 
 
@@ -208,10 +212,12 @@ HOW = {
 }  # fmt: skip
 
 
-def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[str] = ()) -> str:
-    """Eight digits for all that decides the outcome: the configuration but for `apart`, weights, rows."""
-    values = config.model_dump(mode="json", exclude=HOW | set(apart)) | {"start": start.digest}
+def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[str] = (), **more: Any) -> str:
+    """Eight digits for all that decides the outcome: the configuration but for `apart`, weights, rows, and
+    `more`. The rows' names count too: folds may go by them."""
+    values = config.model_dump(mode="json", exclude=HOW | set(apart)) | {"start": start.digest} | more
     content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    content.update("\n".join(data.texts).encode())
+    for column in (data.ids, data.keys, data.texts):
+        content.update("\n".join(column).encode() + b"\0")
     content.update(data.labels.tobytes())
     return content.hexdigest()[:8]
