@@ -13,8 +13,8 @@ import numpy as np
 from prefect import flow
 from pydantic import Field, field_validator, model_validator
 
-from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkTask, load_task
-from cloud_core.evaluation.dataset import Dataset
+from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkTask, find_file, load_task
+from cloud_core.evaluation.dataset import Dataset, require_labels
 from cloud_core.evaluation.folds import N_FOLDS, split_fold
 from cloud_core.evaluation.matbench import FoldResult, results_file
 from cloud_core.evaluation.report import MODEL, Evaluated
@@ -95,7 +95,9 @@ class BenchmarkResult:
 @flow(name="benchmark", persist_result=False, validate_parameters=True)
 def benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     """Every task, all folds of it in parallel as far as `parallel` goes; then MatBench's results file."""
-    start = config.start()  # a missing encoder is told before the first structure is encoded
+    start = config.start()  # a missing encoder or file is told before the first structure is encoded
+    for task in config.chosen():
+        find_file(task, config.data)
     found: list[TaskResult] = []
     complete: dict[BenchmarkTask, list[FoldResult]] = {}
     for task in config.chosen():
@@ -134,6 +136,8 @@ def run_task(
             fold: split_fold(tests[fold], data.keys, config.validation_fraction, config.validation_seed)
             for fold in config.folds
         }
+        for split in splits.values():
+            require_labels(data, split)
         whole = len(data) == task.n_rows and len(config.folds) == len(tests)
         run.log_params({"rows": len(data), "published_rows": task.n_rows, "complete": whole})
         lineage = {"form": config.form, "task": task.name, "code": git_commit(), "run_id": run.run_id}

@@ -70,9 +70,13 @@ class FitConfig(FlowConfig):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="while fitting; default: the encoder's own, which may have none"
     )
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one member each; several: an ensemble")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="one member each, each once; several: an ensemble"
+    )
     search: SearchConfig | None = Field(None, description="look for settings first (on the first seed)")
-    baselines: tuple[str, ...] = Field(tuple(BASELINES), description="shown beside the model")
+    baselines: tuple[str, ...] = Field(
+        tuple(BASELINES), min_length=1, description="shown beside the model, which is never shown alone"
+    )
     scratch_baseline: bool = Field(
         True, description="show the same encoder from random weights too; fitting takes as long again"
     )
@@ -87,6 +91,13 @@ class FitConfig(FlowConfig):
         if unknown:
             raise ValueError(f"no baseline '{unknown[0]}'; there are {', '.join(BASELINES)}")
         return names
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds {', '.join(map(str, seeds))}: each once; twice the same is one member")
+        return seeds
 
     @model_validator(mode="after")
     def _one_start(self) -> "FitConfig":

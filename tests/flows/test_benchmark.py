@@ -180,3 +180,15 @@ def test_folds_stand_in_order_each_once(tmp_path: Path) -> None:
     for wrong in ([0, 0], [5], [-1]):
         with pytest.raises(ValueError, match="each once"):
             config(tmp_path, folds=wrong)
+    with pytest.raises(ValueError, match="same is one member"):
+        config(tmp_path, seeds=[0, 0])
+    with pytest.raises(ValueError, match="at least 1 item"):
+        config(tmp_path, baselines=[])
+
+
+def test_every_file_is_looked_for_before_the_first_fit(
+    runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BenchmarkError, match="matbench_phonons: no"):
+        benchmark(config(tmp_path, tasks=["salts", "matbench_phonons"], own_tasks=salts(tmp_path)))
+    assert not (runs / "benchmark").exists()
