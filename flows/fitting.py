@@ -116,13 +116,18 @@ class FitConfig(FlowConfig):
 
         Raises:
             RegistryError, CheckpointError: the encoder is missing.
-            ConfigError: it was pretrained on strings of another form.
+            ConfigError: it was pretrained on strings of another form, or of one that it does not say.
         """
         if self.encoder is None:
             return Start({"from_scratch": self.geometry}, self.geometry, "scratch")
         folder = resolve(self.encoder)
         form = read_config(folder).get("metadata", {}).get("form")
-        if form is not None and form != self.form:
+        if form is None:
+            raise ConfigError(
+                f"{self.encoder}: does not say on which form of the strings it was pretrained; import it "
+                "again with cloud import --form official|canonical|full"
+            )
+        if form != self.form:
             raise ConfigError(
                 f"{self.encoder}: pretrained on {form} strings, not {self.form} ones; set form: {form}"
             )
