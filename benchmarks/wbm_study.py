@@ -147,7 +147,7 @@ def baselines(folder: Path, training: Path, test_ids: set[str]) -> dict[str, pd.
         found = pd.DataFrame(index=wbm.index)
         for name in BASELINES_SHOWN:
             given = (rows["scope"].tolist(), rows[LABEL].to_numpy(), encoded.tolist())
-            found[name] = pd.Series(BASELINES[name](*given, "regression", 0), encoded.index)
+            found[name] = pd.Series(BASELINES[name](*given, None, 0), encoded.index)
         found.to_parquet(path)
     found = pd.read_parquet(path)
     return {name: found[name] for name in found}

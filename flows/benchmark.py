@@ -5,17 +5,17 @@
 A parent run for each task, with a child for each fold and seed; what is done already is not done again.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from prefect import flow
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkTask, load_task
-from cloud_core.evaluation.dataset import Dataset
-from cloud_core.evaluation.folds import split_fold
+from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkTask, find_file, load_task
+from cloud_core.evaluation.dataset import Dataset, require_labels
+from cloud_core.evaluation.folds import N_FOLDS, split_fold
 from cloud_core.evaluation.matbench import FoldResult, results_file
 from cloud_core.evaluation.report import MODEL, Evaluated
 from flows.configs import run_from_shell
@@ -42,7 +42,7 @@ class BenchmarkConfig(FitConfig):
         description="names of tasks; matbench and unconvbench stand for all of theirs",
     )
     own_tasks: tuple[BenchmarkTask, ...] = Field((), description="tasks that the catalogue does not have")
-    folds: tuple[int, ...] = Field((0, 1, 2, 3, 4), min_length=1)
+    folds: tuple[int, ...] = Field(tuple(range(N_FOLDS)), min_length=1)
     subset: bool = Field(False, description="take files with fewer rows than published; no benchmark result")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of a fold's training part")
     validation_seed: int = Field(0, ge=0)
@@ -54,9 +54,14 @@ class BenchmarkConfig(FitConfig):
         unknown = [name for name in self.tasks if name not in known]
         if unknown:
             raise ValueError(f"no task '{unknown[0]}'; there are {', '.join(sorted(known))}")
-        if not set(self.folds) <= set(range(5)) or len(set(self.folds)) < len(self.folds):
-            raise ValueError("folds are 0 to 4, each once")
         return self
+
+    @field_validator("folds")
+    @classmethod
+    def _known_folds(cls, folds: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(folds) <= set(range(N_FOLDS)) or len(set(folds)) < len(folds):
+            raise ValueError("folds are 0 to 4, each once")
+        return tuple(sorted(folds))  # results files and reports count them
 
     def chosen(self) -> list[BenchmarkTask]:
         catalogue = TASKS | {task.name: task for task in self.own_tasks}
@@ -90,7 +95,9 @@ class BenchmarkResult:
 @flow(name="benchmark", persist_result=False, validate_parameters=True)
 def benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     """Every task, all folds of it in parallel as far as `parallel` goes; then MatBench's results file."""
-    start = config.start()  # a missing encoder is told before the first structure is encoded
+    start = config.start()  # a missing encoder or file is told before the first structure is encoded
+    for task in config.chosen():
+        find_file(task, config.data)
     found: list[TaskResult] = []
     complete: dict[BenchmarkTask, list[FoldResult]] = {}
     for task in config.chosen():
@@ -117,38 +124,41 @@ def run_task(
     config: BenchmarkConfig, start: Start, task: BenchmarkTask, data: Dataset
 ) -> tuple[TaskResult, list[FoldResult]]:
     """Fit and score the folds of one task."""
-    key = identity(config, start, data, {"tasks", "own_tasks", "folds", "data", "subset"})
+    apart = {"tasks", "own_tasks", "folds", "data", "subset"}
+    key = identity(config, start, data, apart, task=asdict(task))
     folder = runs_folder() / "benchmark" / f"{config.name}-{task.name}-{key}"
     tags = {"task": task.name}
     with tracked_run(
         config.experiment, task.name, config, parent_run_id=config.parent_run_id, tags=tags
     ) as run:
         tests = task.folds(data)
-        splits = [
-            split_fold(tests[fold], data.keys, config.validation_fraction, config.validation_seed)
+        splits = {
+            fold: split_fold(tests[fold], data.keys, config.validation_fraction, config.validation_seed)
             for fold in config.folds
-        ]
+        }
+        for split in splits.values():
+            require_labels(data, split)
         whole = len(data) == task.n_rows and len(config.folds) == len(tests)
         run.log_params({"rows": len(data), "published_rows": task.n_rows, "complete": whole})
         lineage = {"form": config.form, "task": task.name, "code": git_commit(), "run_id": run.run_id}
-        settings = find_settings(config, start, folder / "search", data, splits[0], run)
-        plans = [
-            plan(config, start, folder / f"fold-{fold}", data, split, settings, lineage | {"fold": fold})
-            for fold, split in zip(config.folds, splits, strict=True)
-        ]
+        plans = {}
+        for fold, split in splits.items():
+            here = folder / f"fold-{fold}"
+            # a search for each fold: what another fold validates on may be a test row of this one
+            settings = find_settings(config, start, here / "search", data, split, run, f"fold-{fold}-")
+            plans[fold] = plan(config, start, here, data, split, settings, lineage | {"fold": fold})
         jobs = {
             name: job
-            for fold, each in zip(config.folds, plans, strict=True)
+            for fold, each in plans.items()
             for name, job in each.all_jobs(f"{task.name}-fold-{fold}").items()
         }
         fit_all(jobs, config.experiment, run.run_id, config.launch, config.parallel)
-        parts: list[Evaluated] = []
-        for fold, each in zip(config.folds, plans, strict=True):
+        parts: dict[int, Evaluated] = {}
+        for fold, each in plans.items():
             fit_baselines(str(each.examples), config.baselines)
-            parts.append(
-                each.evaluated(data, folder / f"fold-{fold}" / "model", config, lineage | {"fold": fold})
-            )
-        made = report(run, folder, data, parts, [each.jobs for each in plans])
+            model = folder / f"fold-{fold}" / "model"
+            parts[fold] = each.evaluated(data, model, config, lineage | {"fold": fold})
+        made = report(run, folder, data, parts, {fold: each.jobs for fold, each in plans.items()})
         publish_table(f"{task.name}-folds", made.folds, f"Folds of {task.name}")
         publish_table(f"{task.name}-leakage", made.leakage, "Test rows whose string was trained on")
     result = TaskResult(
@@ -162,7 +172,7 @@ def run_task(
         predictions=str(made.predictions),
         metrics=flat_metrics(made.comparison),
     )
-    return result, [fold_result(task, data, part) for part in parts]
+    return result, [fold_result(task, data, part) for part in parts.values()]
 
 
 def fold_result(task: BenchmarkTask, data: Dataset, part: Evaluated) -> FoldResult:

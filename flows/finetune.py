@@ -13,7 +13,7 @@ from typing import Any
 from prefect import flow
 from pydantic import Field, model_validator
 
-from cloud_core.evaluation.dataset import Dataset, from_file, from_table
+from cloud_core.evaluation.dataset import Dataset, from_file, from_table, require_labels
 from cloud_core.evaluation.folds import Split, split_by_group
 from cloud_core.lake.snapshot import Snapshot
 from flows.configs import TableUri, run_from_shell
@@ -95,6 +95,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
     if snapshot is not None:
         snapshot = Snapshot.of(snapshot.uri, snapshot.version, pin=name)
     split = split_by_group(data.keys, config.test_fraction, config.validation_fraction, config.split_seed)
+    require_labels(data, split)
     folder, model = runs_folder() / "finetune" / name, runs_folder() / "models" / name
     inputs = {"structures": snapshot} if snapshot is not None else {}
     with tracked_run(config.experiment, config.name, config, inputs, config.parent_run_id) as run:
@@ -114,7 +115,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         jobs = fitted.all_jobs(config.name)
         fit_all(jobs, config.experiment, run.run_id, config.launch, config.parallel)
         part = fitted.evaluated(data, model, config, lineage)
-        found = report(run, folder, data, [part], [fitted.jobs])
+        found = report(run, folder, data, {0: part}, {0: fitted.jobs})
         run.set_tags({"model_folder": str(model)})
         publish_table(
             f"{config.name}-comparison", found.comparison, f"Test errors of {config.name} and its baselines"

@@ -70,9 +70,13 @@ class FitConfig(FlowConfig):
     dropout: float | None = Field(
         None, ge=0, lt=1, description="while fitting; default: the encoder's own, which may have none"
     )
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="one member each; several: an ensemble")
+    seeds: tuple[int, ...] = Field(
+        (0,), min_length=1, description="one member each, each once; several: an ensemble"
+    )
     search: SearchConfig | None = Field(None, description="look for settings first (on the first seed)")
-    baselines: tuple[str, ...] = Field(tuple(BASELINES), description="shown beside the model")
+    baselines: tuple[str, ...] = Field(
+        tuple(BASELINES), min_length=1, description="shown beside the model, which is never shown alone"
+    )
     scratch_baseline: bool = Field(
         True, description="show the same encoder from random weights too; fitting takes as long again"
     )
@@ -87,6 +91,13 @@ class FitConfig(FlowConfig):
         if unknown:
             raise ValueError(f"no baseline '{unknown[0]}'; there are {', '.join(BASELINES)}")
         return names
+
+    @field_validator("seeds")
+    @classmethod
+    def _each_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"seeds {', '.join(map(str, seeds))}: each once; twice the same is one member")
+        return seeds
 
     @model_validator(mode="after")
     def _one_start(self) -> "FitConfig":
@@ -105,13 +116,18 @@ class FitConfig(FlowConfig):
 
         Raises:
             RegistryError, CheckpointError: the encoder is missing.
-            ConfigError: it was pretrained on strings of another form.
+            ConfigError: it was pretrained on strings of another form, or of one that it does not say.
         """
         if self.encoder is None:
             return Start({"from_scratch": self.geometry}, self.geometry, "scratch")
         folder = resolve(self.encoder)
         form = read_config(folder).get("metadata", {}).get("form")
-        if form is not None and form != self.form:
+        if form is None:
+            raise ConfigError(
+                f"{self.encoder}: does not say on which form of the strings it was pretrained; import it "
+                "again with cloud import --form official|canonical|full"
+            )
+        if form != self.form:
             raise ConfigError(
                 f"{self.encoder}: pretrained on {form} strings, not {self.form} ones; set form: {form}"
             )
@@ -174,9 +190,13 @@ def plan(
 
 
 def find_settings(
-    config: FitConfig, start: Start, folder: Path, data: Dataset, split: Split, run: Run
+    config: FitConfig, start: Start, folder: Path, data: Dataset, split: Split, run: Run, prefix: str = ""
 ) -> FitSettings:
-    """The settings to fit with: the configuration's, or the best that the search finds, a child a trial."""
+    """The settings to fit with: the configuration's, or the best that the search finds, a child a trial.
+
+    Args:
+        prefix: of the names under which trials and findings are logged, where a run has several searches.
+    """
     if config.search is None:
         return config.fit
     examples = write_split(folder / "examples", data, split, start.geometry.positions)
@@ -192,12 +212,12 @@ def find_settings(
             **start.job,
         )
         path = str(Path(job.folder) / "job.json")
-        found = fit_member(path, config.experiment, f"trial-{number}", run.run_id, config.launch)
+        found = fit_member(path, config.experiment, f"{prefix}trial-{number}", run.run_id, config.launch)
         return float(found["validation_loss"])
 
     best, value = search(config.search.space, config.fit, config.search.trials, config.search.seed, loss)
-    run.log_params({f"found.{key}": value for key, value in flatten(asdict(best)).items()})
-    run.log_metrics({"search/validation_loss": value})
+    run.log_params({f"{prefix}found.{key}": value for key, value in flatten(asdict(best)).items()})
+    run.log_metrics({f"{prefix}search/validation_loss": value})
     return best
 
 
@@ -208,10 +228,12 @@ HOW = {
 }  # fmt: skip
 
 
-def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[str] = ()) -> str:
-    """Eight digits for all that decides the outcome: the configuration but for `apart`, weights, rows."""
-    values = config.model_dump(mode="json", exclude=HOW | set(apart)) | {"start": start.digest}
+def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[str] = (), **more: Any) -> str:
+    """Eight digits for all that decides the outcome: the configuration but for `apart`, weights, rows, and
+    `more`. The rows' names count too: folds may go by them."""
+    values = config.model_dump(mode="json", exclude=HOW | set(apart)) | {"start": start.digest} | more
     content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
-    content.update("\n".join(data.texts).encode())
+    for column in (data.ids, data.keys, data.texts):
+        content.update("\n".join(column).encode() + b"\0")
     content.update(data.labels.tobytes())
     return content.hexdigest()[:8]

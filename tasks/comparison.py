@@ -1,7 +1,7 @@
 """Scores of a model beside its baselines, logged: tables, figures, predictions."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,18 +42,19 @@ class Report:
 
 
 def report(
-    run: Run, folder: Path, data: Dataset, parts: Sequence[Evaluated], jobs: Sequence[Sequence[Job]]
+    run: Run, folder: Path, data: Dataset, parts: Mapping[int, Evaluated], jobs: Mapping[int, Sequence[Job]]
 ) -> Report:
     """Score one split or several folds and log it all: tables, figures over all test rows, predictions.
 
     Args:
+        parts: by number of the fold; a single split has number 0.
         jobs: of each part, the model's members.
     """
-    folds = [row for fold, part in enumerate(parts) for row in compare(data, part, fold)]
+    folds = [row for fold, part in parts.items() for row in compare(data, part, fold)]
     comparison = over_folds(folds)
     leaks = [
         {"fold": fold, **row}
-        for fold, part in enumerate(parts)
+        for fold, part in parts.items()
         for row in leakage_rows(data, part.split, part.models[MODEL])
     ]
     run.log_metrics(flat_metrics(comparison))
@@ -61,19 +62,19 @@ def report(
     run.log_table(pd.DataFrame(folds), "folds.json")
     run.log_table(pd.DataFrame(leaks), "leakage.json")
     curves = {
-        f"fold {fold}, {Path(job.folder).name}" if len(parts) > 1 else Path(job.folder).name: [
+        f"fold {fold}, {Path(job.folder).name}" if list(parts) != [0] else Path(job.folder).name: [
             (step, line["train_loss"], line["validation_loss"])
             for step, line in read_lines(Path(job.folder) / METRICS)
         ]
-        for fold, members in enumerate(jobs)
+        for fold, members in jobs.items()
         for job in members
     }
     run.log_figure(plots.learning_curves(curves), "learning_curves.png")
     for place, _ in enumerate(data.targets):
-        log_figures(run, data, place, parts, jobs)
+        log_figures(run, data, place, list(parts.values()), [jobs[fold] for fold in parts])
     path = folder / PREDICTIONS
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    tables = [prediction_table(data, part, fold) for fold, part in enumerate(parts)]
+    tables = [prediction_table(data, part, fold) for fold, part in parts.items()]
     pd.concat(tables).to_csv(partial, index=False)
     partial.replace(path)
     run.log_artifact(path)

@@ -83,7 +83,12 @@ class Start(BaseModel):
     def _geometry(self) -> EncoderConfig:
         if self.folder is not None:
             form = read_config(self.folder).get("metadata", {}).get("form")
-            if form not in (None, "canonical"):
+            if form is None:
+                raise ThermalError(
+                    f"{self.folder}: does not say on which form of the strings it was pretrained; import it "
+                    "again with cloud import --form official|canonical|full"
+                )
+            if form != "canonical":
                 raise ThermalError(
                     f"{self.folder}: pretrained on {form} strings; Debye models take canonical ones, "
                     "pretrain on those"

@@ -1,5 +1,6 @@
 """Finetuning and its evaluation as Prefect tasks: one model on one split with one seed is one task."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +84,7 @@ def fit_member(
                 progress.advance(relay.step - progress.done, validation_loss=loss)
 
         result = run(job, on_epoch=follow) if launch is None else _launch(job, launch, job_file, follow)
-        relay.pump()
+        relay.try_pump()  # an MLflow that is away does not fail a fit that is done
         child.log_metrics(
             {"best_epoch": result["best_epoch"], "best_validation_loss": result["validation_loss"]}
         )
@@ -193,11 +194,23 @@ def fit_all(
 
 
 def devices_of(slot: int, processes: int) -> str | None:
-    """GPUs of the ranks of one of several fits side by side: neighbours, taken in turn."""
+    """GPUs of the ranks of one of several fits side by side: neighbours, taken in turn from those that this
+    process may see.
+
+    Raises:
+        TrainingError: a fit has more ranks than there are GPUs.
+    """
     count = torch.cuda.device_count()
     if not count:
         return None
-    return ",".join(str((slot * processes + rank) % count) for rank in range(processes))
+    if processes > count:
+        raise TrainingError(
+            f"launch.processes {processes}: each rank takes a GPU of its own, and {count} can be seen here; "
+            "set fewer processes"
+        )
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = given.split(",") if given else [str(number) for number in range(count)]
+    return ",".join(names[(slot * processes + rank) % count] for rank in range(processes))
 
 
 def join_members(

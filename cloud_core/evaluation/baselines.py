@@ -1,7 +1,6 @@
 """What a result is shown beside: models that know no symmetry, or no order of words, or nothing."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +9,6 @@ from cloud_core.scope.grammar import decode
 from cloud_core.scope.tables import ATOMIC_NUMBERS, ISOTOPES
 from cloud_core.scope.tokenizer import Tokenizer
 
-Kind = Literal["regression", "classification"]
 Floats = NDArray[np.float64]
 
 
@@ -34,33 +32,33 @@ def bag_of_words(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def mean(
-    train_texts: Sequence[str], labels: Floats, texts: Sequence[str], kind: Kind, seed: int = 0
+    train_texts: Sequence[str], labels: Floats, texts: Sequence[str], classes: int | None, seed: int = 0
 ) -> Floats:
     """The training mean, or the training share of each class: MatBench's dummy."""
-    if kind == "regression":
+    if classes is None:
         return np.full(len(texts), labels.mean())
-    shares = np.bincount(labels.astype(int)) / len(labels)
+    shares = np.bincount(labels.astype(int), minlength=classes) / len(labels)
     return np.tile(shares, (len(texts), 1))
 
 
 def composition_forest(
-    train_texts: Sequence[str], labels: Floats, texts: Sequence[str], kind: Kind, seed: int = 0
+    train_texts: Sequence[str], labels: Floats, texts: Sequence[str], classes: int | None, seed: int = 0
 ) -> Floats:
     """A random forest on element fractions: what a model without symmetry can know."""
     from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
     train, test = composition_features(train_texts), composition_features(texts)
-    if kind == "regression":
+    if classes is None:
         forest = RandomForestRegressor(200, max_features=1 / 3, random_state=seed, n_jobs=-1).fit(
             train, labels
         )
         return np.asarray(forest.predict(test))
     classifier = RandomForestClassifier(200, random_state=seed, n_jobs=-1).fit(train, labels.astype(int))
-    return np.asarray(classifier.predict_proba(test))
+    return _spread(classifier.predict_proba(test), classifier.classes_, classes)
 
 
 def bag_boosting(
-    train_texts: Sequence[str], labels: Floats, texts: Sequence[str], kind: Kind, seed: int = 0
+    train_texts: Sequence[str], labels: Floats, texts: Sequence[str], classes: int | None, seed: int = 0
 ) -> Floats:
     """Gradient boosting on the bag of words: all that the string says but the order of its words."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -71,7 +69,7 @@ def bag_boosting(
     train, test = train[:, moving], test[:, moving]
     # On few rows its threads wait for each other: with other work on the machine, thirty times as long.
     with threadpool_limits(1 if len(train) < 20_000 else None):
-        if kind == "regression":
+        if classes is None:
             regressor = HistGradientBoostingRegressor(
                 loss="absolute_error", max_iter=200, max_bins=63, min_samples_leaf=5, random_state=seed
             ).fit(train, labels)
@@ -79,10 +77,18 @@ def bag_boosting(
         classifier = HistGradientBoostingClassifier(
             max_iter=200, max_bins=63, min_samples_leaf=5, random_state=seed
         ).fit(train, labels.astype(int))
-        return np.asarray(classifier.predict_proba(test))
+        return _spread(classifier.predict_proba(test), classifier.classes_, classes)
 
 
-Baseline = Callable[[Sequence[str], Floats, Sequence[str], Kind, int], Floats]
+def _spread(shares: Floats, known: NDArray[np.int64], classes: int) -> Floats:
+    """Probabilities of the classes seen in training as `[n, classes]`; of the others it is zero."""
+    every = np.zeros((len(shares), classes))
+    every[:, known] = shares if len(known) > 1 else 1.0  # of one class, boosting gives two columns
+    return every
+
+
+Baseline = Callable[[Sequence[str], Floats, Sequence[str], int | None, int], Floats]
+"""(training strings, labels, test strings, number of classes; None: regression, seed) -> predictions"""
 BASELINES: dict[str, Baseline] = {
     "mean": mean,
     "composition random forest": composition_forest,

@@ -38,7 +38,6 @@ class BenchmarkTask:
     n_rows: int
     prefix: str
     kind: Literal["regression", "classification"] = "regression"
-    metric: Literal["mae", "roc_auc"] = "mae"
     split: Literal["kfold", "stratified"] = "kfold"
     fold_seed: int = MATBENCH_SEED
     scaling: Scaling = "standard"
@@ -105,7 +104,7 @@ def _unconvbench(name: str, target: str, unit: str, n_rows: int) -> BenchmarkTas
     return BenchmarkTask(full, f"ub_{full}", target, unit, n_rows, full, fold_seed=42)
 
 
-_METAL: Mapping[str, Any] = {"kind": "classification", "metric": "roc_auc", "split": "stratified"}
+_METAL: Mapping[str, Any] = {"kind": "classification", "split": "stratified"}
 
 TASKS: dict[str, BenchmarkTask] = {
     task.name: task

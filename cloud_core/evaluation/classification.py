@@ -7,7 +7,8 @@ THRESHOLD = 0.5  # MatBench's, of the probability of the second of two classes
 
 
 def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float]:
-    """accuracy, balanced_accuracy, f1 and roc_auc, as MatBench takes them.
+    """accuracy, balanced_accuracy, f1 and roc_auc, as MatBench takes them; roc_auc is nan where a class has
+    no row.
 
     Args:
         labels: `[n]` class indices.
@@ -15,7 +16,7 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[
             it above one half; with more, f1 is the mean over classes and roc_auc one against the rest.
 
     Raises:
-        ValueError: unequal lengths, probabilities that are not finite, or (roc_auc) a class without a row.
+        ValueError: unequal lengths, or probabilities that are not finite.
     """
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
@@ -25,14 +26,15 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[
         raise ValueError(f"{true.shape} labels and {shares.shape} probabilities; [n] and [n, classes]")
     if not np.isfinite(shares).all():
         raise ValueError("probabilities must be finite; a missing prediction is an error")
+    whole = len(np.unique(true)) == shares.shape[1]
     if shares.shape[1] == 2:
         said = (shares[:, 1] > THRESHOLD).astype(int)
         f1 = f1_score(true, said)
-        area = roc_auc_score(true, shares[:, 1])
+        area = roc_auc_score(true, shares[:, 1]) if whole else float("nan")
     else:
         said = shares.argmax(axis=1)
         f1 = f1_score(true, said, average="macro")
-        area = roc_auc_score(true, shares, multi_class="ovr", labels=np.arange(shares.shape[1]))
+        area = roc_auc_score(true, shares, multi_class="ovr") if whole else float("nan")
     return {
         "accuracy": float(accuracy_score(true, said)),
         "balanced_accuracy": float(balanced_accuracy_score(true, said)),

@@ -17,7 +17,7 @@ from cloud_core.evaluation.folds import Split
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target, target_from
-from cloud_core.scope import EncoderSettings, canonicalise
+from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
 from cloud_core.scope.workers import Encoded, encode_many
 from cloud_core.training.examples import Examples
 from cloud_core.training.property import LABELS
@@ -133,7 +133,7 @@ def from_table(
     if missing:
         raise DatasetError(f"{uri}: {missing} rows have no {form} string; encode the table with that form")
     frame["official"] = rows["official"].to_pylist()
-    return _assemble(frame, rows["canonical"].to_pylist(), labels, targets, form, {}), snapshot
+    return _assemble(uri, frame, rows["canonical"].to_pylist(), labels, targets, form, {}), snapshot
 
 
 def from_file(
@@ -159,7 +159,8 @@ def from_file(
             as long.
 
     Raises:
-        DatasetError: the file, or a column, is missing, or a string is no SCOPE string.
+        DatasetError: the file, or a column, is missing, a string is no SCOPE string, or a label is infinite
+            or no class.
     """
     frame = read_frame(path)
     return from_frame(
@@ -193,7 +194,10 @@ def from_frame(
     known: list[str | None] = [None] * len(frame)
     if scope_column is not None:
         given = [text if isinstance(text, str) else None for text in frame[scope_column]]
-        keys = [None if text is None else canonicalise(text) for text in given]
+        keys = [
+            None if text is None else _canonical(text, f"{name}: row {row}, column '{scope_column}'")
+            for row, text in zip(ids, given, strict=True)
+        ]
         texts = keys if form == "canonical" else given
         if form != "full" and given != keys:  # canonical strings do not say what the official ones were
             known = given
@@ -203,7 +207,23 @@ def from_frame(
         if official and form != "official":
             known = _encode(ids.tolist(), structures, "official", processes)[0]
     rows = pd.DataFrame({"id": ids.to_numpy(), "text": texts, "official": known})
-    return _assemble(rows, keys, labels, targets, form, left_out)
+    return _assemble(name, rows, keys, labels, targets, form, left_out)
+
+
+def require_labels(data: Dataset, split: Split) -> None:
+    """Every target has to be known in every part: else it would not be learned, chosen or judged.
+
+    Raises:
+        DatasetError: names target and part.
+    """
+    for place, target in enumerate(data.targets):
+        for part, rows in zip(Split._fields, split, strict=True):
+            if np.isnan(data.labels[rows, place]).all():
+                raise DatasetError(
+                    f"target '{target.name}': none of the {len(rows)} {part} rows has a label "
+                    f"({int((~np.isnan(data.labels[:, place])).sum())} of {len(data)} rows do); give more "
+                    "labels, another split, or a run of its own to this target"
+                )
 
 
 def read_frame(path: str | Path) -> pd.DataFrame:
@@ -234,7 +254,7 @@ def read_frame(path: str | Path) -> pd.DataFrame:
 
 def _numbers(values: pd.Series, target: Target, name: str) -> NDArray[np.float64]:
     if target.kind == "classification":
-        text = values.map(lambda value: None if pd.isna(value) else str(value))
+        text = values.map(lambda value: None if pd.isna(value) else _class(value, target.classes))
         unknown = sorted(set(text.dropna()) - set(target.classes))
         if unknown:
             raise DatasetError(
@@ -247,15 +267,32 @@ def _numbers(values: pd.Series, target: Target, name: str) -> NDArray[np.float64
         raise DatasetError(f"{name}: column '{target.name}' holds what is no number ({error})") from error
 
 
+def _class(value: Any, classes: Sequence[str]) -> str:
+    """The name of a class; 0 and 1 are truth values where those are the classes."""
+    truth = set(classes) == {"False", "True"} and value in (0, 1)
+    return str(bool(value)) if truth else str(value)
+
+
+def _canonical(text: str, where: str) -> str:
+    try:
+        return canonicalise(text)
+    except ScopeError as error:
+        raise DatasetError(f"{where}: no SCOPE string ({error}); correct or remove it") from error
+
+
+def _payload(structure: Any) -> str:
+    """Text of a structure; Parquet may hold it as bytes."""
+    if isinstance(structure, bytes):
+        return structure.decode("utf-8", errors="replace")
+    return structure if isinstance(structure, str) else json.dumps(structure)
+
+
 def _encode(
     ids: list[str], structures: list[Any], form: Form, processes: int
 ) -> tuple[list[str | None], list[str | None], dict[str, int]]:
     """(strings, canonical strings, reasons of refusals counted); None where a structure was refused."""
     forms = ("canonical",) if form == "canonical" else ("canonical", form)
-    records = [
-        _Structure(name, structure if isinstance(structure, str) else json.dumps(structure))
-        for name, structure in zip(ids, structures, strict=True)
-    ]
+    records = [_Structure(name, _payload(structure)) for name, structure in zip(ids, structures, strict=True)]
     texts: list[str | None] = []
     keys: list[str | None] = []
     refused: dict[str, int] = {}
@@ -271,6 +308,7 @@ def _encode(
 
 
 def _assemble(
+    name: str,
     frame: pd.DataFrame,
     keys: Sequence[str | None],
     labels: NDArray[np.float64],
@@ -289,7 +327,19 @@ def _assemble(
         counts["no label"] = int((has_text & ~has_label).sum())
     chosen = np.flatnonzero(has_text & has_label)
     if not len(chosen):
-        raise DatasetError(f"no row has both a string and a label ({counts}); check the column names")
+        raise DatasetError(f"{name}: no row has both a string and a label ({counts}); check the column names")
+    for place, target in enumerate(targets):
+        values = labels[chosen, place]
+        good = np.isfinite(values)
+        if target.kind == "classification":
+            good = np.isin(values, np.arange(len(target.classes)))
+        wrong = np.flatnonzero(~(good | np.isnan(values)))
+        if len(wrong):
+            row, value = frame["id"].iloc[chosen[wrong[0]]], values[wrong[0]]
+            what = "no class index" if target.kind == "classification" else "not finite"
+            raise DatasetError(
+                f"{name}: row {row}, label '{target.name}': {value:g} is {what}; correct it or leave it empty"
+            )
     official = [text if isinstance(text, str) else None for text in frame["official"].iloc[chosen]]
     return Dataset(
         ids=tuple(frame["id"].iloc[chosen]),

@@ -54,7 +54,7 @@ def run_baselines(data: Dataset, split: Split, names: Sequence[str], seed: int =
         has = rows[~np.isnan(data.labels[rows, place])]
         texts, labels = data.take_texts(has), data.labels[has, place]
         for name in names:
-            predicted = BASELINES[name](texts, labels, test, target.kind, seed)
+            predicted = BASELINES[name](texts, labels, test, len(target.classes) or None, seed)
             found[name][target.name] = predicted
     return found
 

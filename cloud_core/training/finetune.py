@@ -33,7 +33,7 @@ TOKENS_AT_ONCE = 16_384 if torch.cuda.is_available() else 4_096
 @dataclass(frozen=True)
 class FitSettings:
     """How to fit. `frozen_epochs`: the encoder stands still for so many; `patience`: epochs without a better
-    validation loss after which to stop (None: never)."""
+    validation loss after which to stop, frozen ones counted too (None: never)."""
 
     epochs: int = 50
     batch_size: int = 64
@@ -77,6 +77,10 @@ class FitError(RuntimeError):
     """A fit that cannot begin or go on; says why and what to change."""
 
 
+class FitStoppedError(RuntimeError):
+    """A fit that was asked to stop; nothing of it is kept."""
+
+
 def alone() -> Ranks:
     """This process by itself, on the GPU where there is one."""
     return Ranks(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -91,6 +95,7 @@ def fit(
     on_epoch: Callable[[Epoch], None] | None = None,
     ranks: Ranks | None = None,
     keep_best: bool = True,
+    stopping: Callable[[], bool] | None = None,
 ) -> FitResult:
     """Fit `model` to `train`; the weights of the epoch with the lowest validation loss are left in it.
 
@@ -102,9 +107,11 @@ def fit(
         ranks: the process group; every rank has to call this with the same arguments.
         keep_best: False leaves the last epoch's weights instead, as published recipes without a validation
             part do.
+        stopping: asked after each step, on every rank; the fit ends where it says yes, to all of them alike.
 
     Raises:
         FitError: no rows, fewer than ranks, or a loss that is not finite.
+        FitStoppedError: `stopping` said so.
     """
     ranks = ranks or alone()
     if len(train) < ranks.world or len(validation) < 1:
@@ -155,6 +162,8 @@ def fit(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             total += value.detach().double() * len(mine)
+            if stopping is not None and stopping():
+                raise FitStoppedError(f"stopped in epoch {number} of {settings.epochs}")
         train_loss = float(ranks.sum(total)) / len(train)
         seconds = time.perf_counter() - started
         epoch = Epoch(

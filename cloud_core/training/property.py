@@ -1,7 +1,8 @@
 """Finetuning of a property model, one rank's part: `torchrun -m cloud_core.training.property job.json`.
 
 A job is one model on one split with one seed. Its folder gets `metrics.jsonl` (a line an epoch),
-`predictions.safetensors` and, last, `result.json`; a job that has that is not done again.
+`predictions.safetensors` and, last, `result.json`; a job that has that is not done again. A job that is
+stopped, or whose launcher was killed, leaves none.
 """
 
 import json
@@ -29,9 +30,9 @@ from cloud_core.models.heads import (
     take_encoder,
     target_from,
 )
-from cloud_core.training.distributed import Ranks, ranks
+from cloud_core.training.distributed import Ranks, StopRequest, ranks
 from cloud_core.training.examples import Examples
-from cloud_core.training.finetune import Epoch, FitSettings, Loss, alone, fit, outputs
+from cloud_core.training.finetune import Epoch, FitSettings, FitStoppedError, Loss, alone, fit, outputs
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.progress import MetricsFile, write_json
 
@@ -151,15 +152,22 @@ def build(job: Job, targets: Sequence[Target]) -> tuple[PropertyModel, dict[str,
     return model, {} if job.start_from is None else take_encoder(model, job.start_from)
 
 
-def run(job: Job, group: Ranks | None = None, on_epoch: Callable[[], None] = lambda: None) -> dict[str, Any]:
+def run(
+    job: Job,
+    group: Ranks | None = None,
+    on_epoch: Callable[[], None] = lambda: None,
+    stopping: Callable[[], bool] | None = None,
+) -> dict[str, Any]:
     """Do the job, or return what it left when it was done before.
 
     `on_epoch` is called after each epoch, on rank 0, whose figures stand in the metrics file by then.
+    `stopping` is asked after each step, on every rank.
 
     Raises:
         CheckpointError: the encoder to start from is missing or damaged.
         TargetError: labels that a target cannot take.
         FitError: too few rows, or a loss that is not finite.
+        FitStoppedError: `stopping` said so.
     """
     finished = job.result()
     if finished is not None:
@@ -185,6 +193,7 @@ def run(job: Job, group: Ranks | None = None, on_epoch: Callable[[], None] = lam
         property_loss(targets, 1.0 - np.isnan(labels).mean(axis=0), job.objective),
         report,
         group,
+        stopping=stopping,
     )
     result: dict[str, Any] = {
         "best_epoch": found.best.number,
@@ -214,7 +223,10 @@ def main(path: str) -> None:
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 where bf16 is not asked for
     with ranks() as group:
-        run(job, group)
+        try:
+            run(job, group, stopping=StopRequest(group).agreed)
+        except FitStoppedError as stopped:  # no failure, after which torchrun would start again
+            print(f"{job.folder}: {stopped}", flush=True)
 
 
 if __name__ == "__main__":

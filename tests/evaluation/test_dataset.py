@@ -12,8 +12,8 @@ from sklearn.ensemble import RandomForestRegressor
 
 from cloud_core.evaluation.baselines import BASELINES, bag_of_words, composition_features, composition_forest
 from cloud_core.evaluation.catalogue import BenchmarkError, BenchmarkTask, load_task
-from cloud_core.evaluation.dataset import Dataset, DatasetError, from_file, from_table
-from cloud_core.evaluation.folds import split_by_group
+from cloud_core.evaluation.dataset import Dataset, DatasetError, from_file, from_table, require_labels
+from cloud_core.evaluation.folds import Split, split_by_group
 from cloud_core.evaluation.search import Space, search
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target
@@ -60,7 +60,7 @@ def test_rows_of_a_file(published: pd.DataFrame, tmp_path: Path) -> None:
 
 def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     pd.DataFrame({"scope": ["nonsense"], "y": [1.0]}).to_csv(tmp_path / "bad.csv", index=False)
-    with pytest.raises(ValueError, match="nonsense"):
+    with pytest.raises(DatasetError, match=r"bad.csv: row 0, column 'scope': .*nonsense"):
         from_file(tmp_path / "bad.csv", [Target("y")], scope_column="scope")
     with pytest.raises(DatasetError, match="no column 'z'"):
         from_file(tmp_path / "bad.csv", [Target("z")], scope_column="scope")
@@ -71,6 +71,35 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     classes = Target("y", kind="classification", classes=("a", "b"))
     with pytest.raises(DatasetError, match="not one of a, b"):
         from_file(tmp_path / "bad.csv", [classes], scope_column="scope")
+
+
+def test_an_infinite_label_is_told_by_row_and_column(tmp_path: Path) -> None:
+    text = encode(rock_salt("Na", "Cl")).canonical
+    frame = pd.DataFrame({"scope": [text] * 3, "name": ["a", "b", "c"], "y": [1.0, np.inf, np.nan]})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(DatasetError, match=r"rows.csv: row b, label 'y': inf is not finite"):
+        from_file(tmp_path / "rows.csv", [Target("y")], scope_column="scope", id_column="name")
+
+
+def test_zero_and_one_are_truth_values(tmp_path: Path) -> None:
+    text = encode(rock_salt("Na", "Cl")).canonical
+    target = Target("y", kind="classification", classes=("False", "True"))
+    for values in ([0, 1, None], [False, True, None], ["False", "True", None]):
+        pd.DataFrame({"scope": [text] * 3, "y": values}).to_csv(tmp_path / "rows.csv", index=False)
+        data = from_file(tmp_path / "rows.csv", [target], scope_column="scope")
+        assert data.labels[:, 0].tolist() == [0.0, 1.0]
+
+
+def test_each_target_is_known_in_each_part() -> None:
+    labels = np.array([[1.0, 1.0], [2.0, np.nan], [3.0, 2.0]])
+    names = ("a", "b", "c")
+    data = Dataset(names, names, names, labels, (Target("n"), Target("gap")), "canonical")
+    train, middle, test = np.array([0]), np.array([1]), np.array([2])
+    require_labels(data, Split(np.array([0, 1]), test, test))
+    with pytest.raises(DatasetError, match="target 'gap': none of the 1 validation rows"):
+        require_labels(data, Split(train, middle, test))
+    with pytest.raises(DatasetError, match="target 'gap': none of the 1 test rows"):
+        require_labels(data, Split(train, test, middle))
 
 
 def test_rows_of_a_table(tmp_path: Path) -> None:
@@ -136,6 +165,24 @@ def test_refused_structures_are_counted(tmp_path: Path) -> None:
     assert sum(data.left_out.values()) == 1
 
 
+def test_structures_may_be_bytes(tmp_path: Path) -> None:
+    cif = rock_salt("Na", "Cl").to(fmt="cif").encode()
+    pd.DataFrame({"structure": [cif], "y": [1.0]}).to_parquet(tmp_path / "rows.parquet")
+    data = from_file(tmp_path / "rows.parquet", [Target("y")], structure_column="structure")
+    assert data.texts == (encode(rock_salt("Na", "Cl")).canonical,)
+
+
+def test_a_class_without_training_rows_keeps_its_column(published: pd.DataFrame) -> None:
+    texts = published["scope"].head(40).tolist()
+    for known in ([0, 2], [2, 2]):  # of three classes
+        labels = np.array(known * 20, dtype=float)
+        for name, run in BASELINES.items():
+            shares = run(texts, labels, texts[:2], 3, 0)
+            assert shares.shape == (2, 3), name
+            np.testing.assert_allclose(shares.sum(axis=1), 1.0, err_msg=name)
+            assert not shares[:, 1].any(), name
+
+
 def test_features_of_baselines(published: pd.DataFrame) -> None:
     texts = published["scope"].head(50).tolist()
     features = composition_features(texts)
@@ -149,7 +196,7 @@ def test_baselines_beat_the_mean(published: pd.DataFrame) -> None:
     rows = published.sample(600, random_state=0)
     texts, labels = rows["scope"].tolist(), rows["n"].to_numpy()
     errors = {
-        name: np.abs(run(texts[:500], labels[:500], texts[500:], "regression", 0) - labels[500:]).mean()
+        name: np.abs(run(texts[:500], labels[:500], texts[500:], None, 0) - labels[500:]).mean()
         for name, run in BASELINES.items()
     }
     assert errors["composition random forest"] < 0.8 * errors["mean"]
@@ -157,11 +204,11 @@ def test_baselines_beat_the_mean(published: pd.DataFrame) -> None:
     forest = RandomForestRegressor(200, max_features=1 / 3, random_state=0)
     forest.fit(composition_features(texts[:500]), labels[:500])
     said = forest.predict(composition_features(texts[500:]))
-    ours = composition_forest(texts[:500], labels[:500], texts[500:], "regression", 0)
+    ours = composition_forest(texts[:500], labels[:500], texts[500:], None, 0)
     np.testing.assert_allclose(ours, said)
     metal = (labels > np.median(labels)).astype(float)
     for name, run in BASELINES.items():
-        shares = run(texts[:500], metal[:500], texts[500:], "classification", 0)
+        shares = run(texts[:500], metal[:500], texts[500:], 2, 0)
         np.testing.assert_allclose(shares.sum(axis=1), 1.0, err_msg=name)
 
 

@@ -111,6 +111,13 @@ def test_classification_metrics_equal_sklearn() -> None:
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, three, multi_class="ovr"))
 
 
+def test_no_roc_auc_where_a_class_has_no_row() -> None:
+    for said in ([[0.9, 0.1], [0.6, 0.4]], [[0.9, 0.1, 0.0], [0.6, 0.3, 0.1]]):
+        found = classification_metrics([0, 0], said)
+        assert np.isnan(found["roc_auc"])
+        assert found["accuracy"] == 1.0
+
+
 def test_splits_keep_a_crystal_on_one_side() -> None:
     keys = [f"crystal {i % 70}" for i in range(200)]
     split = split_by_group(keys, 0.2, 0.1, seed=3)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from cloud_core.evaluation.catalogue import BenchmarkError
+from cloud_core.evaluation.catalogue import BenchmarkError, BenchmarkTask, load_task
 from flows.benchmark import BenchmarkConfig, benchmark
+from flows.fitting import identity
 
 TINY = {"hidden_size": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 ORACLES = Path(sys.prefix) / "oracles"
@@ -31,6 +33,21 @@ def config(data: Path, **changes: Any) -> BenchmarkConfig:
         "baselines": ["mean"],
     }
     return BenchmarkConfig.model_validate(values | changes)
+
+
+def salts(folder: Path, **changes: Any) -> tuple[BenchmarkTask, ...]:
+    """A task of one's own on 30 rows of made-up strings, whose names are no order."""
+    pairs = [(a, b) for a in ("Li", "Na", "K", "Rb", "Cs", "Ag") for b in ("F", "Cl", "Br", "I", "H")]
+    frame = pd.DataFrame(
+        {
+            "id": [f"salt-{number:02d}" for number in range(1, 31)],
+            "scope": [f"0 3 n O O O i O O O e O O O 0 | 1a | {a} 0.5 {b} 0.5" for a, b in pairs],
+            "y": [float(number % 7) for number in range(30)],
+        }
+    )
+    frame.to_csv(folder / "salts.csv", index=False)
+    values = {"name": "salts", "file": "salts", "target": "y", "unit": "", "n_rows": 30, "prefix": "salt"}
+    return (BenchmarkTask(**values | changes),)
 
 
 @pytest.fixture(scope="module")
@@ -118,3 +135,60 @@ def test_folds_run_side_by_side_and_a_subset_is_no_result(
     logs = list((runs / "benchmark").rglob("torchrun.log"))
     assert len(logs) == 2
     shutil.rmtree(runs)
+
+
+@pytest.mark.integration
+def test_folds_are_searched_named_and_resumed_by_themselves(
+    runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
+) -> None:
+    changes = {"tasks": ["salts"], "own_tasks": salts(tmp_path), "search": {"trials": 2}}
+    first = benchmark(config(tmp_path, **changes, folds=[3])).tasks[0]
+    assert {row["fold"] for row in first.folds} == {row["fold"] for row in first.leakage} == {3}
+    assert set(pd.read_csv(first.predictions)["fold"]) == {3}
+    folder = Path(first.predictions).parent
+    assert (folder / "fold-3" / "search" / "trial-1").is_dir()  # by its own validation rows alone
+    weights = folder / "fold-3" / "seed-0" / "model" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    both = benchmark(config(tmp_path, **changes, folds=[3, 1])).tasks[0]
+    assert Path(both.predictions).parent == folder
+    assert weights.stat().st_mtime_ns == before
+    assert (folder / "fold-1" / "search" / "trial-1").is_dir()
+    assert [row["fold"] for row in both.folds if row["model"] == "model"] == [1, 3]
+    said = pd.read_csv(both.predictions)
+    assert said.groupby("fold")["id"].count().to_dict() == {1: 6, 3: 6}
+    client = MlflowClient(tracking_uri=mlflow_uri)
+    parent = client.get_run(both.run_id)
+    children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{both.run_id}'")
+    names = {child.info.run_name for child in children}
+    assert names == {"fold-1-trial-0", "fold-1-trial-1", "salts-fold-1-seed-0"}
+
+
+def test_other_folds_or_names_of_rows_are_another_run(tmp_path: Path) -> None:
+    (task,) = salts(tmp_path)
+    (drawn,) = salts(tmp_path, fold_seed=1)
+    settings = config(tmp_path)
+    start, data = settings.start(), load_task(task, tmp_path)
+    key = identity(settings, start, data, task=asdict(task))
+    assert key == identity(settings, start, data, task=asdict(task))
+    assert key != identity(settings, start, data, task=asdict(drawn))
+    renamed = replace(data, ids=data.ids[::-1])  # BenchmarkTask.folds goes by them
+    assert key != identity(settings, start, renamed, task=asdict(task))
+
+
+def test_folds_stand_in_order_each_once(tmp_path: Path) -> None:
+    assert config(tmp_path, folds=[4, 0, 2]).folds == (0, 2, 4)
+    for wrong in ([0, 0], [5], [-1]):
+        with pytest.raises(ValueError, match="each once"):
+            config(tmp_path, folds=wrong)
+    with pytest.raises(ValueError, match="same is one member"):
+        config(tmp_path, seeds=[0, 0])
+    with pytest.raises(ValueError, match="at least 1 item"):
+        config(tmp_path, baselines=[])
+
+
+def test_every_file_is_looked_for_before_the_first_fit(
+    runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BenchmarkError, match="matbench_phonons: no"):
+        benchmark(config(tmp_path, tasks=["salts", "matbench_phonons"], own_tasks=salts(tmp_path)))
+    assert not (runs / "benchmark").exists()

@@ -14,9 +14,11 @@ from cloud_core.inference import Predictor
 from cloud_core.models.checkpoint import CheckpointError, save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel
+from cloud_core.training.thermal import ThermalError
 from flows.benchmark import BenchmarkConfig
 from flows.configs import ConfigError
 from flows.finetune import FinetuneConfig, finetune
+from tasks.debye import Start
 from tasks.registry import RegistryError
 
 TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "feed_forward": 64}
@@ -171,6 +173,11 @@ def test_encoder_of_another_form_is_refused(dielectric: Path, tmp_path: Path) ->
     )
     with pytest.raises(ConfigError, match="form: official"):
         config(dielectric, encoder=str(folder), from_scratch=False).start()
+    unknown = save_encoder(tmp_path / "unknown", MaskedLanguageModel(EncoderConfig(**TINY)), {})
+    with pytest.raises(ConfigError, match="cloud import --form"):
+        config(dielectric, encoder=str(unknown), from_scratch=False).start()
+    with pytest.raises(ThermalError, match="cloud import --form"):
+        Start(folder=str(unknown)).geometry()
     started = config(dielectric, encoder=str(folder), from_scratch=False, form="official")
     assert started.start().job == {"start_from": str(folder)}
     assert json.loads((folder / "config.json").read_text())["kind"] == "encoder"

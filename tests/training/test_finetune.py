@@ -1,5 +1,9 @@
 """The fit: what it learns, what it leaves alone, and what it keeps."""
 
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +15,12 @@ from torch.nn import functional as F
 from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel, Target
-from cloud_core.training.distributed import Ranks
+from cloud_core.training.distributed import LAUNCHER_VARIABLE, Ranks
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitError, FitSettings, fit, mean_loss, outputs
 from cloud_core.training.optimiser import OptimiserSettings, adamw
-from cloud_core.training.property import LABELS, Job, build, property_loss, scaled
+from cloud_core.training.progress import METRICS
+from cloud_core.training.property import LABELS, PARTS, Job, build, property_loss, scaled
 
 GEOMETRY = EncoderConfig(hidden_size=32, layers=2, heads=2, feed_forward=64)
 ELEMENTS = ("H", "Li", "Na", "K", "Rb", "Cs", "F", "Cl", "Br", "I")
@@ -183,3 +188,33 @@ def test_a_job_says_pooling_and_dropout(tmp_path: Path) -> None:
     assert 0.2 in {module.p for module in fitted.modules() if isinstance(module, torch.nn.Dropout)}
     kept, _ = build(replace(job, pooling="first", dropout=None), job.targets)
     assert (kept.pooling, kept.config) == ("first", still)
+
+
+def test_a_fit_does_not_outlive_who_launched_it(tmp_path: Path) -> None:
+    texts, labels = strings(40)
+    for part in PARTS:
+        Examples.from_texts(texts, {LABELS: labels[:, None]}).save(tmp_path / f"{part}.safetensors")
+    places = str(tmp_path / "job"), str(tmp_path), str(tmp_path / "model")
+    endless = replace(SETTINGS, epochs=10**6)
+    job = Job(*places, (Target("place"),), endless, from_scratch=GEOMETRY)
+    launcher = subprocess.Popen(["sleep", "600"])
+    fitting = subprocess.Popen(
+        [sys.executable, "-m", "cloud_core.training.property", str(job.write())],
+        env=os.environ | {LAUNCHER_VARIABLE: str(launcher.pid)},
+        stdout=subprocess.PIPE,
+    )
+    try:
+        lines = Path(job.folder) / METRICS
+        deadline = time.monotonic() + 60
+        while not (lines.is_file() and lines.stat().st_size):
+            assert time.monotonic() < deadline and fitting.poll() is None
+            time.sleep(0.05)
+        launcher.kill()
+        launcher.wait()
+        said, _ = fitting.communicate(timeout=30)
+    finally:
+        launcher.kill()
+        fitting.kill()
+    assert fitting.returncode == 0  # torchrun starts a failed rank again
+    assert b"stopped in epoch" in said
+    assert job.result() is None
