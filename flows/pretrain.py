@@ -83,7 +83,8 @@ class PretrainConfig(FlowConfig):
         default="ddp", description="fsdp shards weights and optimiser (FSDP2)"
     )
     compile: bool = Field(
-        default=False, description="torch.compile: minutes at the start, faster steps on a GPU"
+        default=False,
+        description="torch.compile: minutes at the start; whether steps get faster on a GPU was not measured",
     )
     micro_batch_tokens: int = Field(default=16_384, ge=1, description="tokens a rank takes at once; memory")
     log_every: int = Field(default=10, ge=1, description="steps")
