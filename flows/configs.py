@@ -4,12 +4,16 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.sources.validation import explain
+
+if TYPE_CHECKING:
+    from cloud_core.models.encoder import EncoderConfig
 
 
 class ConfigError(ValueError):
@@ -36,6 +40,18 @@ TableUri = Annotated[str, AfterValidator(expand_variables)]
 """A table's address. The default lets one deployment write to a laptop's folder and to a cluster's store."""
 
 DEFAULT_TABLE = "${CLOUD_TABLE:-runs/lake/structures}"
+
+
+def knows_every_word(encoder: "EncoderConfig") -> "EncoderConfig":
+    """An encoder's geometry whose word embedding has a row for each word of SCOPE.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    words = Tokenizer().vocabulary_size
+    if encoder.vocabulary_size < words:
+        raise ValueError(f"vocabulary_size {encoder.vocabulary_size} is less than SCOPE's {words} words")
+    return encoder
 
 
 class FlowConfig(BaseModel):

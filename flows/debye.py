@@ -6,12 +6,12 @@ On the same test rows stand the control that any claim must beat (the training r
 number of atoms), regressors without physics, and the best that the Debye form itself can do.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from prefect import flow
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from cloud_core.evaluation.gate import GateDecision, better_than
 from cloud_core.evaluation.thermal import (
@@ -26,7 +26,7 @@ from cloud_core.evaluation.thermal import (
 )
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.thermal import Basis
-from flows.configs import FlowConfig, run_from_shell
+from flows.configs import FlowConfig, knows_every_word, run_from_shell
 from tasks.debye import Split, Start, Training, predicted_theta, split_table, train_debye, train_direct
 from tasks.registry import promote, register, resolve
 from tasks.reporting import publish_figure, publish_table
@@ -41,7 +41,9 @@ class DebyeConfig(FlowConfig):
     experiment: str = Field("debye", description="MLflow experiment")
     data: ThermalData = Field(description="labels of heat capacity or internal energy")
     encoder: str | None = Field(None, description="model folder, models:/… or runs:/… to start from")
-    from_scratch: EncoderConfig | None = Field(None, description="instead of encoder: geometry of a new one")
+    from_scratch: Annotated[EncoderConfig, AfterValidator(knows_every_word)] | None = Field(
+        None, description="instead of encoder: geometry of a new one"
+    )
     split: Split = Field(default=Split(), description="by canonical string")
     training: Training = Field(default=Training(), description="loss, bounds of θ_D, epochs")
     report_per: Basis = Field("cell", description="figures per mole of cells or of atoms")

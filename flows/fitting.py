@@ -5,9 +5,9 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.dataset import Dataset, Form
@@ -19,7 +19,7 @@ from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, Scaling, Target, geometry
 from cloud_core.training.finetune import FitSettings
 from cloud_core.training.property import Job, Objective
-from flows.configs import ConfigError, FlowConfig
+from flows.configs import ConfigError, FlowConfig, knows_every_word
 from tasks.evaluation import FitLaunch, baselines_of, fit_member, jobs_of, join_members, write_split
 from tasks.registry import resolve
 from tasks.tracking import Run, flatten
@@ -60,7 +60,9 @@ class FitConfig(FlowConfig):
         None, description="pretrained encoder: a model folder, models:/name@alias or runs:/id/path"
     )
     from_scratch: bool = Field(False, description="start from random weights, of the geometry given")
-    geometry: EncoderConfig = Field(EncoderConfig(), description="of an encoder from scratch")
+    geometry: Annotated[EncoderConfig, AfterValidator(knows_every_word)] = Field(
+        EncoderConfig(), description="of an encoder from scratch"
+    )
     fit: FitSettings = Field(FitSettings(), description="epochs, batch size, optimiser, early stopping")
     objective: Objective = Field("l1", description="of regression, in scaled units")
     pooling: Pooling = Field(

@@ -11,26 +11,25 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import fsspec
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cloud_core.evaluation.learning_curve import learning_curve
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_pairs
 from cloud_core.training.job import Job
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import RESULT
 from cloud_core.training.progress import METRICS
-from flows.configs import FlowConfig, TableUri, run_from_shell
+from flows.configs import FlowConfig, TableUri, knows_every_word, run_from_shell
 from tasks.reporting import publish_figure
 from tasks.tracking import git_commit, runs_folder, tracked_run
 from tasks.training import Launch, torchrun
@@ -40,6 +39,8 @@ PASSED_ON = (
     *("encoder", "masking", "relabel", "optimiser", "batch_size", "seed", "precision", "strategy", "compile"),
     *("micro_batch_tokens", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
 )
+
+Geometry = Annotated[EncoderConfig, AfterValidator(knows_every_word)]
 
 
 class PretrainConfig(FlowConfig):
@@ -68,7 +69,7 @@ class PretrainConfig(FlowConfig):
     )
     validation_fraction: float = Field(default=0.02, gt=0, lt=1, description="share of the distinct strings")
     data_fraction: float = Field(default=1.0, gt=0, le=1, description="share of the training strings to use")
-    encoder: EncoderConfig = Field(default=EncoderConfig(), description="geometry; default: BERT-base")
+    encoder: Geometry = Field(default=EncoderConfig(), description="geometry; default: BERT-base")
     masking: Masking = Field(default=Masking(), description="what is hidden; default: as published")
     relabel: bool = Field(
         default=False, description="in each epoch, equivalent Wyckoff letters and another order of symbols"
@@ -83,7 +84,8 @@ class PretrainConfig(FlowConfig):
         default="ddp", description="fsdp shards weights and optimiser (FSDP2)"
     )
     compile: bool = Field(
-        default=False, description="torch.compile: minutes at the start, faster steps on a GPU"
+        default=False,
+        description="torch.compile: minutes at the start; whether steps get faster on a GPU was not measured",
     )
     micro_batch_tokens: int = Field(default=16_384, ge=1, description="tokens a rank takes at once; memory")
     log_every: int = Field(default=10, ge=1, description="steps")
@@ -100,11 +102,6 @@ class PretrainConfig(FlowConfig):
             raise ValueError("give either table or texts")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
-        words = Tokenizer().vocabulary_size
-        if self.encoder.vocabulary_size < words:
-            raise ValueError(
-                f"encoder.vocabulary_size {self.encoder.vocabulary_size} is less than SCOPE's {words} words"
-            )
         return self
 
 

@@ -15,7 +15,7 @@ from cloud_core.evaluation.scaling import PowerLaw, fit_power_law, scaling_plot
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.sources.validation import explain
 from flows.configs import FlowConfig, run_from_shell
-from flows.pretrain import PretrainConfig, pretrain
+from flows.pretrain import Geometry, PretrainConfig, pretrain
 from tasks.reporting import publish_figure, publish_table
 from tasks.tracking import tracked_run
 
@@ -29,7 +29,7 @@ class ScalingConfig(FlowConfig):
     pretrain: PretrainConfig = Field(
         description="shared by all runs; its encoder, data_fraction and steps vary"
     )
-    sizes: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], EncoderConfig] = Field(
+    sizes: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Geometry] = Field(
         min_length=1, description="encoders by name"
     )
     data_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
