@@ -17,7 +17,7 @@ from cloud_core.evaluation.classification import classification_metrics
 from cloud_core.evaluation.folds import SplitError, matbench_folds, split_by_group, split_fold
 from cloud_core.evaluation.leakage import leakage, leakage_by_form
 from cloud_core.evaluation.matbench import FoldResult, scores
-from cloud_core.evaluation.regression import regression_metrics
+from cloud_core.evaluation.regression import mae_over_mad, regression_metrics
 from cloud_core.evaluation.uncertainty import coverage, miscalibration_area, widening
 from cloud_core.scope import canonicalise
 from cloud_core.scope.tables import space_groups
@@ -88,6 +88,8 @@ def test_regression_metrics_equal_sklearn() -> None:
     other = sk.mean_absolute_error(true, dummy.predict(true[:, None]))
     assert found["mae_over_mad"] == pytest.approx(found["mae"] / other)
     assert "mae_over_mad" not in regression_metrics(true, said)
+    assert mae_over_mad([1.0, 3.0], [2.0, 2.0], [1.5, 2.5]) == pytest.approx(2.0)  # a dummy for each row
+    assert np.isnan(mae_over_mad([1.0, 1.0], [2.0, 2.0], 1.0))
 
 
 @pytest.mark.parametrize("said", [[1.0], [1.0, np.nan], [np.inf, 1.0]])
