@@ -7,16 +7,20 @@
         --pretrained-on runs/corpus/strings.txt --minutes 40 --workers 2               # takes an encoder
 
 It needs torch, numpy, pyarrow and safetensors alone, ends within `--minutes`, and prints each fit as soon as
-it is known, for a machine that is borrowed and keeps nothing. One fit of each fold at hand comes first, then
-the controls from scratch, and the epochs of both are cut by one factor so that they are expected to end in
-time; further seeds take what time is left. Settings and epochs stand in `plan.json` below `--to`: a second
-start goes on with the fits that are missing, and `--minutes 0` prints the table of what is there.
+it is known, for a machine that is borrowed and keeps nothing. Pretraining takes a share of the time at most.
+One fit of each fold at hand comes first, then the controls from scratch, and the epochs of both are cut by
+one factor so that they are expected to end in time; further seeds take what time is left. Settings, epochs
+and the digests of the data stand in `plan.json` below `--to`: a second start goes on with the fits that are
+missing, and `--minutes 0` prints the table of what is there.
 
-Validation rows, which are never trained on, choose the epoch, and with `--tune` the pooling and the peak rate
-of all tasks: those of the lowest validation loss on fold 0 of the named ones. Test rows choose nothing.
+Validation rows, which a fit never trains on, choose its epoch, and with `--tune` the pooling and the peak
+rate of all tasks and folds: those of the lowest validation loss on fold 0 of the named ones. Test rows of a
+fold choose nothing in it; but some of the validation rows of fold 0 are test rows of folds 1 to 4, whose
+pooling and rate they had a part in choosing where `--tune` was given.
 """
 
 import argparse
+import hashlib
 import json
 import time
 from collections import deque
@@ -25,24 +29,26 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cloud_core.evaluation.regression import mae_over_mad
 from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import Pooling, PropertyModel, Target, geometry
+from cloud_core.models.heads import Pooling, PropertyModel, Target, TargetError, geometry
 from cloud_core.training.corpus import Corpus, batches_per_epoch
 from cloud_core.training.distributed import ranks
 from cloud_core.training.examples import Examples
-from cloud_core.training.finetune import FitSettings, fit
+from cloud_core.training.finetune import FitError, FitSettings, fit
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import Job as PretrainJob
 from cloud_core.training.pretrain import train
 from cloud_core.training.progress import write_json
-from cloud_core.training.property import LABELS, Job, property_loss, run, scaled
+from cloud_core.training.property import LABELS, PARTS, Job, property_loss, run, scaled
 
 # MAE over five folds, read off the authors' figures to 1-2 %: (pretrained, without pretraining).
 PUBLISHED = {
@@ -58,6 +64,8 @@ PUBLISHED = {
 PRETRAINED, SCRATCH = "pretrained", "scratch"
 TRIED: tuple[tuple[Pooling, float], ...] = (("mean", 5e-4), ("mean", 1e-3), ("first", 5e-4), ("first", 1e-3))
 TRIAL = 0.4  # of a fit's epochs
+PRETRAINING = 0.4  # of the time, at most
+TIMED = 20  # steps of pretraining, the second half of which tells how long the rest takes
 RESERVE = 0.85  # of the time is planned for; the rest is for validation, tests and a slower machine
 
 
@@ -106,11 +114,13 @@ PRESETS = {
 }
 
 
-def pretrain(preset: Preset, data: Path, to: Path) -> Path:
-    """The folder of an encoder trained on the study's corpus."""
+def pretrain(preset: Preset, data: Path, to: Path, seconds: float) -> Path:
+    """The folder of an encoder trained on the study's corpus, in about `seconds` at most."""
     model = to / "encoder"
     if (to / "pretrain" / "result.json").is_file():
         return model
+    if seconds <= 0:
+        raise SystemExit(f"{to}: no encoder there, and no time to pretrain one; give more --minutes")
     training = data / "corpus" / "training.safetensors"
     per_epoch = batches_per_epoch(len(Corpus.load(training)), preset.pretrain_batch)
     steps = max(1, round(preset.pretrain_epochs * per_epoch))
@@ -129,14 +139,30 @@ def pretrain(preset: Preset, data: Path, to: Path) -> Path:
         checkpoint_every=steps,
         metadata={"form": "canonical"},
     )
-    Path(job.folder).mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
+    if steps > TIMED:
+        with TemporaryDirectory() as place:
+            short = replace(job, folder=place, model=f"{place}/model", steps=TIMED, log_every=TIMED // 2)
+            rate = pretrained(short)["system/strings_per_second"] / preset.pretrain_batch
+        left = seconds - (time.perf_counter() - started)
+        steps = max(1, min(steps, round(rate * left)))
+        every = {"validate_every": steps, "checkpoint_every": steps, "log_every": max(1, steps // 10)}
+        job = replace(job, steps=steps, **every)
+    metrics = {key: round(value, 3) for key, value in pretrained(job).items() if "validation" in key}
+    print(
+        f"pretrained {steps} steps ({steps / per_epoch:.2g} epochs of {preset.pretrain_epochs:g}) in "
+        f"{time.perf_counter() - started:.0f} s: {metrics}",
+        flush=True,
+    )
+    return model
+
+
+def pretrained(job: PretrainJob) -> dict[str, float]:
+    """Do the job; its last metrics."""
+    Path(job.folder).mkdir(parents=True, exist_ok=True)
     with ranks() as group:
         train(job, group)
-    result = json.loads((to / "pretrain" / "result.json").read_text())
-    metrics = {key: round(value, 3) for key, value in result["metrics"].items() if "validation" in key}
-    print(f"pretrained {steps} steps in {time.perf_counter() - started:.0f} s: {metrics}", flush=True)
-    return model
+    return dict(json.loads((Path(job.folder) / "result.json").read_text())["metrics"])
 
 
 @dataclass(frozen=True)
@@ -159,6 +185,14 @@ class Part:
     def target(self) -> Target:
         return Target(self.facts["target"], self.facts["unit"])
 
+    @property
+    def digest(self) -> str:
+        """Of the rows and their labels."""
+        content = hashlib.sha256()
+        for part in PARTS:
+            content.update((self.folder / f"{part}.safetensors").read_bytes())
+        return content.hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -180,11 +214,25 @@ class Fit:
         return absolute_errors([self])
 
 
+def predicted(fits: Sequence[Fit]) -> NDArray[np.float64]:
+    """`[test rows]`: the mean prediction of some seeds on one fold."""
+    name = fits[0].part.target.name
+    return np.asarray(np.mean([each.job.predictions("test")[name] for each in fits], axis=0))
+
+
+def labels_of(each: Fit, part: str) -> NDArray[np.float64]:
+    return np.asarray(each.job.load(part).columns[LABELS][:, 0])
+
+
 def absolute_errors(fits: Sequence[Fit]) -> NDArray[np.float64]:
     """`[test rows]` of the mean prediction of some seeds on one fold."""
-    job, name = fits[0].job, fits[0].part.target.name
-    predicted = np.mean([each.job.predictions("test")[name] for each in fits], axis=0)
-    return np.abs(predicted - job.load("test").columns[LABELS][:, 0])
+    return np.abs(predicted(fits) - labels_of(fits[0], "test"))
+
+
+def relative_error(fits: Sequence[Fit]) -> float:
+    """MAE/MAD of the mean prediction. The dummy knows training and validation rows, as the baselines do."""
+    known = np.concatenate([labels_of(fits[0], "train"), labels_of(fits[0], "validation")])
+    return mae_over_mad(labels_of(fits[0], "test"), predicted(fits), known.mean())
 
 
 def parts_of(data: Path, tasks: Sequence[str], folds: int) -> list[Part]:
@@ -223,7 +271,9 @@ def work(job: Job) -> None:
 
 def do(fits: Sequence[Fit], workers: int, threads: int, rate: float, ends: float) -> list[Fit]:
     """Do the fits in order, `workers` at once, none that is not expected to be done at `ends`
-    (`time.monotonic`); returns those left out. `rate` is what a worker is expected to do, rows per second,
+    (`time.monotonic`); returns those left out. One that fails is told, and the others go on.
+
+    `rate` is what a worker is expected to do, rows per second,
     and is corrected by what it does."""
     waiting, left, running = deque(fits), [], dict[Future[None], tuple[Fit, float]]()
     done_rows, done_seconds = 0.0, 0.0
@@ -240,7 +290,11 @@ def do(fits: Sequence[Fit], workers: int, threads: int, rate: float, ends: float
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 each, began = running.pop(future)
-                future.result()
+                try:
+                    future.result()
+                except (FitError, TargetError) as error:
+                    print(f"failed: {each.job.folder}: {error}", flush=True)
+                    continue
                 seconds = time.monotonic() - began
                 done_rows, done_seconds = done_rows + each.cost, done_seconds + seconds
                 rate = done_rows / done_seconds
@@ -287,11 +341,21 @@ def fits_of(
 
 
 def tuned(
-    preset: Preset, parts: Sequence[Part], encoder: Path, to: Path, workers: int, threads: int, rate: float
+    preset: Preset,
+    parts: Sequence[Part],
+    encoder: Path,
+    to: Path,
+    workers: int,
+    threads: int,
+    rate: float,
+    ends: float,
 ) -> Preset:
     """The preset with the pooling and the rate of the lowest validation loss, in deviations of the labels.
 
     Short fits of the pretrained encoder on `parts`; what is done already is not done again.
+
+    Raises:
+        SystemExit: no time for all of them.
     """
     trials: dict[tuple[Pooling, float], list[Fit]] = {}
     for pooling, peak in TRIED:
@@ -303,9 +367,13 @@ def tuned(
             job = Job(*paths, (part.target,), settings, **trial.of_jobs(), start_from=str(encoder))
             trials.setdefault((pooling, peak), []).append(Fit(part, f"{pooling} token, {peak:g}", 0, job))
     missing = [each for fits in trials.values() for each in fits if each.job.result() is None]
-    do(missing, workers, threads, rate, float("inf"))
+    left = do(missing, workers, threads, rate, ends)
+    if left:
+        raise SystemExit(f"{to}: no time for {len(left)} trials; start again, or give more --minutes")
     losses = {
-        key: float(np.mean([(each.job.result() or {})["validation_loss"] for each in fits]))
+        key: float(
+            np.mean([(each.job.result() or {"validation_loss": np.inf})["validation_loss"] for each in fits])
+        )
         for key, fits in trials.items()
     }
     print("validation loss by pooling and rate:", {f"{p} {r:g}": round(v, 4) for (p, r), v in losses.items()})
@@ -313,19 +381,30 @@ def tuned(
     return replace(preset, pooling=pooling, rate=peak)
 
 
-def keep_plan(path: Path, plan: dict[str, Any], epochs: dict[str, int]) -> dict[str, int]:
+def keep_plan(
+    path: Path, plan: dict[str, Any], data: dict[str, str], epochs: dict[str, int]
+) -> dict[str, int]:
     """The epochs of `plan.json`, and `epochs` of the tasks that it does not have yet, written there.
 
+    Args:
+        data: digests of the folds, by task/fold.
+
     Raises:
-        SystemExit: the fits below `--to` began from another encoder or with other settings.
+        SystemExit: the fits below `--to` began from another encoder, with other settings or on other data.
     """
     plan = json.loads(json.dumps(plan))
-    kept = json.loads(path.read_text()) if path.is_file() else plan | {"epochs": {}}
+    kept = json.loads(path.read_text()) if path.is_file() else plan | {"data": {}, "epochs": {}}
     if {key: kept[key] for key in plan} != plan:
         raise SystemExit(f"{path}: of another encoder or other settings; give another --to")
+    if "data" not in kept:
+        raise SystemExit(f"{path}: does not say on which data its fits are; give another --to")
     epochs = epochs | kept["epochs"]
+    data = {name: digest for name, digest in data.items() if name.split("/")[0] in epochs}
+    other = [name for name, digest in data.items() if kept["data"].get(name, digest) != digest]
+    if other:
+        raise SystemExit(f"{path}: of other data than that in --data ({', '.join(other)}); give another --to")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, plan | {"epochs": epochs})
+    write_json(path, plan | {"data": kept["data"] | data, "epochs": epochs})
     return epochs
 
 
@@ -384,7 +463,7 @@ def cells(fits: Sequence[Fit], scratch: Sequence[Fit], seen: set[str] | None) ->
     single = [float(np.mean([one.errors.mean() for one in each])) for each in folds.values()]
     control = {fold: float(absolute_errors(each).mean()) for fold, each in by_fold(scratch).items()}
     baselines = [[fact["baselines"][name] for fact in facts] for name in list(facts[0]["baselines"])[:3]]
-    relative = [mae / dummy for mae, dummy in zip(averaged, baselines[0], strict=True)]
+    relative = [relative_error(each) for each in folds.values()]
     published = " / ".join(f"{value or '–'}" for value in PUBLISHED.get(facts[0]["task"], (None, None)))
     seeds = sorted({len(each) for each in folds.values()})
     known = "unknown"
@@ -422,7 +501,10 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.5, help="begin no fit that would end later")
     parser.add_argument("--workers", type=int, default=1, help="fits side by side")
     parser.add_argument(
-        "--tune", default="", help="tasks to choose pooling and rate on, by validation rows of fold 0"
+        "--tune",
+        default="",
+        help="tasks to choose pooling and rate on, by validation rows of fold 0, of which some are test rows "
+        "of other folds",
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"))
     arguments = parser.parse_args()
@@ -430,7 +512,9 @@ def main() -> None:
     preset = PRESETS[arguments.preset]
     preset = replace(preset, precision=arguments.precision or preset.precision)
     parts = parts_of(arguments.data, arguments.tasks.split(","), arguments.folds)
-    encoder = arguments.encoder or pretrain(preset, arguments.data, arguments.to)
+    ends = started + 60 * arguments.minutes
+    share = PRETRAINING * 60 * arguments.minutes
+    encoder = arguments.encoder or pretrain(preset, arguments.data, arguments.to, share)
     preset = replace(preset, encoder=geometry(encoder))
     threads = max(1, torch.get_num_threads() // arguments.workers)
     gpu = torch.cuda.is_available()
@@ -449,20 +533,23 @@ def main() -> None:
     extra = [(PRETRAINED, seed, True) for seed in range(1, arguments.seeds)]
     torch.set_num_threads(threads)
     rate = rows_per_second(preset, parts[0]) if arguments.minutes > 0 else 1.0
-    ends = started + 60 * arguments.minutes
     weights = weights_digest(encoder)
+    data = {f"{part.task}/{part.folder.name}": part.digest for part in parts}
     trial = [part for part in parts if part.task in arguments.tune.split(",") and part.facts["fold"] == 0]
     if trial:
-        place = arguments.to / f"trials-{weights[:8]}"
-        preset = tuned(preset, trial, encoder, place, arguments.workers, threads, rate)
+        key = hashlib.sha256("".join([weights, *(part.digest for part in trial)]).encode()).hexdigest()[:8]
+        place = arguments.to / f"trials-{key}"
+        preset = tuned(preset, trial, encoder, place, arguments.workers, threads, rate, ends)
     epochs = {part.task: preset.epochs_of(part.rows) for part in reversed(parts)}  # of fold 0
     cost = sum(each.cost for each in fits_of(preset, parts, rounds, epochs, encoder, arguments.to))
     factor = min(1.0, RESERVE * max(0.0, ends - time.monotonic()) * rate * arguments.workers / cost)
-    if factor == 0 and not (arguments.to / "plan.json").is_file():
+    path = arguments.to / "plan.json"
+    if factor == 0 and not path.is_file():
         raise SystemExit(f"{arguments.to}: nothing there, and no time to do it; give more --minutes")
-    epochs = {task: max(1, round(number * factor)) for task, number in epochs.items()}
-    plan = {"weights": weights, "preset": asdict(preset)}
-    epochs = keep_plan(arguments.to / "plan.json", plan, epochs)
+    # without time no task is planned, only those that were are shown
+    epochs = {task: max(1, round(number * factor)) for task, number in epochs.items()} if factor else {}
+    epochs = keep_plan(path, {"weights": weights, "preset": asdict(preset)}, data, epochs)
+    parts = [part for part in parts if part.task in epochs]
     fits = fits_of(preset, parts, rounds + extra, epochs, encoder, arguments.to)
     missing = [each for each in fits if each.job.result() is None]
     print(

@@ -1,10 +1,10 @@
-"""Splits: MatBench's official folds, and splits in which one crystal is never on two sides."""
+"""Splits in which one crystal is never on two sides; test rows of a fold stay as they are."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 N_FOLDS = 5
 MATBENCH_SEED = 18012019  # Dunn et al., npj Computational Materials 6, 138 (2020)
@@ -20,24 +20,6 @@ class Split(NamedTuple):
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
     test: NDArray[np.int64]
-
-
-def matbench_folds(n_rows: int, classes: ArrayLike | None = None) -> list[NDArray[np.int64]]:
-    """Test rows of the five folds of MatBench v0.1, in the order of the published data set.
-
-    Args:
-        n_rows: of the whole published set, which the folds are drawn from.
-        classes: `[n_rows]` labels of a classification task, whose folds are stratified by them.
-    """
-    from sklearn.model_selection import KFold, StratifiedKFold
-
-    rows = np.arange(n_rows)
-    if classes is None:
-        folds = KFold(N_FOLDS, shuffle=True, random_state=MATBENCH_SEED).split(rows)
-    else:
-        stratified = StratifiedKFold(N_FOLDS, shuffle=True, random_state=MATBENCH_SEED)
-        folds = stratified.split(rows, np.asarray(classes))
-    return [test for _, test in folds]
 
 
 def groups_of(keys: Sequence[str]) -> NDArray[np.int64]:

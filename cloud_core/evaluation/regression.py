@@ -19,16 +19,31 @@ def finite_pair(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[NDArray[np.float6
     return true, predicted
 
 
-def regression_metrics(y_true: ArrayLike, y_pred: ArrayLike, dummy: float | None = None) -> dict[str, float]:
+def mae_over_mad(y_true: ArrayLike, y_pred: ArrayLike, dummy: ArrayLike) -> float:
+    """The mean absolute error divided by that of a dummy on the same `[n]` rows: the only MAE/MAD here.
+
+    Args:
+        dummy: what the dummy regressor says, one value or `[n]`: the mean of the training targets, as on
+            MatBench's leaderboard (`sklearn.dummy.DummyRegressor(strategy="mean")`).
+
+    Returns:
+        nan where the dummy makes no error.
+    """
+    true, predicted = finite_pair(y_true, y_pred)
+    deviation = float(np.abs(true - np.asarray(dummy, dtype=np.float64)).mean())
+    return float(np.abs(predicted - true).mean()) / deviation if deviation > 0 else float("nan")
+
+
+def regression_metrics(
+    y_true: ArrayLike, y_pred: ArrayLike, dummy: ArrayLike | None = None
+) -> dict[str, float]:
     """Errors over `[n]` test rows, in the target's unit.
 
     Args:
-        dummy: what the dummy regressor says, which MatBench's leaderboard has too: the mean of the training
-            targets (`sklearn.dummy.DummyRegressor(strategy="mean")`).
+        dummy: as in `mae_over_mad`.
 
     Returns:
-        mae, rmse, max_error; r2 (nan where the targets do not vary); and where `dummy` is given mae_over_mad:
-        the mean absolute error divided by the dummy's on the same rows. This is the only MAE/MAD here.
+        mae, rmse, max_error; r2 (nan where the targets do not vary); and where `dummy` is given mae_over_mad.
     """
     true, predicted = finite_pair(y_true, y_pred)
     error = predicted - true
@@ -40,6 +55,5 @@ def regression_metrics(y_true: ArrayLike, y_pred: ArrayLike, dummy: float | None
         "r2": 1.0 - float(np.square(error).sum()) / around if around > 0 else float("nan"),
     }
     if dummy is not None:
-        deviation = float(np.abs(true - dummy).mean())
-        metrics["mae_over_mad"] = metrics["mae"] / deviation if deviation > 0 else float("nan")
+        metrics["mae_over_mad"] = mae_over_mad(true, predicted, dummy)
     return metrics

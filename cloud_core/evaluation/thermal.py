@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from cloud_core.evaluation.regression import regression_metrics
+from cloud_core.evaluation.regression import mae_over_mad, regression_metrics
 from cloud_core.evaluation.thermal_plots import (
     AXIS_LABELS,
     curves,
@@ -54,18 +54,20 @@ def control(parts: Parts) -> FloatArray:
     return np.broadcast_to(mean, parts.test.values.shape)
 
 
+def dummy(parts: Parts, basis: Basis) -> FloatArray:
+    """The training rows' mean at each temperature, for each test row: what MAE/MAD is relative to, [N, K]."""
+    (means,) = parts.between(np.nanmean(parts.train.scaled(parts.train.values, basis), axis=0)[None])
+    return np.broadcast_to(means, parts.test.values.shape)
+
+
 def compare(parts: Parts, contenders: Mapping[str, FloatArray], basis: Basis) -> list[dict[str, Any]]:
     """One row a model: errors on all test labels at temperatures trained on, and at those held out.
-
-    MAE/MAD takes the training rows' mean at each temperature as the dummy.
 
     Args:
         contenders: name -> predictions [N, K] of the test rows, per atom.
         basis: of the figures, per mole of cells or of atoms.
     """
-    train, _, test = parts
-    (means,) = parts.between(np.nanmean(train.scaled(train.values, basis), axis=0)[None])
-    dummy = np.broadcast_to(means, test.values.shape)
+    test, means = parts.test, dummy(parts, basis)
     true = test.scaled(test.values, basis)
     rows = []
     for name, values in contenders.items():
@@ -74,11 +76,10 @@ def compare(parts: Parts, contenders: Mapping[str, FloatArray], basis: Basis) ->
         for prefix, columns in (("", ~parts.held_out), ("held-out T: ", parts.held_out)):
             known = ~np.isnan(true) & columns
             if known.any():
-                found = regression_metrics(true[known], predicted[known])
-                mad = float(np.abs(true[known] - dummy[known]).mean())
+                found = regression_metrics(true[known], predicted[known], means[known])
                 row |= {
                     f"{prefix}MAE": round(found["mae"], 4),
-                    f"{prefix}MAE/MAD": round(found["mae"] / mad, 4),
+                    f"{prefix}MAE/MAD": round(found["mae_over_mad"], 4),
                     f"{prefix}R2": round(found["r2"], 4),
                 }
         rows.append(row)
@@ -147,10 +148,14 @@ def figures(
     predicted = test.scaled(contenders[MODEL], basis)
     drawn["parity"] = parity(true[known], predicted[known], label, f"{len(test)} test crystals")
     if len(test.temperatures) > 1:
-        mad = np.nanmean(np.abs(true - np.nanmean(true, axis=0)), axis=0)
-        errors = {
-            name: np.nanmean(np.abs(test.scaled(values, basis) - true), axis=0) / mad
-            for name, values in contenders.items()
-        }
-        drawn["errors"] = errors_by_temperature(test.temperatures, errors, train.temperatures.tolist())
+        columns = [k for k in range(len(test.temperatures)) if known[:, k].any()]
+        means, errors = dummy(parts, basis), {}
+        for name, given in contenders.items():
+            said = test.scaled(given, basis)
+            errors[name] = np.array(
+                [mae_over_mad(*(values[known[:, k], k] for values in (true, said, means))) for k in columns]
+            )
+        drawn["errors"] = errors_by_temperature(
+            test.temperatures[columns], errors, train.temperatures.tolist()
+        )
     return drawn

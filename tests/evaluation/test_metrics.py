@@ -14,10 +14,11 @@ from sklearn.dummy import DummyRegressor
 
 from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkError
 from cloud_core.evaluation.classification import classification_metrics
-from cloud_core.evaluation.folds import SplitError, matbench_folds, split_by_group, split_fold
+from cloud_core.evaluation.dataset import Dataset
+from cloud_core.evaluation.folds import SplitError, split_by_group, split_fold
 from cloud_core.evaluation.leakage import leakage, leakage_by_form
 from cloud_core.evaluation.matbench import FoldResult, scores
-from cloud_core.evaluation.regression import regression_metrics
+from cloud_core.evaluation.regression import mae_over_mad, regression_metrics
 from cloud_core.evaluation.uncertainty import coverage, miscalibration_area, widening
 from cloud_core.scope import canonicalise
 from cloud_core.scope.tables import space_groups
@@ -39,10 +40,13 @@ def test_folds_are_the_official_ones(name: str, shared: Path, official: pd.DataF
     task = TASKS[name]
     published = official[official["task"] == name].set_index("mbid")["test_fold"].sort_index()
     assert task.row_ids() == published.index.tolist()
-    classes = labels_of(shared, name).to_numpy() if task.kind == "classification" else None
+    order = np.random.default_rng(0).permutation(task.n_rows)  # of the rows in a file of one's own
+    ids = tuple(np.array(task.row_ids())[order].tolist())
+    labels = labels_of(shared, name).to_numpy(float)[order, None]
+    data = Dataset(ids, ids, ids, labels, (task.learned(),), "canonical")
     mine = np.empty(task.n_rows, dtype=int)
-    for fold, rows in enumerate(matbench_folds(task.n_rows, classes)):
-        mine[rows] = fold
+    for fold, rows in enumerate(task.folds(data)):
+        mine[order[rows]] = fold
     assert np.array_equal(mine, published.to_numpy())
 
 
@@ -88,6 +92,8 @@ def test_regression_metrics_equal_sklearn() -> None:
     other = sk.mean_absolute_error(true, dummy.predict(true[:, None]))
     assert found["mae_over_mad"] == pytest.approx(found["mae"] / other)
     assert "mae_over_mad" not in regression_metrics(true, said)
+    assert mae_over_mad([1.0, 3.0], [2.0, 2.0], [1.5, 2.5]) == pytest.approx(2.0)  # a dummy for each row
+    assert np.isnan(mae_over_mad([1.0, 1.0], [2.0, 2.0], 1.0))
 
 
 @pytest.mark.parametrize("said", [[1.0], [1.0, np.nan], [np.inf, 1.0]])
@@ -170,8 +176,6 @@ def test_calibration_of_right_and_wrong_deviations() -> None:
 
 
 def test_stratified_folds_need_the_whole_set() -> None:
-    from cloud_core.evaluation.dataset import Dataset
-
     task = TASKS["matbench_mp_is_metal"]
     part = Dataset((task.row_ids()[3],), ("x",), ("x",), np.ones((1, 1)), (task.learned(),), "canonical")
     with pytest.raises(BenchmarkError, match="whole file"):

@@ -20,7 +20,7 @@ from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitError, FitSettings, fit, mean_loss, outputs
 from cloud_core.training.optimiser import OptimiserSettings, adamw
 from cloud_core.training.progress import METRICS
-from cloud_core.training.property import LABELS, PARTS, Job, build, property_loss, scaled
+from cloud_core.training.property import LABELS, PARTS, Job, build, property_loss, run, scaled
 
 GEOMETRY = EncoderConfig(hidden_size=32, layers=2, heads=2, feed_forward=64)
 ELEMENTS = ("H", "Li", "Na", "K", "Rb", "Cs", "F", "Cl", "Br", "I")
@@ -188,6 +188,19 @@ def test_a_job_says_pooling_and_dropout(tmp_path: Path) -> None:
     assert 0.2 in {module.p for module in fitted.modules() if isinstance(module, torch.nn.Dropout)}
     kept, _ = build(replace(job, pooling="first", dropout=None), job.targets)
     assert (kept.pooling, kept.config) == ("first", still)
+
+
+def test_scaling_is_of_training_labels_alone(tmp_path: Path) -> None:
+    texts, labels = strings(24)
+    for part, shift in zip(PARTS, (0.0, 100.0, -100.0), strict=True):
+        columns = {LABELS: (labels + shift)[:, None]}
+        Examples.from_texts(texts, columns).save(tmp_path / f"{part}.safetensors")
+    places = str(tmp_path / "job"), str(tmp_path), str(tmp_path / "model")
+    job = Job(*places, (Target("place"),), replace(SETTINGS, epochs=1), from_scratch=GEOMETRY)
+    job.write()
+    run(job)
+    (target,) = PropertyModel.load(places[2])[0].targets
+    assert (target.mean, target.deviation) == pytest.approx((labels.mean(), labels.std()))
 
 
 def test_a_fit_does_not_outlive_who_launched_it(tmp_path: Path) -> None:
