@@ -76,6 +76,7 @@ class TaskResult:
     task: str
     run_id: str
     rows: int
+    metric: str
     complete: bool
     """all published rows and all folds: else it is no benchmark result"""
     comparison: list[dict[str, Any]]
@@ -112,7 +113,13 @@ def benchmark(config: BenchmarkConfig) -> BenchmarkResult:
         about = {"algorithm": "CLOUD", "encoder": config.encoder, "form": config.form, "code": git_commit()}
         results_file(path, complete, about)
     lines = [
-        {"task": result.task, "rows": result.rows, "complete": result.complete, **row}
+        {
+            "task": result.task,
+            "rows": result.rows,
+            "complete": result.complete,
+            "judged by": result.metric,
+            **row,
+        }
         for result in found
         for row in result.comparison
     ]
@@ -165,6 +172,7 @@ def run_task(
         task=task.name,
         run_id=run.run_id,
         rows=len(data),
+        metric=task.metric,
         complete=whole,
         comparison=made.comparison,
         folds=made.folds,

@@ -43,6 +43,11 @@ class BenchmarkTask:
     scaling: Scaling = "standard"
     structure_column: str = "structure"
 
+    @property
+    def metric(self) -> Literal["mae", "roc_auc"]:
+        """What the task is judged by."""
+        return "mae" if self.kind == "regression" else "roc_auc"
+
     def learned(self) -> Target:
         classes = ("False", "True") if self.kind == "classification" else ()
         return Target(self.target, self.unit, self.kind, self.scaling, classes=classes)
