@@ -35,7 +35,6 @@ PADDED = 64  # tokens
 PUBLISHED = "published shape, float32"
 LOOPS = (PUBLISHED, "ours, float32", "ours, bfloat16")
 SMALL = (2, 128)  # layers and width of the encoder that errors are compared with
-SEEDS = 2
 
 
 class PaddedStrings(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -165,6 +164,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="to take the speed from")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--learn", type=int, default=12, help="epochs to take the errors from; 0: none")
+    parser.add_argument("--seeds", type=int, default=2, help="to take the errors from")
     arguments = parser.parse_args()
     frame = pd.read_csv(arguments.file).sample(frac=1.0, random_state=0)
     texts, values = frame[arguments.scope].tolist(), frame[arguments.label].to_numpy(float)
@@ -191,8 +191,9 @@ def main() -> None:
         longer = replace(
             settings, epochs=arguments.learn, optimiser=replace(settings.optimiser, learning_rate=1e-3)
         )
-        found = contest(rows, geometry(*SMALL), longer, SEEDS)
-        print(f"test MAE over {SEEDS} seeds, {SMALL[0]} layers of {SMALL[1]}, {arguments.learn} epochs")
+        found = contest(rows, geometry(*SMALL), longer, arguments.seeds)
+        layers, hidden = SMALL
+        print(f"test MAE over {arguments.seeds} seeds, {layers} layers of {hidden}, {arguments.learn} epochs")
         for name, pairs in found.items():
             errors = [error for _, error in pairs]
             print(f"{name:28}{np.mean(errors):9.4g} ± {np.std(errors):.2g}")

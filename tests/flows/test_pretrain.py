@@ -312,6 +312,7 @@ def test_the_shipped_configurations_are_valid(project: Path) -> None:
     for name in ("pretrain-small", "pretrain-study"):
         PretrainConfig.from_yaml(project / f"deployments/configs/{name}.yaml")
     ScalingConfig.from_yaml(project / "deployments/configs/scaling.yaml")
+    ScalingConfig.from_yaml(project / "deployments/configs/scaling-study.yaml")
 
 
 SERVE = """
@@ -399,22 +400,30 @@ def test_a_scaling_study_is_one_parent_with_children(
         "name": "study", "experiment": "scaling", "texts": str(tmp_path / "texts.txt"), "steps": 1,
         "batch_size": 64, "validation_fraction": 0.2, "launch": {"threads": 1},
     }  # fmt: skip
-    result = scaling(
-        ScalingConfig(
-            pretrain=PretrainConfig.model_validate(shared_settings),
-            sizes={"a": EncoderConfig(**TINY), "b": EncoderConfig(**TINY | {"layers": 2})},
-            data_fractions=(0.25, 0.5, 1.0),
-            budgets=(3,),
-        )
+    config = ScalingConfig(
+        pretrain=PretrainConfig.model_validate(shared_settings),
+        sizes={"a": EncoderConfig(**TINY)},
+        data_fractions=(0.25, 0.5, 1.0),
+        budgets=(3,),
     )
+    result = scaling(config)
     assert [(p["size"], p["data_fraction"], p["parameters"]) for p in result.points] == [
-        (size, fraction, parameters)
-        for size, parameters in (("a", 8192), ("b", 16384))
-        for fraction in (0.25, 0.5, 1.0)
+        ("a", fraction, 8192) for fraction in (0.25, 0.5, 1.0)
     ]
     assert 0.4 < result.points[1]["training_tokens"] / result.points[2]["training_tokens"] < 0.6
     assert result.law is not None
-    assert set(result.law.exponents) == {"parameters", "training_tokens"}  # what varied
+    assert set(result.law.exponents) == {"training_tokens"}  # what varied
+    larger = {"sizes": {"a": TINY, "b": TINY | {"layers": 2}}, "budgets": (3, 4)}
+    runs_of_grid = ScalingConfig.model_validate(config.model_dump() | larger).runs()
+    assert [
+        (size, run.encoder.layers, run.data_fraction, budget, run.steps) for size, budget, run in runs_of_grid
+    ] == [
+        (size, layers, fraction, budget, budget)
+        for size, layers in (("a", 1), ("b", 2))
+        for fraction in (0.25, 0.5, 1.0)
+        for budget in (3, 4)
+    ]
+    assert len({run.name for _, _, run in runs_of_grid}) == 12
     client = mlflow_client()
     experiment = client.get_experiment_by_name("scaling")
     assert experiment is not None

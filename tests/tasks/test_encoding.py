@@ -32,7 +32,7 @@ from tasks.replay import Replay, first_settings
 from tests.tasks.conftest import Listed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-OPTIONS = EncodingOptions(chunk_rows=40, timeout_s=6.0, memory_mb=256)
+OPTIONS = EncodingOptions(chunk_rows=40, timeout_s=4.0, memory_mb=256)
 
 
 @pytest.fixture(scope="module")

@@ -68,19 +68,23 @@ def written(job: Job) -> str:
     return str(path)
 
 
+# One process group for all jobs: gloo's own thread has crashed while a second one was being made.
 RANK_CODE = """
-import os, sys
-from cloud_core.training.pretrain import main
-for argument in sys.argv[1:]:
-    os.environ["MASTER_PORT"], path = argument.split(":", 1)
-    main(path)
+import sys
+from cloud_core.training.distributed import ranks
+from cloud_core.training.job import Job
+from cloud_core.training.pretrain import train
+with ranks() as group:
+    for path in sys.argv[1:]:
+        train(Job.read(path), group)
 """
 
 
 def side_by_side(world: int, *jobs: Job, timeout_s: float = 200) -> None:
-    """Run jobs one after the other in `world` gloo processes, each job with a meeting point of its own."""
-    arguments = [f"{free_port()}:{written(job)}" for job in jobs]
-    group = {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
+    """Run jobs one after the other in `world` gloo processes."""
+    arguments = [written(job) for job in jobs]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    group = meeting | {"WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", RANK_CODE, *arguments], env=os.environ | group | {"RANK": str(rank)}
