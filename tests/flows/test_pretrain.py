@@ -360,7 +360,7 @@ def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
     server = subprocess.Popen(
         [sys.executable, "-c", SERVE, "cancelled"], env=environment, cwd=project, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 240
 
     def until(condition: Any) -> Any:
         while not (value := condition()):
