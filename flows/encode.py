@@ -69,6 +69,8 @@ class EncodeResult(BaseModel):
                 f"{self.n_encoded:,} encoded, {self.n_quarantined:,} quarantined, "
                 f"{self.n_skipped:,} there already, in {self.seconds:.1f} s."
             )
+        if self.n_superseded is None:
+            head += " Another run is writing this table; replaced rows leave its files when that one ends."
         reasons = "".join(f"\n- {reason}: {n:,}" for reason, n in sorted(self.reasons.items()))
         return f"{head}\n\nTable `{self.table}`, version {self.version}.{reasons}"
 

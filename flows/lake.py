@@ -14,7 +14,7 @@ from cloud_core.lake.table import Table
 from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import EncodingOptions, Shard, encode_shards
-from tasks.replay import Replay, first_settings
+from tasks.replay import Replay, like_the_first
 from tasks.reporting import Progress, flow_run_link, publish_table
 
 
@@ -58,8 +58,7 @@ def replay(config: ReplayConfig) -> ReplayResult:
     started = time.monotonic()
     table = Table.open(config.table, config.storage)
     total = table.counts()["quarantined"]
-    named = config.encoding.model_dump(exclude_unset=True)
-    options = EncodingOptions.model_validate(first_settings(table) | named)
+    options = like_the_first(table, config.encoding)
     with (
         LazyCluster(config.cluster) as client,
         Progress(total, "replay quarantine", unit="structures") as progress,

@@ -13,7 +13,7 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import FORMS, fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal
 from tasks.chunks import INPUT_COLUMNS, Item, read_back
-from tasks.encoding import Chunk, EncodeError, Encoding, Shard
+from tasks.encoding import Chunk, EncodeError, Encoding, EncodingOptions, Shard
 
 
 class Replay(Encoding):
@@ -64,19 +64,21 @@ class Replay(Encoding):
         self.table.append_chunk(rows, chunk.key, revisions, chunk.metadata, again=True)
 
 
-def first_settings(table: Table) -> dict[str, Any]:
-    """What the table was encoded with: its forms, and the tolerances that its quarantine was refused under.
+def like_the_first(table: Table, named: EncodingOptions) -> EncodingOptions:
+    """`named`, and where it is silent the table's forms and the tolerances that its quarantine had.
 
     Raises:
-        EncodeError: the quarantine was refused under several tolerances.
+        EncodeError: the quarantine was refused under several tolerances, and none is named.
     """
-    forms = [
-        form
-        for form in FORMS
-        if any(batch[form].null_count < batch.num_rows for batch in table.batches(ENCODED, [form]))
-    ]
-    settings: dict[str, Any] = {"forms": tuple(forms)} if forms else {}
-    tolerances = table.quarantine(["symprec", "angle_tolerance"])
+    settings: dict[str, Any] = named.model_dump(exclude_unset=True)
+    if "forms" not in settings:
+        forms = [
+            form
+            for form in FORMS
+            if any(batch[form].null_count < batch.num_rows for batch in table.batches(ENCODED, [form]))
+        ]
+        settings |= {"forms": tuple(forms)} if forms else {}
+    tolerances = table.quarantine([x for x in ("symprec", "angle_tolerance") if x not in settings])
     for name in tolerances.column_names:
         values = pc.unique(tolerances[name]).drop_null().to_pylist()
         if len(values) > 1:
@@ -84,4 +86,4 @@ def first_settings(table: Table) -> dict[str, Any]:
             raise EncodeError(f"{table.uri}: refused under {name} {several}; name the {name} to replay with")
         if values:
             settings[name] = values[0]
-    return settings
+    return EncodingOptions.model_validate(settings)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from cloud_core.evaluation.hull import Hull
 from cloud_core.evaluation.wbm import read_table
 from cloud_core.inference.predictor import Predictor
+from cloud_core.lake.pins import pin
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.checkpoint import CONFIG, WEIGHTS
@@ -84,7 +85,7 @@ def candidates_of_table(uri: str, version: int | None, form: str, run: str) -> t
     The version is pinned for `run`, so that `vacuum` keeps what its results were made of.
     """
     snapshot = Snapshot.of(uri, version)
-    snapshot = Snapshot.of(uri, snapshot.version, pin=f"screen-{run}-v{snapshot.version}")
+    pin(uri, f"screen-{run}-v{snapshot.version}", snapshot.version)
     table = Table.open(snapshot.uri, version=snapshot.version)
     columns = ["structure_id", form, "canonical", "element_key", "elements", "fractions"]
     encoded = table.scope(list(dict.fromkeys(columns)))

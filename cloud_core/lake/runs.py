@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cloud_core.lake.errors import naming
 from cloud_core.lake.table import Table
 
 Place = tuple[str, str, str]  # partition, its cursor, the grid of chunks
@@ -41,7 +42,8 @@ def finish(table: Table, run: str) -> None:
 
 def pending(table: Table, source: str) -> str | None:
     """The newest run of a source, if it has not ended."""
-    plan = _unfinished_plans(table.delta.history()).get(source)
+    with naming(table.uri):
+        plan = _unfinished_plans(table.delta.history()).get(source)
     return plan["run"] if plan is not None else None
 
 

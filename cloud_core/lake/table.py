@@ -7,7 +7,6 @@ Chunks are only ever appended. A row that replaces another has the same `structu
 """
 
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,12 +85,12 @@ class Table:
             with naming(uri):
                 delta = DeltaTable(uri, version=version, storage_options=storage.for_delta(uri))
         except LakeError as error:
-            # any other error of the store, a refused key say, has its own remedy
-            if version is not None and re.search("version|LogSegment", str(error.__cause__)):
-                raise LakeError(
-                    f"{uri}: no version {version} here; `cloud status` lists them ({error})"
-                ) from error
-            raise
+            if version is None:
+                raise
+            cls.open(uri, storage)  # a table that is not there, or a refused key, has an error of its own
+            raise LakeError(
+                f"{uri}: no version {version} here; `cloud status` lists them ({error})"
+            ) from error
         missing = [name for name in STRUCTURES.names if name not in {f.name for f in delta.schema().fields}]
         if missing:
             raise LakeError(f"{uri}: a Delta table, but not of structures (no column {', '.join(missing)})")

@@ -28,7 +28,7 @@ from cloud_core.structures.cell import Cell
 from tasks.chunks import Item, read_back, written_out
 from tasks.cluster import ClusterConfig, LazyCluster
 from tasks.encoding import Counts, EncodeError, Encoding, EncodingOptions, Shard, plan
-from tasks.replay import Replay, first_settings
+from tasks.replay import Replay, like_the_first
 from tests.tasks.conftest import Listed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -213,15 +213,15 @@ def test_a_replay_asks_for_what_the_first_run_asked_for(
     table = Table.create(str(tmp_path / "structures"))
     asked = OPTIONS.model_copy(update={"forms": ("canonical", "official"), "symprec": 0.02})
     run(Listed([*records[:3], replace(records[3], payload="no CIF")]), table, client, asked)
-    assert first_settings(table) == {
-        "forms": ("canonical", "official"),
-        "symprec": 0.02,
-        "angle_tolerance": 5.0,
-    }
+    silent = EncodingOptions(chunk_rows=7)
+    assert like_the_first(table, silent) == EncodingOptions(
+        chunk_rows=7, forms=("canonical", "official"), symprec=0.02
+    )
     again = OPTIONS.model_copy(update={"symprec": 0.03})
     run(Listed([replace(records[4], payload="no CIF")]), table, client, again)
     with pytest.raises(EncodeError, match=r"refused under symprec 0.02 and 0.03; name the symprec"):
-        first_settings(table)
+        like_the_first(table, silent)
+    assert like_the_first(table, EncodingOptions(symprec=0.04)).symprec == 0.04
 
 
 def refusal(name: str) -> Record:
