@@ -20,15 +20,6 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
 
 PROJECT = Path(__file__).parent.parent
-# The longest first, so that no process is left with one of them while the other has nothing to do.
-LONGEST = ("tests/test_readme", "tests/deployments", "tests/flows", "tests/training", "tests/tasks")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def rank(item: pytest.Item) -> int:
-        return next((i for i, room in enumerate(LONGEST) if item.nodeid.startswith(room)), len(LONGEST))
-
-    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
