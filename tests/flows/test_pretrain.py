@@ -336,6 +336,8 @@ def stored_runs(runs: Path) -> list[Any]:
     """MLflow's runs in the experiment `pretrain` of a runs folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLOUD_RUNS", str(runs))
+        # MLflow's own set_tracking_uri leaves it in the environment, in whichever test it was called.
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         client = mlflow_client()
         experiment = client.get_experiment_by_name("pretrain")
         return list(client.search_runs([experiment.experiment_id])) if experiment else []
@@ -360,7 +362,7 @@ def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
     server = subprocess.Popen(
         [sys.executable, "-c", SERVE, "cancelled"], env=environment, cwd=project, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 150
 
     def until(condition: Any) -> Any:
         while not (value := condition()):
