@@ -12,8 +12,9 @@ from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.symmetry import Symmetry, moyo_symmetry, spglib_symmetry
 from cloud_core.scope.tables import ATOMIC_NUMBERS, ISOTOPES, space_groups
 from cloud_core.scope.tokenizer import in_vocabulary
-from cloud_core.structures.cell import Cell
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.cell import Cell, Note
+from cloud_core.structures.distances import close_pairs
+from cloud_core.structures.errors import READER_FLAGS, Reason, StructureError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,8 @@ class Scope:
     composition: element → unrounded fraction.
     n_sites: sites of the input cell; n_atoms_primitive and n_atoms_conventional: sites of moyo's
         standard cells, None without the canonical form.
-    flags: what a reader of the string should know, out of `FLAGS`.
+    flags: what a reader of the string should know, out of `FLAGS`. message: the words of those flags that
+    have some.
     """
 
     canonical: str | None
@@ -43,16 +45,23 @@ class Scope:
     n_atoms_primitive: int | None
     n_atoms_conventional: int | None
     flags: tuple[str, ...]
+    message: str = ""
 
 
-FLAGS = {
+FLAGS = READER_FLAGS | {
     "disordered": "a site holds more than one element, or less than a whole atom",
     "isotope": "D or T is written as H in the canonical form",
     "zero_fraction": 'an element\'s fraction rounds to "0.0"',
     "not_in_vocabulary": "the published vocabulary lacks an element; it falls apart into word pieces",
     "engines_disagree": "spglib and moyo see another space group",
     "tolerance_sensitive": "the space group or a letter moves at symprec/2 or 2·symprec",
+    "tolerance_changed": "the symmetry engine found a symmetry at another tolerance than symprec alone",
+    "overlapping_sites": "atoms are closer than 0.5 Å (hydrogen: 0.3 Å)",
+    "official_missing": "an official form was asked for and is not there",
 }
+# Å. Of atoms closer than this only one can be there.
+OVERLAP, OVERLAP_OF_HYDROGEN = 0.5, 0.3
+OCCUPANCY_SLACK = 0.0101  # two occupancies of two decimals, each rounded up
 
 
 def encode(
@@ -77,11 +86,15 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     """The SCOPE of a cell; see `encode`."""
     _check(cell, settings)
     kinds = _kinds(cell)
-    flags = list(kinds.flags)
+    notes = _judged(cell, kinds, settings)
+    flags = [*dict.fromkeys(note.flag for note in notes), *kinds.flags]
     canonical = official = full = key = official_group = n_primitive = n_conventional = None
     wyckoff: tuple[str, ...] = ()
     if "canonical" in settings.forms:
         symmetry = _moyo(cell, kinds, settings.symprec)
+        if symmetry.note is not None:
+            flags.append(symmetry.note.flag)
+            notes += (symmetry.note,)
         n_primitive = symmetry.n_primitive
         n_conventional = n_primitive * space_groups()[symmetry.number].lattice_points
         head, wyckoff = canonical_head(symmetry.number, frozenset(symmetry.letters))
@@ -108,7 +121,7 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
             flags.append("engines_disagree")
     return Scope(
         canonical, official, full, key, symmetry.number, official_group, wyckoff, kinds.fractions, len(cell),
-        n_primitive, n_conventional, tuple(flags),
+        n_primitive, n_conventional, tuple(flags), "; ".join([note.text for note in notes]),
     )  # fmt: skip
 
 
@@ -131,6 +144,65 @@ def _check(cell: Cell, settings: EncoderSettings) -> None:
         )
     if not np.vdot(cell.fractions, cell.fractions) < 1e12:
         raise StructureError(Reason.INVALID_POSITIONS, "a position is not finite")
+
+
+def _judged(cell: Cell, kinds: "_Kinds", settings: EncoderSettings) -> tuple[Note, ...]:
+    """The notes of the cell and of its distances. Raises StructureError for those that refuse it."""
+    notes = cell.notes
+    if pairs := close_pairs(cell.lattice, cell.fractions, OVERLAP):
+        notes += _overlaps(cell, kinds, pairs)
+    for note in notes:
+        flag = note.flag
+        if flag == "formula_mismatch" and settings.formula == "refuse":
+            raise StructureError(Reason.FORMULA_MISMATCH, note.text)
+        if flag == "overlapping_sites" and settings.overlaps == "refuse":
+            raise StructureError(Reason.OVERLAPPING_SITES, note.text)
+        if flag == "not_periodic" and not settings.assume_periodic:
+            raise StructureError(Reason.UNSUPPORTED, note.text)
+    if cell.alternatives:
+        _check_alternatives(cell, settings)
+        notes = tuple([note for note in notes if note.flag != "ambiguous_setting"])
+    return notes
+
+
+def _check_alternatives(cell: Cell, settings: EncoderSettings) -> None:
+    """Raise StructureError where the readings of an input are not one crystal by the element-resolved key."""
+    plain = replace(settings, forms=("canonical",), check_tolerance=False)
+    keys = set()
+    for reading in (replace(cell, alternatives=()), *cell.alternatives):
+        try:
+            keys.add(encode_cell(reading, plain).element_key)
+        except StructureError as error:
+            keys.add(str(error))
+    if len(keys) > 1:
+        text = next(
+            (note.text for note in cell.notes if note.flag == "ambiguous_setting"), "several readings"
+        )
+        raise StructureError(Reason.AMBIGUOUS_SETTING, text)
+
+
+def _overlaps(cell: Cell, kinds: "_Kinds", pairs: Sequence[tuple[int, int, float]]) -> tuple[Note, ...]:
+    """A note on the closest two atoms that cannot both be there, if there are such."""
+    for i, j, distance in sorted(pairs, key=lambda pair: pair[2]):
+        elements = [_elements_at(cell, kinds, site) for site in (i, j)]
+        if distance >= OVERLAP_OF_HYDROGEN and ["H"] in [sorted(at) for at in elements]:
+            continue
+        if sum(sum(at.values()) for at in elements) <= 1 + OCCUPANCY_SLACK:
+            continue
+        names = " and ".join("/".join(sorted(at)) for at in elements)
+        return (
+            Note(
+                "overlapping_sites",
+                f"two atoms ({names}, sites {i + 1} and {j + 1}) are {distance:.3f} Å apart",
+            ),
+        )
+    return ()
+
+
+def _elements_at(cell: Cell, kinds: "_Kinds", site: int) -> Mapping[str, float]:
+    if cell.occupancies is None:
+        return {kinds.names[site]: 1.0}
+    return {element_of(species): amount for species, amount in cell.occupancies[site].items()}
 
 
 @dataclass(frozen=True, slots=True)

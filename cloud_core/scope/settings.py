@@ -5,11 +5,13 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import Literal, get_args
 
 # Raised by hand whenever a string, key or flag can change for any structure; tests/scope holds golden
 # strings that fail otherwise.
 ENCODER_VERSION = 1
 FORMS = ("canonical", "official", "full")
+Judgement = Literal["refuse", "flag"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,10 @@ class EncoderSettings:
     check_tolerance: look at the space group at symprec/2 and 2·symprec too, and flag structures whose
     space group moves; it triples the cost.
     max_sites: structures with more sites are refused.
+    formula: "refuse" or "flag" a structure whose sites give another composition than its stated formula.
+    overlaps: "refuse" or "flag" atoms closer than 0.5 Å (0.3 Å where one is hydrogen) whose occupancies add
+    up to more than 1.
+    assume_periodic: encode an input that says it is a molecule, chain or layer as the crystal of its cell.
     """
 
     symprec: float = 0.01
@@ -27,12 +33,18 @@ class EncoderSettings:
     forms: tuple[str, ...] = ("canonical",)
     check_tolerance: bool = False
     max_sites: int = 5000
+    formula: Judgement = "refuse"
+    overlaps: Judgement = "refuse"
+    assume_periodic: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.symprec <= 1:
             raise ValueError(f"symprec is in Å, above 0 and at most 1, not {self.symprec}")
         if unknown := [form for form in self.forms if form not in FORMS]:
             raise ValueError(f"unknown form {unknown[0]!r}: choose from {', '.join(FORMS)}")
+        for name in ("formula", "overlaps"):
+            if getattr(self, name) not in get_args(Judgement):
+                raise ValueError(f"{name} is refuse or flag, not {getattr(self, name)!r}")
 
 
 @cache
@@ -45,6 +57,9 @@ def fingerprint(settings: EncoderSettings) -> str:
         "angle_tolerance": settings.angle_tolerance,
         "forms": sorted(settings.forms),
         "check_tolerance": settings.check_tolerance,
+        "formula": settings.formula,
+        "overlaps": settings.overlaps,
+        "assume_periodic": settings.assume_periodic,
         "libraries": {name: version(name) for name in ("spglib", "moyopy", "gemmi", "pymatgen", "numpy")},
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

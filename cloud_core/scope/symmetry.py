@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cloud_core.structures.cell import FloatArray
+from cloud_core.structures.cell import FloatArray, Note
 from cloud_core.structures.errors import Reason, StructureError
 
 
@@ -21,13 +21,14 @@ class Symmetry:
     """A space group and the Wyckoff letter of each site.
 
     orbits: for each site the first one that a symmetry operation carries to it; n_primitive: atoms in the
-    primitive cell (spglib is asked for neither).
+    primitive cell (spglib is asked for neither). note: what the engine did beside what it was asked for.
     """
 
     number: int
     letters: str
     orbits: Sequence[int] = ()
     n_primitive: int = 0
+    note: Note | None = None
 
 
 @cache
@@ -90,8 +91,14 @@ def moyo_symmetry(lattice: FloatArray, fractions: FloatArray, numbers: list[int]
         if type(error).__name__ != "PanicException":
             raise
         raise StructureError(Reason.CRASHED, f"moyo panicked: {error}") from error
+    note = None
+    if dataset.symprec != symprec:
+        note = Note(
+            "tolerance_changed",
+            f"moyo found no symmetry at symprec {symprec} Å, but at {dataset.symprec:.3g} Å",
+        )
     return Symmetry(
-        dataset.number, "".join(dataset.wyckoffs), dataset.orbits, dataset.prim_std_cell.num_atoms
+        dataset.number, "".join(dataset.wyckoffs), dataset.orbits, dataset.prim_std_cell.num_atoms, note
     )
 
 
