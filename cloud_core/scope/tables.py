@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 
-_SYMBOLS = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr "
-    "Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb "
-    "Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf "
-    "Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og"
-)
-ELEMENTS = tuple(_SYMBOLS.split())
-ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(ELEMENTS, start=1)}
-# Hydrogen's isotopes: another symbol for the same element.
-ISOTOPES = {"D": "H", "T": "H"}
+from cloud_core.structures.elements import ATOMIC_NUMBERS, ISOTOPES
+
+__all__ = [
+    "ATOMIC_NUMBERS",
+    "ENANTIOMORPHS",
+    "ISOTOPES",
+    "LATTICE_POINTS",
+    "SpaceGroup",
+    "letter_order",
+    "space_groups",
+]
 
 # The lower number of each enantiomorphic pair, by the higher one (International Tables A, section 3.5).
 ENANTIOMORPHS = {

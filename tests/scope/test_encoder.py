@@ -56,10 +56,10 @@ def test_only_what_is_asked_for_is_computed() -> None:
 
 
 def test_all_elements_are_encoded_and_the_unknown_flagged() -> None:
-    from cloud_core.scope.tables import ELEMENTS
+    from cloud_core.structures.elements import SYMBOLS
 
     flagged = set()
-    for element in ELEMENTS:
+    for element in SYMBOLS:
         scope = encode(caesium_chloride(element, "H" if element != "H" else "O"), ALL)
         assert decode(scope.canonical or "").text == scope.canonical
         flagged |= {element} if "not_in_vocabulary" in scope.flags else set()

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from cloud_core.scope import ScopeError, Tokenizer, decode
 from cloud_core.scope.grammar import Parts
-from cloud_core.scope.tables import ELEMENTS, space_groups
+from cloud_core.scope.tables import space_groups
 from cloud_core.scope.tokenizer import in_vocabulary
+from cloud_core.structures.elements import SYMBOLS
 
 TEXT = "1 4 a D D D b O O O g O O O c O O O 0 | 2b 4d 2a | Bi 0.25 B 0.5 Ru 0.25"
 
@@ -44,7 +45,7 @@ def test_all_space_groups_and_letters_round_trip_in_vocabulary() -> None:
 def test_made_up_parts_round_trip(data: st.DataObject) -> None:
     group = space_groups()[data.draw(st.integers(1, 230))]
     symbols = data.draw(st.lists(st.sampled_from(list(group.symbols.values())), min_size=1, unique=True))
-    elements = data.draw(st.lists(st.sampled_from(ELEMENTS), min_size=1, max_size=6, unique=True))
+    elements = data.draw(st.lists(st.sampled_from(SYMBOLS), min_size=1, max_size=6, unique=True))
     cuts = sorted(
         data.draw(st.lists(st.integers(0, 100), min_size=len(elements) - 1, max_size=len(elements) - 1))
     )
