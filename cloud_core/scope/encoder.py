@@ -50,7 +50,6 @@ class Scope:
 
 FLAGS = READER_FLAGS | {
     "disordered": "a site holds more than one element, or less than a whole atom",
-    "isotope": "D or T is written as H in the canonical form",
     "zero_fraction": 'an element\'s fraction rounds to "0.0"',
     "not_in_vocabulary": "the published vocabulary lacks an element; it falls apart into word pieces",
     "engines_disagree": "spglib and moyo see another space group",
@@ -87,7 +86,7 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     _check(cell, settings)
     kinds = _kinds(cell)
     notes = _judged(cell, kinds, settings)
-    flags = [*dict.fromkeys(note.flag for note in notes), *kinds.flags]
+    flags = [*dict.fromkeys([*[note.flag for note in notes], *kinds.flags])]
     canonical = official = full = key = official_group = n_primitive = n_conventional = None
     wyckoff: tuple[str, ...] = ()
     if "canonical" in settings.forms:

@@ -1,45 +1,43 @@
-"""CIF: a fast reader for the plain layout, pymatgen for everything else.
+"""CIF: a fast reader for the plain layout, the whole reader for everything else.
 
 The fast reader gives, bit for bit, the lattice, positions and order of sites of pymatgen's
 `Structure.from_file` (2026.10), because the official SCOPE string hangs on the last bit of the numbers.
 It covers one block of ordered, neutral atoms in P1, the layout of computed databases, and returns None
-for whatever it does not cover for certain.
+for whatever it does not cover for certain. Both give the same cells.
 """
 
 import math
 import operator
 import re
-import warnings
-from functools import cache, lru_cache
+from collections import Counter
+from functools import cache
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import orjson
 
-from cloud_core.structures.cell import Cell, FloatArray
+from cloud_core.structures.cell import Cell
+from cloud_core.structures.cif_block import CELL_TAGS, blocks_of
 from cloud_core.structures.errors import Reason, StructureError
-from cloud_core.structures.pymatgen import PARSER_ERRORS, from_pymatgen
+from cloud_core.structures.formula import parse_formula
+from cloud_core.structures.lattice import RANKS, lattice_from_parameters
 
-# Elements by (Pauling electronegativity, symbol), the order in which pymatgen sorts the sites of a CIF.
-# Those without an electronegativity (He, Ne, Ar, beyond Lr) have no such order and are left to pymatgen.
-_BY_ELECTRONEGATIVITY = (
-    "Fr Cs K Rb Ba Ra Na Sr Li Ca Ac La Tb Yb Ce Pm Pr Nd Sm Eu Gd Dy Y Ho Er Tm Lu Pu Am Bk Cf Cm Es Fm Hf "
-    "Lr Md No Th Mg Zr Np Sc U Pa Ta Ti Mn Be Nb Al Tl V Zn Cr Cd In Ga Fe Co Cu Re Si Tc Ni Ag Sn Hg Po Ge "
-    "Bi B Sb Te Mo As P At H Ir Os Pd Rn Ru Pt Rh Pb W Au C Se S Xe I Br Kr N Cl O F"
-)
-_RANKS = {symbol: rank for rank, symbol in enumerate(_BY_ELECTRONEGATIVITY.split())}
-_CELL_TAGS = (
-    "_cell_length_a",
-    "_cell_length_b",
-    "_cell_length_c",
-    "_cell_angle_alpha",
-    "_cell_angle_beta",
-    "_cell_angle_gamma",
-)
 _SYMOP_TAGS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
-# Magnetic CIFs, ions, a second block, text fields, powder blocks: pymatgen's.
-_DECLINED = ("_magn", "_atom_site_moment", "_oxidation_number", "powder_pattern", "\n;", "_eof", "_xyz_")
+# Magnetic and modulated CIFs, ions, text fields, dummy sites, hydrogens without coordinates.
+_DECLINED = (
+    "_magn",
+    "_atom_site_moment",
+    "_oxidation_number",
+    "\n;",
+    "_xyz_",
+    "_ssg",
+    "_modulation",
+    "_wave_vector",
+    "_calc_flag",
+    "_attached_hydrogens",
+)
+_PLAIN_SYMMETRY = frozenset(("'P 1'", "P1", "'P1'", '"P 1"', "1", "?", ".", "triclinic"))
 _SITE_TOLERANCE = 1e-4
 _WHOLE = frozenset(("1", "1.0", "1.00", "1.000", "1.0000"))
 
@@ -52,12 +50,26 @@ def _gemmi() -> Any:
 
 
 def read_cif(text: str, fast: bool = True) -> Cell:
-    """The first structure of a CIF. `fast=False` leaves everything to pymatgen.
+    """The structure of a CIF by the rules of docs/reading.md. `fast=False` leaves the fast reader out.
 
-    Raises StructureError.
+    Raises StructureError, also where several blocks hold atoms.
     """
     cell = read_plain(text) if fast else None
-    return _read_with_pymatgen(text) if cell is None else cell
+    if cell is not None:
+        return cell
+    from cloud_core.structures.cif_cell import has_atoms, read_block
+
+    blocks = blocks_of(text)
+    if not blocks:
+        raise StructureError(Reason.PARSE_ERROR, "CIF: no data_ block")
+    listing = [block for block in blocks if has_atoms(block)] or [b for b in blocks if b.has_sites]
+    if len(listing) > 1:
+        names = ", ".join(block.name or "(no name)" for block in listing[:5])
+        message = f"CIF: {len(listing)} blocks hold atoms: {names}"
+        raise StructureError(Reason.SEVERAL_STRUCTURES, message)
+    if not listing:
+        raise StructureError(Reason.NO_ATOMS, "CIF: no atom sites with fractional coordinates")
+    return read_block(listing[0])
 
 
 def read_plain(text: str) -> Cell | None:
@@ -68,8 +80,9 @@ def read_plain(text: str) -> Cell | None:
     return None if values is None else _cell(*values)
 
 
-# Words of a CIF: six cell parameters; for each site its element; x, then y, then z of all sites; occupancies.
-_Values = tuple[list[str], list[str], list[str], list[str]]
+# Words of a CIF: six cell parameters; for each site its element; x, then y, then z of all sites; occupancies;
+# the formula ("" where none is stated).
+_Values = tuple[list[str], list[str], list[str], list[str], str]
 
 # The head of the files that pymatgen writes, word by word.
 _HEAD = re.compile(
@@ -79,7 +92,7 @@ _HEAD = re.compile(
     r"_cell_angle_alpha +([\d.]+)\n_cell_angle_beta +([\d.]+)\n_cell_angle_gamma +([\d.]+)\n"
     r"_symmetry_Int_Tables_number +1\n"
     r"_chemical_formula_structural +[A-Za-z0-9().]+\n"
-    r"_chemical_formula_sum +(?:[A-Za-z0-9.]+|'[A-Za-z0-9. ]+')\n"
+    r"_chemical_formula_sum +([A-Za-z0-9.]+|'[A-Za-z0-9. ]+')\n"
     r"_cell_volume +[\d.]+\n_cell_formula_units_Z +\d+\n"
     r"loop_\n _symmetry_equiv_pos_site_id\n _symmetry_equiv_pos_as_xyz\n  1  'x, y, z'\n"
     r"loop_\n _atom_site_type_symbol\n _atom_site_label\n _atom_site_symmetry_multiplicity\n"
@@ -94,7 +107,11 @@ def _values_of_pymatgen(text: str) -> _Values | None:
     words = text[head.end() :].split()
     if len(words) % 7 or not "".join(words[1::7]).isalnum() or not "".join(words[2::7]).isdigit():
         return None
-    return list(head.groups()), words[::7], words[3::7] + words[4::7] + words[5::7], words[6::7]
+    if set(words[2::7]) != {"1"}:
+        return None
+    parameters = list(head.groups())
+    formula = parameters.pop().strip("'")
+    return parameters, words[::7], words[3::7] + words[4::7] + words[5::7], words[6::7], formula
 
 
 def _values_of_gemmi(text: str) -> _Values | None:
@@ -102,31 +119,35 @@ def _values_of_gemmi(text: str) -> _Values | None:
     if text.count("data_") != 1 or any(word in text for word in _DECLINED):
         return None
     try:
-        document = _gemmi().read_string(text)
+        document = _gemmi().read_string(text, 0)
     except ValueError:
         return None
     if len(document) != 1 or not _is_p1(block := document[0]):
         return None
-    parameters = [block.find_value(tag) for tag in _CELL_TAGS]
+    parameters = [block.find_value(tag) for tag in CELL_TAGS]
     sites = block.find_loop_item("_atom_site_fract_x")
     if sites is None or None in parameters:
         return None
     tags, values = sites.loop.tags, sites.loop.values
     columns = {tag: values[i :: len(tags)] for i, tag in enumerate(tags)}
-    if not columns.keys() >= _SITE_TAGS:
+    if not columns.keys() >= _SITE_TAGS or len(columns) != len(tags):
+        return None
+    if not {"1"}.issuperset(columns.get("_atom_site_symmetry_multiplicity", ())):
         return None
     symbols, x, y, z = [columns[tag] for tag in _COLUMNS]
-    return parameters, symbols, x + y + z, columns.get("_atom_site_occupancy", [])
+    formula = _gemmi().as_string(block.find_value("_chemical_formula_sum") or "?")
+    occupancies = columns.get("_atom_site_occupancy", [])
+    return parameters, symbols, x + y + z, occupancies, "" if formula in ("", "?", ".") else formula
 
 
 def _cell(
-    parameters: list[str], species: list[str], coordinates: list[str], occupancies: list[str]
+    parameters: list[str], species: list[str], coordinates: list[str], occupancies: list[str], formula: str
 ) -> Cell | None:
     """The cell of the words of a CIF, sites sorted as pymatgen does; None where they are not plain."""
-    if not species or not _WHOLE.issuperset(occupancies):
+    if not species or not _WHOLE.issuperset(occupancies) or not _is_formula(formula, species):
         return None
     try:
-        ranks = [_RANKS[symbol] for symbol in species]
+        ranks = [RANKS[symbol] for symbol in species]
         lattice = lattice_from_parameters(*map(float, parameters))
         # Most values are neither near a third nor outside the cell; -0.0 becomes 0.0.
         values = [
@@ -148,6 +169,18 @@ def _cell(
         fractions = fractions[order]
         species = [species[i] for i in order]
     return Cell(lattice, tuple(species), fractions)
+
+
+def _is_formula(text: str, species: list[str]) -> bool:
+    """Whether the atoms are in the ratio of a stated formula of whole numbers, hydrogen included."""
+    if not text:
+        return True
+    formula, counts = parse_formula(text), Counter(species)
+    if formula is None or formula.keys() != counts.keys():
+        return False
+    unit = formula[species[0]].value
+    count = counts[species[0]]
+    return all(amount.value * count == counts[element] * unit for element, amount in formula.items())
 
 
 def _numbers(words: list[str]) -> list[float]:
@@ -177,16 +210,28 @@ _SITE_TAGS = {"_atom_site_label", *_COLUMNS}
 
 
 def _is_p1(block: Any) -> bool:
-    """Whether the identity is the one symmetry operation, and is said to be."""
+    """Whether the identity is the one symmetry operation, and nothing says anything else."""
     found = [item for tag in _SYMOP_TAGS if (item := block.find_loop_item(tag)) is not None]
-    if len(found) != 1 or any(block.find_pair(tag) for tag in _SYMOP_TAGS):
+    if len(found) != 1:
         return False
     loop = found[0].loop
     tag = next((t for t in loop.tags if t in _SYMOP_TAGS), None)
     if tag is None or loop.length() != 1:
         return False
+    names = set()
+    for item in block:
+        if item.pair is None:
+            continue
+        name, value = item.pair
+        name = name.lower()
+        if name in names or (name.startswith(_SYMMETRY_PREFIXES) and value not in _PLAIN_SYMMETRY):
+            return False
+        names.add(name)
     operation = loop.values[loop.tags.index(tag)]
     return operation in ("'x, y, z'", "'x,y,z'", "x,y,z", '"x, y, z"', '"x,y,z"')
+
+
+_SYMMETRY_PREFIXES = ("_symmetry", "_space_group")
 
 
 # Sites closer than the tolerance are closer than `_NEAR` along this direction (the sum of its components
@@ -221,82 +266,3 @@ def _may_coincide(x: list[float], y: list[float], z: list[float]) -> bool:
                 return True
             place += 1
     return False
-
-
-def lattice_from_parameters(
-    a: float, b: float, c: float, alpha: float, beta: float, gamma: float
-) -> FloatArray | None:
-    """Lattice `[3, 3]` (rows, Å) of lengths in Å and angles in degrees; None where it is not plain.
-
-    The arithmetic is that of pymatgen's `Lattice.from_parameters`, operation by operation.
-    """
-    angles = _angles(alpha, beta, gamma)
-    if angles is None:
-        return None
-    sin_alpha, cos_alpha, sin_beta, cos_beta, sin_gamma_star, cos_gamma_star = angles
-    # The cell is at least this thick for its lengths; pymatgen's limit is 0.01 Å.
-    thickness = sin_alpha * sin_beta * sin_gamma_star
-    if not (a * thickness > 0.1 and b * thickness > 0.1 and c * thickness > 0.1 and a + b + c < 1e4):
-        return None
-    return np.array(
-        [
-            [a * sin_beta, 0.0, a * cos_beta],
-            [-b * sin_alpha * cos_gamma_star, b * sin_alpha * sin_gamma_star, b * cos_alpha],
-            [0.0, 0.0, c],
-        ]
-    )
-
-
-@lru_cache(maxsize=4096)
-def _angles(alpha: float, beta: float, gamma: float) -> tuple[float, ...] | None:
-    """Sines and cosines of alpha, beta and gamma*, from degrees; None where the angles are not plain."""
-    if not (1 < alpha < 179 and 1 < beta < 179 and 1 < gamma < 179):
-        return None
-    angles = np.radians([alpha, beta, gamma])
-    cos_alpha, cos_beta, cos_gamma = np.cos(angles).tolist()
-    sin_alpha, sin_beta, _ = np.sin(angles).tolist()
-    cos_gamma_star = (cos_alpha * cos_beta - cos_gamma) / (sin_alpha * sin_beta)
-    if not -0.99999 < cos_gamma_star < 0.99999:
-        return None
-    gamma_star = np.arccos(cos_gamma_star)
-    return sin_alpha, cos_alpha, sin_beta, cos_beta, float(np.sin(gamma_star)), float(np.cos(gamma_star))
-
-
-def _read_with_pymatgen(text: str) -> Cell:
-    from pymatgen.io.cif import CifParser
-
-    messages: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            parser = CifParser.from_str(text)
-            messages = parser.warnings  # type: ignore[attr-defined]
-            structure = parser.parse_structures(primitive=False, on_error="ignore")[0]
-        except NotImplementedError as error:
-            raise StructureError(Reason.UNSUPPORTED, f"CIF: {error}") from error
-        except PARSER_ERRORS as error:
-            reason, message = _diagnosis(text, " ".join(messages), error)
-            raise StructureError(reason, f"CIF: {message}") from error
-    return from_pymatgen(structure)
-
-
-def _diagnosis(text: str, messages: str, error: Exception) -> tuple[Reason, str]:
-    """The reason behind a CIF that pymatgen could not read."""
-    details = messages.split("\n", 1)[-1].strip() or f"{type(error).__name__}: {error}"
-    if found := re.search(r"Occupancy ([\d.]+) exceeded tolerance", messages):
-        if float(found[1]).is_integer():
-            return Reason.OVERLAPPING_SITES, f"{float(found[1]):g} whole atoms on one site"
-        return Reason.INVALID_OCCUPANCY, details
-    if isinstance(error, ZeroDivisionError):
-        return Reason.PARSE_ERROR, "a loop_ with fewer values than columns"
-    if "below threshold" in messages:
-        return Reason.INVALID_LATTICE, details
-    if not re.search(r"^\s*data_", text, re.MULTILINE):
-        return Reason.PARSE_ERROR, "no data_ block"
-    if not re.search(r"_atom_site_fract_[xyz]|_atom_site_label", text):
-        return Reason.NO_ATOMS, "no atom sites with fractional coordinates"
-    if not re.search(r"_cell_length_[abc]", text):
-        return Reason.INVALID_LATTICE, "no cell lengths"
-    if isinstance(error, KeyError) and str(error.args[0]).startswith("_"):  # a tag
-        return Reason.PARSE_ERROR, f"no {error.args[0]}"
-    return Reason.PARSE_ERROR, details

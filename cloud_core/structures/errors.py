@@ -63,6 +63,7 @@ _REMEDIES = {
 # What a reader notes of an input that it could read; `Note.flag` is one of these.
 READER_FLAGS = {
     "no_symmetry_given": "the file says nothing about symmetry; its sites were taken as the whole cell",
+    "isotope": "D or T is written as H in the canonical form",
     "symmetry_contradicted": "statements of the symmetry contradict each other; formula and clashes decided",
     "hydrogen_missing": "hydrogen is in the formula, or attached to a site, and has no coordinates",
     "formula_mismatch": "the sites give another composition than the stated formula",

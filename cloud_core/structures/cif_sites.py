@@ -1,0 +1,340 @@
+"""The atoms of a CIF block: what stands on each listed site, where, and to how many digits."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from cloud_core.structures.cell import FloatArray
+from cloud_core.structures.cif_block import (
+    CARTESIAN_TAGS,
+    FRACTION_TAGS,
+    MATRIX_TAGS,
+    VECTOR_TAGS,
+    Block,
+    is_known,
+)
+from cloud_core.structures.elements import is_element, is_vacancy
+from cloud_core.structures.errors import Reason, StructureError
+
+MAX_SITES = 100_000
+_NUMBER = re.compile(r"([+-]?)(\d+\.?(\d*)|\.(\d+))(?:[eE]([+-]?\d{1,3}))?(?:\(\d*\)?)?")
+_RATIO = re.compile(r"([+-]?\d+)/(\d+)")
+_THIRDS = tuple(k / 6 for k in (1, 2, 4, 5))
+# Symbols of a group of atoms, of which the list gives one: the heavy atom.
+_GROUP = re.compile(r"(B|C|N|O|P|S|Al|Si|Ge|As|Se)H(\d?)(?:[+-]\d?|\d?[+-])?")
+_WATER = {"wat": 2, "h2o": 2, "hoh": 2, "oh2": 2, "h3o": 3, "oh3": 3, "ow": 0}
+# Labels of structure types and of points that are no atoms.
+_NO_ELEMENT = frozenset(("T", "M", "X", "Q", "A", "Cg", "Cnt", "Du", "Dum", "Xx", "Zz"))
+_MIXTURE = re.compile(r"(\d*\.?\d+)\s*([A-Z][a-z]?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number as it is written: its value, and half a unit of its last digit (0 for an integer)."""
+
+    value: float
+    half_unit: float
+    decimals: int
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One line of the list of atoms.
+
+    position: fractional, thirds as pymatgen takes them. reach: how far each coordinate may be from the
+    true one for the digits that it has (at most three count; 1/3, 2/3 and 1/6 in any rounding).
+    multiplicity and letter: as stated. hydrogens: attached ones that have no coordinates.
+    """
+
+    label: str
+    element: str
+    type_symbol: str
+    position: tuple[float, float, float]
+    reach: tuple[float, float, float]
+    occupancy: Number
+    multiplicity: int | None = None
+    letter: str = ""
+    hydrogens: float = 0.0
+
+
+@dataclass(slots=True)
+class SiteList:
+    """The sites of a block. unknown: species without an element, by label; has_lost_hydrogen: a hydrogen
+    without coordinates is listed, or a group of atoms stands for its heavy one."""
+
+    sites: list[Site] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    has_lost_hydrogen: bool = False
+
+
+def parse_number(text: str) -> Number | None:
+    """The number that a CIF value is, its standard uncertainty left aside; None where it is none."""
+    text = text.strip()
+    if found := _NUMBER.fullmatch(text):
+        decimals = len(found[3] or found[4] or "") - int(found[5] or 0)
+        value = float(text.partition("(")[0])
+        return Number(value, 0.5 * 10.0**-decimals if decimals > 0 else 0.0, max(decimals, 0))
+    if (found := _RATIO.fullmatch(text)) and int(found[2]):
+        return Number(int(found[1]) / int(found[2]), 0.0, 15)
+    return None
+
+
+def read_sites(block: Block, lattice: FloatArray, elements: frozenset[str]) -> SiteList:
+    """The atoms of a block. elements: those of the stated formula, which decide how to read labels.
+
+    Raises StructureError for values that no atom can have.
+    """
+    coordinates = _coordinates(block, lattice)
+    count = len(coordinates[0])
+    if count > MAX_SITES:
+        raise StructureError(Reason.TOO_MANY_SITES, f"CIF: {count} sites listed")
+    columns = {
+        name: _filled(block.column(*tags), count, name)
+        for name, tags in {
+            "label": ("_atom_site_label",),
+            "type": ("_atom_site_type_symbol",),
+            "occupancy": ("_atom_site_occupancy",),
+            "multiplicity": ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity"),
+            "wyckoff": ("_atom_site_wyckoff_symbol", "_atom_site_wyckoff_label"),
+            "hydrogens": ("_atom_site_attached_hydrogens",),
+            "flag": ("_atom_site_calc_flag",),
+        }.items()
+    }
+    if block.column("_atom_site_label", "_atom_site_type_symbol") is None:
+        raise StructureError(Reason.PARSE_ERROR, "CIF: no _atom_site_label and no _atom_site_type_symbol")
+    found = SiteList()
+    mixtures: list[Site] = []
+    for place in range(count):
+        values = {name: column[place] for name, column in columns.items()}
+        if values["flag"].strip().lower() == "dum":
+            continue
+        words = tuple(axis[place] for axis in coordinates)
+        mixture = _mixture(values["type"], values["label"])
+        if mixture:
+            position, reach = _position(words, values["label"])
+            mixtures += [
+                _site(values, element, position, reach, amount, 0) for element, amount in mixture.items()
+            ]
+            continue
+        _add(found, values, words, elements)
+    found.sites += mixtures
+    return found
+
+
+def _add(
+    found: SiteList, values: Mapping[str, str], words: tuple[str, ...], elements: frozenset[str]
+) -> None:
+    """Add the site of one line, if it is one."""
+    name = values["label"].strip() or values["type"].strip()
+    has_type = is_known(values["type"])
+    symbol, hydrogens = read_symbol(values["type"] if has_type else values["label"], elements, not has_type)
+    occupancy = Number(1.0, 0.0, 0)
+    if is_known(values["occupancy"]):
+        number = parse_number(values["occupancy"])
+        if number is None or number.value < 0:
+            raise StructureError(
+                Reason.INVALID_OCCUPANCY, f"CIF: site {name}: occupancy {values['occupancy'][:40]!r}"
+            )
+        occupancy = number
+    if symbol == "" or occupancy.value == 0:
+        return
+    if symbol is None:
+        found.unknown.append(f"{name} ({values['type'].strip()})" if has_type else name)
+        return
+    if is_known(values["hydrogens"]) and (number := parse_number(values["hydrogens"])) is not None:
+        hydrogens = max(hydrogens, number.value)
+    if not all(map(is_known, words)):
+        if symbol in ("H", "D", "T"):
+            found.has_lost_hydrogen = True
+            return
+        raise StructureError(Reason.INVALID_POSITIONS, f"CIF: site {name} has no coordinates")
+    found.has_lost_hydrogen |= hydrogens > 0
+    position, reach = _position(words, name)
+    found.sites.append(_site(values, symbol, position, reach, occupancy, hydrogens))
+
+
+def _site(
+    values: Mapping[str, str],
+    element: str,
+    position: tuple[float, float, float],
+    reach: tuple[float, float, float],
+    occupancy: Number,
+    hydrogens: float,
+) -> Site:
+    number = parse_number(values["multiplicity"])
+    letter = re.fullmatch(r"\s*(\d*)\s*([A-Za-z])\s*", values["wyckoff"])
+    multiplicity = int(number.value) if number is not None and number.value >= 1 else None
+    if letter and letter[1]:
+        multiplicity = int(letter[1])
+    return Site(
+        values["label"].strip(), element, values["type"].strip() or element, position, reach, occupancy,
+        multiplicity, letter[2] if letter else "", hydrogens,
+    )  # fmt: skip
+
+
+# -- species
+
+
+def read_symbol(text: str, elements: frozenset[str], is_label: bool) -> tuple[str | None, float]:
+    """The element (or "D", "T") of a type symbol or a label, and the hydrogen atoms that it counts in.
+
+    elements: those of the stated formula, or none; they decide between readings such as Co and C.
+    An empty place is "", a species that is no element None.
+    """
+    text = text.strip().lstrip("'\"")
+    head = re.match(r"[A-Za-z]+", text)
+    letters = head[0] if head else ""
+    if not letters:
+        return None, 0
+    if is_vacancy(letters) and not (letters == "VA" and is_label and "V" in elements):
+        return "", 0
+    group = re.match(r"[A-Za-z]+\d*", text)
+    word = (group[0] if group else letters).lower()
+    for name in (word, word.rstrip("0123456789")):
+        if name in _WATER and not (name == "ow" and letters not in ("OW", "Ow", "ow")):
+            return "O", _WATER[name]
+    if letters[:2].lower() == "hw":
+        return "H", 0
+    if found := _GROUP.fullmatch(text) if not is_label else _GROUP.match(text):
+        return found[1], float(found[2] or 1)
+    if is_label and letters in _NO_ELEMENT:
+        return None, 0
+    if letters in ("D", "T"):
+        return letters, 0
+    return _element(letters, elements), 0
+
+
+def _element(letters: str, elements: frozenset[str]) -> str | None:
+    one, two = letters[0].upper(), letters[:2].title()
+    readings = [symbol for symbol in dict.fromkeys((two, one)) if is_element(symbol) and symbol not in "DT"]
+    if letters[:2] in _NO_ELEMENT or letters[:3] in _NO_ELEMENT or not readings:
+        return None
+    if len(readings) == 2 and letters[1:2].isupper() and two not in elements and one in elements:
+        return one
+    return readings[0]
+
+
+def _mixture(symbol: str, label: str) -> dict[str, Number]:
+    """The occupation of a site as Springer's files write it in place of a symbol: "0.8Nb + 0.2Zr"."""
+    parts = symbol.split(" + ")
+    if len(parts) <= len(label.split(" + ")):
+        return {}
+    mixture = {}
+    for part in parts:
+        found = _MIXTURE.match(part.strip())
+        if not found or not is_element(found[2]):
+            raise StructureError(Reason.UNKNOWN_ELEMENT, f"CIF: site {label}: {symbol[:60]!r}")
+        amount = parse_number(found[1])
+        assert amount is not None
+        mixture[found[2]] = amount
+    return mixture
+
+
+# -- positions
+
+
+def _filled(column: list[str] | None, count: int, name: str) -> Sequence[str]:
+    if column is None:
+        return ("",) * count
+    if len(column) != count:
+        message = f"CIF: {len(column)} values of {name} for {count} sites"
+        raise StructureError(Reason.PARSE_ERROR, message)
+    return column
+
+
+def _coordinates(block: Block, lattice: FloatArray) -> list[list[str]]:
+    """The fractional coordinates as they are written, axis by axis."""
+    columns = [block.column(tag) for tag in FRACTION_TAGS]
+    given = [column for column in columns if column is not None]
+    if len(given) == 3 and any(is_known(word) for column in given for word in column):
+        if len({len(column) for column in given}) > 1:
+            raise StructureError(Reason.PARSE_ERROR, "CIF: columns of coordinates of different length")
+        return given
+    cartesian = [block.column(tag) for tag in CARTESIAN_TAGS]
+    if any(column is None for column in cartesian):
+        if given and any(column is None for column in columns):
+            missing = next(t for t, column in zip(FRACTION_TAGS, columns, strict=True) if column is None)
+            raise StructureError(Reason.INVALID_POSITIONS, f"CIF: no {missing}")
+        if len(given) == 3 and given[0]:
+            raise StructureError(Reason.INVALID_POSITIONS, "CIF: no site has known coordinates")
+        raise StructureError(Reason.NO_ATOMS, "CIF: no atom sites with fractional coordinates")
+    return _from_cartesian(block, [column or [] for column in cartesian], lattice)
+
+
+def _from_cartesian(block: Block, columns: list[list[str]], lattice: FloatArray) -> list[list[str]]:
+    """Fractional coordinates of Cartesian ones by the matrix that the block states.
+
+    Raises StructureError where there is none, or it is not that of the cell.
+    """
+    for kind in ("cartn", "fract"):
+        entries = [block.one(f"_atom_sites_{kind}{tag}") for tag in MATRIX_TAGS]
+        shifts = [block.one(f"_atom_sites_{kind}{tag}") or "0" for tag in VECTOR_TAGS]
+        values = [parse_number(text) for text in (*[entry or "" for entry in entries], *shifts)]
+        if None not in values:
+            numbers = [number.value for number in values if number is not None]
+            matrix, vector = np.array(numbers[:9]).reshape(3, 3), np.array(numbers[9:])
+            break
+    else:
+        raise StructureError(
+            Reason.INVALID_POSITIONS,
+            "CIF: Cartesian coordinates without fractional ones, and no _atom_sites_Cartn_tran_matrix",
+        )
+    if abs(np.linalg.det(matrix)) < 1e-12:
+        raise StructureError(Reason.INVALID_POSITIONS, "CIF: a singular _atom_sites transformation matrix")
+    to_cartesian = matrix if kind == "cartn" else np.linalg.inv(matrix)
+    metric = to_cartesian.T @ to_cartesian
+    if not np.allclose(metric, lattice @ lattice.T, rtol=0.01, atol=0.05):
+        raise StructureError(
+            Reason.INVALID_POSITIONS, "CIF: the _atom_sites transformation matrix is not that of the cell"
+        )
+    words = [[parse_number(word) for word in column] for column in columns]
+    rows = zip(*words, strict=True)
+    converted: list[tuple[str, ...]] = []
+    for row in rows:
+        if any(number is None for number in row):
+            converted.append(("?", "?", "?"))
+            continue
+        position = np.array([number.value for number in row if number is not None])
+        if kind == "cartn":
+            fractions = np.linalg.solve(matrix, position - vector)
+        else:
+            fractions = matrix @ position + vector
+        converted.append(tuple(f"{value:.8f}" for value in fractions))
+    return [list(axis) for axis in zip(*converted, strict=True)] if converted else [[], [], []]
+
+
+def _position(
+    words: tuple[str, ...], name: str
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    values, reach = [], []
+    for word in words:
+        number = parse_number(word)
+        if number is None or not abs(number.value) < 1e6:
+            raise StructureError(Reason.INVALID_POSITIONS, f"CIF: site {name}: coordinate {word[:40]!r}")
+        values.append(_as_pymatgen(number.value))
+        reach.append(_reach(number))
+    return (values[0], values[1], values[2]), (reach[0], reach[1], reach[2])
+
+
+def _as_pymatgen(value: float) -> float:
+    """Within a relative 1e-4 of 1/3 or 2/3 it is that."""
+    for ideal in (1 / 3, 2 / 3):
+        if abs(value / ideal - 1) <= 1e-4:
+            return ideal
+    return value
+
+
+def _reach(number: Number) -> float:
+    """How far the true coordinate may be: half a unit of the last digit, of which at most three count; of a
+    third or a sixth, rounded or cut off, as far as that."""
+    counted = min(number.decimals, 3) or 3
+    reach = 0.5 * 10.0**-counted
+    part = abs(number.value) % 1.0
+    if number.decimals >= 2:
+        unit = 10.0**-number.decimals
+        for ideal in _THIRDS:
+            if abs(part - ideal) < unit:
+                reach = max(reach, abs(part - ideal))
+    return reach * (1 + 1e-6) + 1e-9

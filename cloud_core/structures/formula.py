@@ -1,0 +1,104 @@
+"""Stated formulas, and whether the sites of a structure agree with them."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from cloud_core.structures.elements import ATOMIC_NUMBERS, ISOTOPES, is_vacancy
+
+_TERM = re.compile(r"([A-Z][a-z]?|Vac)(?:(\d+\.?\d*|\.\d+)(?:\(\d+\))?)?")
+_SLACK = 5e-4  # relative: amounts that were summed from rounded ones
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """How much of an element there is, and by how much that may be off."""
+
+    value: float
+    uncertainty: float = 0.0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.value + other.value, self.uncertainty + other.uncertainty)
+
+
+@lru_cache(maxsize=1024)
+def parse_formula(text: str) -> Mapping[str, Amount] | None:
+    """Element → amount of a formula sum, "C6 H12 O6" or "Na0.97 Cl"; deuterium and tritium count as hydrogen.
+
+    None where the text is no such sum (brackets, variables): then it can be held against nothing.
+    """
+    amounts: dict[str, Amount] = {}
+    words = text.replace(",", " ").split()
+    for word in words:
+        at = 0
+        # Capitals alone: a word of several is one element; a word by itself may be a whole formula.
+        is_element = len(words) > 1 or not set(word[:2]) <= ATOMIC_NUMBERS.keys()
+        if re.fullmatch(r"[A-Z]{2}[\d.]*", word) and word[:2].title() in ATOMIC_NUMBERS and is_element:
+            word = word[:2].title() + word[2:]
+        while at < len(word):
+            found = _TERM.match(word, at)
+            if found is None:
+                return None
+            symbol, digits = found[1], found[2] or "1"
+            at = found.end()
+            if is_vacancy(symbol):
+                continue
+            element = ISOTOPES.get(symbol, symbol)
+            if element not in ATOMIC_NUMBERS:
+                return None
+            decimals = len(digits.partition(".")[2])
+            amount = Amount(float(digits), 0.5 * 10**-decimals if decimals else 0.0)
+            amounts[element] = amounts.get(element, Amount(0.0)) + amount
+    return {element: amount for element, amount in amounts.items() if amount.value > 0} or None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The sites of a structure beside its stated formula.
+
+    agrees: whether the ratio of all elements but hydrogen is the formula's. units: formula units in the cell,
+    as far as that ratio says. hydrogen: -1 where the sites hold less than the formula, 1 where more, else 0.
+    lacking: elements of the formula without any site.
+    """
+
+    agrees: bool
+    units: tuple[float, float] = (0.0, math.inf)
+    hydrogen: int = 0
+    lacking: tuple[str, ...] = field(default=())
+
+
+def compare(formula: Mapping[str, Amount], sites: Mapping[str, Amount]) -> Comparison:
+    """Hold sites (element → amount in the cell) against a formula, within what the digits of both allow."""
+    lacking = tuple(sorted(formula.keys() - sites.keys() - {"H"}))
+    surplus = sites.keys() - formula.keys() - {"H"}
+    least, most = 0.0, math.inf
+    for element in (formula.keys() & sites.keys()) - {"H"}:
+        low, high = _quotient(sites[element], formula[element])
+        least, most = max(least, low), min(most, high)
+    agrees = not lacking and not surplus and least <= most
+    if not agrees:
+        return Comparison(False, lacking=lacking)
+    stated, found = formula.get("H", Amount(0.0)), sites.get("H", Amount(0.0))
+    if math.isinf(most):  # nothing but hydrogen
+        return Comparison(bool(stated.value) == bool(found.value))
+    hydrogen = 0
+    if found.value + found.uncertainty < least * (stated.value - stated.uncertainty) * (1 - 0.01) - 1e-6:
+        hydrogen = -1
+    elif found.value - found.uncertainty > most * (stated.value + stated.uncertainty) * (1 + 0.01) + 1e-6:
+        hydrogen = 1
+    return Comparison(True, (least, most), hydrogen)
+
+
+def _quotient(numerator: Amount, denominator: Amount) -> tuple[float, float]:
+    low = (numerator.value - numerator.uncertainty) / (denominator.value + denominator.uncertainty)
+    rest = denominator.value - denominator.uncertainty
+    high = (numerator.value + numerator.uncertainty) / rest if rest > 0 else math.inf
+    return low * (1 - _SLACK), high * (1 + _SLACK)
+
+
+def formula_text(amounts: Mapping[str, Amount | float]) -> str:
+    """Amounts as a formula: "Cl4 Na4"."""
+    values = {e: amount.value if isinstance(amount, Amount) else amount for e, amount in amounts.items()}
+    return " ".join(f"{element}{round(values[element], 3):g}" for element in sorted(values))

@@ -1,0 +1,429 @@
+"""Symmetry operators, and the space groups that operators and symbols stand for."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cloud_core.structures.cell import FloatArray
+
+IntArray = NDArray[np.int64]
+MAX_OPERATORS = 2000
+_STEPS = 10080  # translations are compared in these parts of a cell edge: 2⁵·3²·5·7
+_DENOMINATORS = (1, 2, 3, 4, 6, 8, 12, 5, 16, 24)
+_TERM = re.compile(r"([+-]?)(?:(\d+\.?\d*|\.\d+)(?:/(\d+\.?\d*))?)?\*?([xyz]?)")
+
+
+class SymmetryError(ValueError):
+    """Operators or a symbol that stand for no space group; the message says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class Operators:
+    """Operators x' = R x + t on fractional coordinates: rotations `[n, 3, 3]`, translations `[n, 3]`."""
+
+    rotations: IntArray
+    translations: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    @cached_property
+    def codes(self) -> frozenset[int]:
+        """A number for each operator, equal for operators that differ by a lattice translation."""
+        return frozenset(_codes(self.rotations, self.translations).tolist())
+
+    @cached_property
+    def is_group(self) -> bool:
+        """Whether the product of any two is among them, up to lattice translations."""
+        for rotation, translation in zip(self.rotations, self.translations, strict=True):
+            products = _codes(rotation @ self.rotations, self.translations @ rotation.T + translation)
+            if not self.codes.issuperset(products.tolist()):
+                return False
+        return True
+
+    @cached_property
+    def number(self) -> int | None:
+        """Number of the space-group type by spglib, None where it finds none."""
+        import spglib
+
+        try:
+            found = spglib.get_spacegroup_type_from_symmetry(
+                self.rotations.astype("intc"), np.mod(self.translations, 1.0), symprec=1e-5
+            )
+        except (spglib.error.SpglibError, ValueError):
+            return None
+        return None if found is None else int(found.number)
+
+    @cached_property
+    def shape(self) -> frozenset[tuple[int, ...]]:
+        """What is left of the operators under a change of origin: rotations with their screw and glide parts.
+
+        Two settings with one shape have the same axes and differ by the origin alone.
+        """
+        return frozenset(_intrinsic(r, t) for r, t in zip(self.rotations, self.translations, strict=True))
+
+    def fit(self, lattice: FloatArray, tolerance: float = 0.03) -> bool:
+        """Whether the rotations carry a lattice (rows, Å) onto itself: no angle's cosine and no length moves
+        by more than the tolerance."""
+        metric = lattice @ lattice.T
+        moved = np.swapaxes(self.rotations, 1, 2) @ metric @ self.rotations
+        lengths = np.sqrt(np.diag(metric))
+        return bool(np.abs((moved - metric) / np.outer(lengths, lengths)).max() <= tolerance)
+
+    def images(self, point: Sequence[float]) -> FloatArray:
+        """The images `[n, 3]` of a point, not brought into the cell. The order of additions is that of
+        pymatgen's `SymmOp.operate`, on whose last bit the official string hangs."""
+        x, y, z = point
+        columns = self.rotations.astype(float)
+        images: FloatArray = (columns[:, :, 0] * x + columns[:, :, 1] * y) + columns[:, :, 2] * z
+        return images + self.translations
+
+
+def _codes(rotations: IntArray, translations: FloatArray) -> IntArray:
+    steps = np.rint(translations * _STEPS).astype(np.int64) % _STEPS
+    code = np.zeros(len(rotations), dtype=np.int64)
+    for entry in range(9):
+        code = code * 5 + (np.clip(rotations[:, entry // 3, entry % 3], -2, 2) + 2)
+    for axis in range(3):
+        code = code * _STEPS + steps[:, axis]
+    return code
+
+
+def _intrinsic(rotation: IntArray, translation: FloatArray) -> tuple[int, ...]:
+    """Rotation and intrinsic translation of an operator, the least over the lattice translations."""
+    powers, power = [np.eye(3, dtype=np.int64)], rotation
+    while not np.array_equal(power, powers[0]):
+        powers.append(power)
+        power = power @ rotation
+        if len(powers) > 6:
+            raise SymmetryError("an operator of infinite order")
+    mean = np.mean(powers, axis=0)
+    shifts = np.array(list(product((0, 1, 2), repeat=3)))
+    parts = np.rint((translation + shifts) @ mean.T * _STEPS).astype(int) % _STEPS
+    return (*rotation.ravel().tolist(), *min(map(tuple, parts.tolist())))
+
+
+# -- operators
+
+
+def parse_operators(texts: Iterable[str]) -> Operators:
+    """Operators of texts such as "x, y, z" or "-x+1/2, y, -z"; repeated ones count once.
+
+    Raises SymmetryError for a text that is no operator of a lattice.
+    """
+    return _parse_operators(tuple(texts))
+
+
+@lru_cache(maxsize=512)
+def _parse_operators(texts: tuple[str, ...]) -> Operators:
+    if len(texts) > MAX_OPERATORS:
+        raise SymmetryError(f"{len(texts)} operators, more than any space group has")
+    parsed = [parse_operator(text) for text in texts]
+    rotations = np.array([rotation for rotation, _ in parsed], dtype=np.int64).reshape(-1, 3, 3)
+    translations = np.array([translation for _, translation in parsed], dtype=float).reshape(-1, 3)
+    _, first = np.unique(_codes(rotations, translations), return_index=True)
+    kept = np.sort(first)
+    return Operators(rotations[kept], translations[kept])
+
+
+def parse_operator(text: str) -> tuple[list[list[int]], list[float]]:
+    """Rotation and translation of one operator. Raises SymmetryError."""
+    parts = re.sub(r"[\s'\"]", "", text.lower()).split(",")
+    if len(parts) != 3:
+        raise SymmetryError(f"{text[:60]!r} is no symmetry operator")
+    rotation, translation = [], []
+    for part in parts:
+        row, shift, at = [0, 0, 0], 0.0, 0
+        while at < len(part):
+            found = _TERM.match(part, at)
+            sign, number, divisor, letter = found.groups() if found else ("", None, None, "")
+            if (
+                not found
+                or found.end() == at
+                or not (number or letter)
+                or (at > 0 and not sign and letter == "")
+            ):
+                raise SymmetryError(f"{text[:60]!r} is no symmetry operator")
+            at = found.end()
+            factor = -1 if sign == "-" else 1
+            if letter or number is None:
+                size = float(number or 1) / float(divisor or 1) if float(divisor or 1) else math.nan
+                if size not in (1.0, 2.0):
+                    raise SymmetryError(f"{text[:60]!r} carries no lattice onto itself")
+                row["xyz".index(letter)] += factor * int(size)
+            else:
+                shift += factor * _translation(text, number, divisor)
+        rotation.append(row)
+        translation.append(shift)
+    if round(np.linalg.det(rotation)) not in (1, -1):
+        raise SymmetryError(f"{text[:60]!r} carries no lattice onto itself")
+    return rotation, translation
+
+
+def _translation(text: str, number: str, divisor: str | None) -> float:
+    if divisor is not None:
+        if float(divisor) == 0:
+            raise SymmetryError(f"{text[:60]!r} is no symmetry operator")
+        return float(number) / float(divisor)
+    decimals = len(number.partition(".")[2])
+    value = float(number)
+    for denominator in _DENOMINATORS:
+        ideal = round(value * denominator) / denominator
+        # .333, .667 and .666: rounded or cut off
+        if abs(value - ideal) <= (0.67 * 10**-decimals if decimals > 1 else 1e-9):
+            return ideal
+    return value
+
+
+def closure(operators: Operators) -> Operators:
+    """The group that operators generate. Raises SymmetryError where it is none of a lattice's."""
+    rotations, translations = operators.rotations, operators.translations
+    identity = np.eye(3, dtype=np.int64)[None]
+    rotations, translations = (
+        np.concatenate([identity, rotations]),
+        np.concatenate([np.zeros((1, 3)), translations]),
+    )
+    while True:
+        many = (rotations[:, None] @ rotations[None]).reshape(-1, 3, 3)
+        if np.abs(many).max() > 2:
+            raise SymmetryError("the operators generate no group of a lattice")
+        shifts = np.einsum("aij,bj->abi", rotations, translations) + translations[:, None]
+        shifts = shifts.reshape(-1, 3)
+        codes, first = np.unique(
+            np.concatenate([_codes(rotations, translations), _codes(many, shifts)]), return_index=True
+        )
+        if len(codes) > MAX_OPERATORS:
+            raise SymmetryError("the operators generate no group of a lattice")
+        if len(codes) == len(rotations):
+            return Operators(rotations, translations)
+        kept = np.sort(first)
+        rotations = np.concatenate([rotations, many])[kept]
+        translations = np.mod(np.concatenate([translations, shifts])[kept], 1.0)
+
+
+# -- symbols
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a space-group type, out of gemmi's table of 564.
+
+    symbol: with its origin or axes ("F d -3 m:2"); choice: "1", "2", "H", "R" or "" where there is none;
+    qualifier: cell choice or axes ("b1", "cab").
+    """
+
+    number: int
+    symbol: str
+    choice: str
+    qualifier: str
+    hall: str
+
+    @cached_property
+    def operators(self) -> Operators:
+        return hall_operators(self.hall)
+
+    @property
+    def name(self) -> str:
+        return self.symbol.partition(":")[0]
+
+    @property
+    def is_monoclinic(self) -> bool:
+        return 3 <= self.number <= 15
+
+    @property
+    def unique_axis(self) -> str:
+        return self.qualifier.lstrip("-")[:1] if self.is_monoclinic else ""
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """What a Hermann-Mauguin symbol or a number may stand for.
+
+    settings: the settings it names. others: further settings that it can mean where none of those fits the
+    cell and the sites (another unique axis of a short symbol; any setting of a bare number).
+    is_exact: whether it names origin and axes.
+    """
+
+    text: str
+    number: int
+    settings: tuple[Setting, ...]
+    others: tuple[Setting, ...] = ()
+    is_exact: bool = False
+
+
+@cache
+def settings() -> tuple[Setting, ...]:
+    """All settings, the standard one of each type first."""
+    import gemmi
+
+    return tuple(
+        Setting(s.number, s.xhm(), s.ext.strip("\x00 "), s.qualifier, s.hall)
+        for s in gemmi.spacegroup_table()
+    )
+
+
+@cache
+def settings_of(number: int) -> tuple[Setting, ...]:
+    """The settings of a space-group type."""
+    return tuple(setting for setting in settings() if setting.number == number)
+
+
+@lru_cache(maxsize=1024)
+def hall_operators(symbol: str) -> Operators:
+    """The operators of a Hall symbol. Raises SymmetryError where it is none."""
+    import gemmi
+
+    try:
+        group = gemmi.symops_from_hall(_tidy_hall(symbol))
+    except (ValueError, RuntimeError) as error:
+        raise SymmetryError(f"{symbol!r} is no Hall symbol") from error
+    operators = list(group)
+    size = float(gemmi.Op.DEN)
+    found = Operators(
+        np.array([operator.rot for operator in operators], dtype=np.int64) // gemmi.Op.DEN,
+        np.array([operator.tran for operator in operators], dtype=float) / size,
+    )
+    if not found.is_group:
+        raise SymmetryError(f"{symbol!r} is no Hall symbol")
+    return found
+
+
+def _tidy_hall(symbol: str) -> str:
+    """A Hall symbol in the spelling of the tables: "-f_4vw_2vw_3" → "-F 4vw 2vw 3"."""
+    text = " ".join(symbol.replace("_", " ").split())
+    found = re.match(r"(-?\s?)([pabcirfhst])(?=\s|\d|-)(.*)", text, re.IGNORECASE)
+    return f"{found[1].strip()}{found[2].upper()} {found[3].strip()}" if found else text
+
+
+def number_symbol(number: int) -> Symbol | None:
+    """The settings that a bare number stands for: the standard one, in each of its origins and axes."""
+    every = settings_of(number)
+    if not every:
+        return None
+    standard = tuple(s for s in every if s.name == every[0].name)
+    return Symbol(str(number), number, standard, tuple(s for s in every if s not in standard))
+
+
+_CHOICE = re.compile(
+    r"(?:\s*:\s*|\s+|\s*\(\s*(?:origin\s*(?:choice)?|[oO])?\s*)([12HRhr]|[ZSzs]|[oO][12])\s*\)?$"
+)
+_QUALIFIER = re.compile(r"\s*:\s*(-?[abc][123]?|[-abc]{3,4})$")
+_CHOICES = {"Z": "2", "S": "1", "O1": "1", "O2": "2"}
+
+
+@lru_cache(maxsize=4096)
+def parse_symbol(text: str) -> Symbol | None:
+    """What a Hermann-Mauguin symbol stands for, in the spellings of CIF, ICSD, SHELX and old tables.
+
+    None where it is unknown.
+    """
+    tidy = re.sub(r"[{}$\\~]|</?su[bp]>", "", text.replace("_", " "))
+    tidy = re.sub(r"\(([1-6])\)", r"\1", " ".join(tidy.split()))  # SHELX: P2(1)/c
+    if not tidy or len(tidy) > 80:
+        return None
+    if (qualifier := _QUALIFIER.search(tidy)) and (base := _named(tidy[: qualifier.start()])):
+        chosen = tuple(s for s in settings_of(base[0].number) if s.qualifier == qualifier[1])
+        return Symbol(text, base[0].number, chosen, is_exact=True) if chosen else None
+    if found := _tabulated(tidy):
+        return _symbol(text, tidy, found, "")
+    if choice := _CHOICE.search(tidy):
+        name, letter = tidy[: choice.start()], choice[1]
+    elif tidy[-1:].upper() in ("Z", "S", "H", "R"):  # ICSD without blanks: FD-3MZ, R-3MH
+        name, letter = tidy[:-1], tidy[-1]
+    else:
+        name, letter = tidy, ""
+    base = _named(name)
+    if not base and letter:
+        name, letter, base = tidy, "", _named(tidy)
+    return _symbol(text, name, base, letter) if base else None
+
+
+def _symbol(text: str, name: str, found: tuple[Setting, ...], choice: str) -> Symbol | None:
+    number = found[0].number
+    choice = choice.upper()
+    choice = _CHOICES.get(choice, choice)
+    choices = {setting.choice for setting in found} - {""}
+    if choice and choices:
+        found = tuple(setting for setting in found if setting.choice == choice)
+        if not found:
+            return None
+    elif choice in ("2", "H", "R"):
+        return None
+    if re.match(r"[Hh]", name) and choices:
+        found = tuple(setting for setting in found if setting.choice == "H")
+        choice = "H"
+    others: tuple[Setting, ...] = ()
+    if found[0].is_monoclinic and _unspaced(found[0].name) != _unspaced(name):
+        others = tuple(s for s in settings_of(number) if _bare(s.name) == _bare(name) and s not in found)
+    return Symbol(text, number, found, others, is_exact=bool(choice and choices))
+
+
+def _bare(name: str) -> str:
+    """A monoclinic symbol without the axes that have no symmetry: "P 1 21/c 1" and "P 21/c" are "p21/c"."""
+    parts = name.lower().split()
+    return "".join(part for part in parts if part != "1") if len(parts) == 4 else "".join(parts)
+
+
+def _unspaced(name: str) -> str:
+    return name.lower().replace(" ", "")
+
+
+def _named(name: str) -> tuple[Setting, ...]:
+    """The settings of a symbol without its choice of origin or axes, all choices of it; () where unknown."""
+    import gemmi
+
+    if found := _tabulated(name):
+        return found
+    known = None if ":" in name else gemmi.find_spacegroup_by_name(name.strip())
+    if known is None or not _has_axes(name, known.hm):
+        return ()
+    return tuple(s for s in settings_of(known.number) if s.name == known.hm)
+
+
+def _tabulated(name: str) -> tuple[Setting, ...]:
+    spaced = " ".join(name.lower().split())
+    if found := _names().get(spaced):
+        return found
+    return tuple(s for s in _names().get(_unspaced(name), ()) if _has_axes(name, s.name))
+
+
+def _has_axes(name: str, symbol: str) -> bool:
+    """Whether the screw axes of a spaced spelling are those of the symbol: "P 31 2" is not "P 3 1 2"."""
+    screws = set(re.findall(r"(?<![\d/])(?:21|3[12]|4[123]|6[1-5])(?!\d)", name)) if " " in name else set()
+    return screws <= set(re.findall(r"\d+", symbol))
+
+
+@cache
+def _names() -> dict[str, tuple[Setting, ...]]:
+    """Spelling in lower case, with blanks and without → the settings that it names."""
+    import spglib
+
+    by_hall: dict[str, Setting] = {}
+    for setting in settings():
+        by_hall.setdefault(setting.hall, setting)
+    names: dict[str, dict[Setting, None]] = {}
+
+    def add(name: str, setting: Setting) -> None:
+        for key in {name.lower(), name.lower().replace(" ", "")}:
+            names.setdefault(key, {}).setdefault(setting)
+
+    for setting in settings():
+        add(setting.name, setting)
+        # Before 1935 the three-fold axis of the cubic groups was written without its bar.
+        if setting.number >= 200 and " -3" in setting.name:
+            add(setting.name.replace(" -3", " 3"), setting)
+    for hall_number in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall_number)
+        if kind is None:
+            continue
+        named = by_hall.get(kind.hall_symbol.replace("=", '"'))
+        if named is not None and not named.is_monoclinic:
+            for name in (kind.international_full, *kind.international.split("=")):
+                add(" ".join(name.replace("_", "").split()), named)
+    return {name: tuple(found) for name, found in names.items()}
