@@ -137,6 +137,26 @@ def blocks_of(text: str) -> list[Block]:
     """The data blocks of a CIF. Raises StructureError, which names the line, where the text is no CIF."""
     text = to_ascii(text)
     try:
+        return _parsed(text)
+    except StructureError as error:
+        # A broken block costs itself alone; one without atoms costs nothing.
+        parts = split_blocks(text)
+        if len(parts) < 2:
+            raise
+        blocks: list[Block] = []
+        for _, part in parts:
+            try:
+                blocks += _parsed(part)
+            except StructureError:
+                if re.search(r"^\s*_atom_site[_.](fract|cartn)", part, re.MULTILINE | re.IGNORECASE):
+                    raise
+        if not blocks:
+            raise error
+        return blocks
+
+
+def _parsed(text: str) -> list[Block]:
+    try:
         document = _gemmi().read_string(text, 0)
     except ValueError as error:
         if re.match(r"\s*#\\#CIF_2", text) and re.search(r"'''|\"\"\"", text):
@@ -144,6 +164,22 @@ def blocks_of(text: str) -> list[Block]:
             raise StructureError(Reason.UNSUPPORTED, message) from error
         raise StructureError(Reason.PARSE_ERROR, f"CIF: {_words(str(error))}") from error
     return [_block(block) for block in document]
+
+
+def split_blocks(text: str) -> list[tuple[str, str]]:
+    """(name, text) of each data block of a CIF. A `data_` inside a text field or a comment begins none; what
+    stands before the first block goes with it."""
+    blocks: list[tuple[str, list[str]]] = []
+    head: list[str] = []
+    in_field = False
+    for line in text.splitlines(keepends=True):
+        if line.startswith(";"):
+            in_field = not in_field
+        elif not in_field and line.lstrip()[:5].lower() == "data_":
+            name = line.split()[0][5:]
+            blocks.append((name, head if not blocks else []))
+        (blocks[-1][1] if blocks else head).append(line)
+    return [(name, "".join(lines)) for name, lines in blocks] if blocks else [("", text)]
 
 
 def to_ascii(text: str) -> str:

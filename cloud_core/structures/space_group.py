@@ -76,13 +76,23 @@ class Operators:
         lengths = np.sqrt(np.diag(metric))
         return bool(np.abs((moved - metric) / np.outer(lengths, lengths)).max() <= tolerance)
 
+    @cached_property
+    def _matrices(self) -> list[FloatArray]:
+        matrices = []
+        for rotation, translation in zip(self.rotations, self.translations, strict=True):
+            matrix = np.eye(4)
+            matrix[:3, :3], matrix[:3, 3] = rotation, translation
+            matrices.append(matrix)
+        return matrices
+
     def images(self, point: Sequence[float]) -> FloatArray:
-        """The images `[n, 3]` of a point, not brought into the cell. The order of additions is that of
-        pymatgen's `SymmOp.operate`, on whose last bit the official string hangs."""
-        x, y, z = point
-        columns = self.rotations.astype(float)
-        images: FloatArray = (columns[:, :, 0] * x + columns[:, :, 1] * y) + columns[:, :, 2] * z
-        return images + self.translations
+        """The images `[n, 3]` of a point, not brought into the cell.
+
+        One product an operator, as pymatgen's `SymmOp.operate` makes it: the library adds in an order of its
+        own, and the official string can hang on the last bit.
+        """
+        affine = np.append(np.asarray(point, dtype=float), 1.0)
+        return np.array([np.dot(matrix, affine) for matrix in self._matrices])[:, :3]
 
 
 def _codes(rotations: IntArray, translations: FloatArray) -> IntArray:
@@ -323,7 +333,7 @@ def parse_symbol(text: str) -> Symbol | None:
 
     None where it is unknown.
     """
-    tidy = re.sub(r"[{}$\\~]|</?su[bp]>", "", text.replace("_", " "))
+    tidy = re.sub(r"(?<=\d)_(?=\d)|[{}$\\~]|</?su[bp]>", "", text).replace("_", " ")
     tidy = re.sub(r"\(([1-6])\)", r"\1", " ".join(tidy.split()))  # SHELX: P2(1)/c
     if not tidy or len(tidy) > 80:
         return None
