@@ -174,10 +174,15 @@ def _check_alternatives(cell: Cell, settings: EncoderSettings) -> None:
         except StructureError as error:
             keys.add(str(error))
     if len(keys) > 1:
-        text = next(
-            (note.text for note in cell.notes if note.flag == "ambiguous_setting"), "several readings"
-        )
-        raise StructureError(Reason.AMBIGUOUS_SETTING, text)
+        note = next(note for note in cell.notes if note.flag in _SEVERAL_READINGS)
+        raise StructureError(_SEVERAL_READINGS[note.flag], note.text)
+
+
+# Notes of an input with several readings, and the reason for refusing it where they are several crystals.
+_SEVERAL_READINGS = {
+    "ambiguous_setting": Reason.AMBIGUOUS_SETTING,
+    "symmetry_contradicted": Reason.CONTRADICTORY_SYMMETRY,
+}
 
 
 def _overlaps(cell: Cell, kinds: "_Kinds", pairs: Sequence[tuple[int, int, float]]) -> tuple[Note, ...]:

@@ -141,12 +141,7 @@ def _without_symmetry(reading: Reading) -> Note:
     Raises StructureError where its sites are not the whole cell by what else it says.
     """
     stated = [site.multiplicity for site in reading.sites if site.multiplicity is not None]
-    comparison, units = reading.comparison, reading.evidence.units
-    is_part = any(count > 1 for count in stated)
-    if comparison is not None and comparison.agrees and units is not None:
-        least, most = comparison.units
-        is_part |= not least <= units <= most
-    if is_part:
+    if any(count > 1 for count in stated) or not reading.has_right_count:
         raise StructureError(
             Reason.UNKNOWN_SYMMETRY, "CIF: nothing says the symmetry, and the sites are not the whole cell"
         )

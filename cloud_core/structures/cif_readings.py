@@ -33,6 +33,15 @@ class Evidence:
     units: float | None
     density: float | None
 
+    @property
+    def may_be_whole_cell(self) -> bool:
+        """Whether the formula can be the sum of all atoms in the cell, as pymatgen writes it with Z beside:
+        then its amounts are multiples of Z, unless they are no whole numbers."""
+        if not self.units or not self.formula:
+            return True
+        amounts = [amount for amount in self.formula.values() if not amount.uncertainty]
+        return all(amount.value % self.units == 0 for amount in amounts)
+
 
 def evidence_of(block: Block) -> Evidence:
     """The stated formula, Z and density of a block, as far as they can be read."""
@@ -97,14 +106,20 @@ class Reading:
         evidence = self.evidence
         if evidence.units is None and evidence.density is None:
             return True
-        if evidence.density is not None and abs(self.density / evidence.density - 1) <= 0.03:
+        if self.has_right_density:
             return True
         if self.comparison is None or not self.comparison.agrees:
             return evidence.density is None
         least, most = self.comparison.units
         if evidence.units is not None and least <= evidence.units <= most:
             return True
-        return least <= 1 <= most
+        return least <= 1 <= most and self.evidence.may_be_whole_cell
+
+    @property
+    def has_right_density(self) -> bool:
+        """Whether a density is stated and the contents of the cell give it within 3 %."""
+        stated = self.evidence.density
+        return stated is not None and abs(self.density / stated - 1) <= 0.03
 
     @cached_property
     def density(self) -> float:
@@ -186,7 +201,7 @@ def choose(
     if len(stated.candidates) == 1 and not stated.others and not stated.conflict:
         if not found:
             raise StructureError(
-                Reason.CONTRADICTORY_SYMMETRY, f"CIF: {stated.statement} do not fit the axes of the cell"
+                Reason.CONTRADICTORY_SYMMETRY, f"CIF: the axes of the cell do not fit {stated.statement}"
             )
         return found
     if stated.others and not any(map(_fits, found)):
@@ -194,7 +209,7 @@ def choose(
         found = others or found or readings(stated.others)
     if not found:
         raise StructureError(
-            Reason.CONTRADICTORY_SYMMETRY, f"CIF: {stated.statement} fits the cell in none of its settings"
+            Reason.CONTRADICTORY_SYMMETRY, f"CIF: the axes of the cell fit no setting of {stated.statement}"
         )
     for criterion in _CRITERIA:
         found = [reading for reading in found if criterion(reading)] or found
@@ -209,6 +224,7 @@ _CRITERIA: tuple[Callable[[Reading], bool], ...] = (
     lambda reading: reading.has_stated_multiplicities,
     lambda reading: not reading.has_clash,
     lambda reading: reading.has_right_ratio,
+    lambda reading: reading.has_right_density,
     lambda reading: reading.has_right_count,
 )
 

@@ -137,9 +137,7 @@ def _parse_operators(texts: tuple[str, ...]) -> Operators:
     parsed = [parse_operator(text) for text in texts]
     rotations = np.array([rotation for rotation, _ in parsed], dtype=np.int64).reshape(-1, 3, 3)
     translations = np.array([translation for _, translation in parsed], dtype=float).reshape(-1, 3)
-    _, first = np.unique(_codes(rotations, translations), return_index=True)
-    kept = np.sort(first)
-    return Operators(rotations[kept], translations[kept])
+    return _unique(rotations, translations)
 
 
 def parse_operator(text: str) -> tuple[list[list[int]], list[float]]:
@@ -193,28 +191,30 @@ def _translation(text: str, number: str, divisor: str | None) -> float:
 
 def closure(operators: Operators) -> Operators:
     """The group that operators generate. Raises SymmetryError where it is none of a lattice's."""
-    rotations, translations = operators.rotations, operators.translations
     identity = np.eye(3, dtype=np.int64)[None]
-    rotations, translations = (
-        np.concatenate([identity, rotations]),
-        np.concatenate([np.zeros((1, 3)), translations]),
+    found = _unique(
+        np.concatenate([identity, operators.rotations]),
+        np.concatenate([np.zeros((1, 3)), operators.translations]),
     )
     while True:
-        many = (rotations[:, None] @ rotations[None]).reshape(-1, 3, 3)
-        if np.abs(many).max() > 2:
+        rotations, translations = found.rotations, found.translations
+        products = (rotations[:, None] @ rotations[None]).reshape(-1, 3, 3)
+        shifts = (np.einsum("aij,bj->abi", rotations, translations) + translations[:, None]).reshape(-1, 3)
+        if np.abs(products).max() > 2:
             raise SymmetryError("the operators generate no group of a lattice")
-        shifts = np.einsum("aij,bj->abi", rotations, translations) + translations[:, None]
-        shifts = shifts.reshape(-1, 3)
-        codes, first = np.unique(
-            np.concatenate([_codes(rotations, translations), _codes(many, shifts)]), return_index=True
-        )
-        if len(codes) > MAX_OPERATORS:
+        larger = _unique(np.concatenate([rotations, products]), np.concatenate([translations, shifts]))
+        if len(larger) > MAX_OPERATORS:
             raise SymmetryError("the operators generate no group of a lattice")
-        if len(codes) == len(rotations):
-            return Operators(rotations, translations)
-        kept = np.sort(first)
-        rotations = np.concatenate([rotations, many])[kept]
-        translations = np.mod(np.concatenate([translations, shifts])[kept], 1.0)
+        if len(larger) == len(found):
+            return found
+        found = larger
+
+
+def _unique(rotations: IntArray, translations: FloatArray) -> Operators:
+    """Each operator once, in the order of its first place."""
+    _, first = np.unique(_codes(rotations, translations), return_index=True)
+    kept = np.sort(first)
+    return Operators(rotations[kept], translations[kept])
 
 
 # -- symbols
