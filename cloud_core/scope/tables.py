@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from importlib.resources import files
 
 from cloud_core.structures.elements import ATOMIC_NUMBERS, ISOTOPES
+from cloud_core.structures.space_group import wyckoff_multiplicities
 
 __all__ = [
     "ATOMIC_NUMBERS",
@@ -77,14 +78,12 @@ def _load(name: str) -> dict[str, object]:
 @cache
 def space_groups() -> Mapping[int, SpaceGroup]:
     """All 230 space groups by number."""
-    generators, multiplicities, relabelings = (
-        _load(f"{name}.json") for name in ("generators", "multiplicities", "relabelings")
-    )
+    generators, relabelings = (_load(f"{name}.json") for name in ("generators", "relabelings"))
     return {
         int(number): SpaceGroup(
             int(number),
             " ".join(str(generators[number])),
-            multiplicities[number],  # type: ignore[arg-type]
+            wyckoff_multiplicities()[int(number)],
             tuple(relabelings[number]),  # type: ignore[arg-type]
         )
         for number in generators

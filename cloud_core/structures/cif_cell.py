@@ -180,9 +180,12 @@ def _cell(reading: Reading, charges: Mapping[str, float] | None) -> Cell:
         len(place.amounts) == 1 and next(iter(place.amounts.values())) == 1.0 for place in places
     )
     elements = [next(iter(place.amounts))[0] for place in places]
-    if not whole or not RANKS.keys() >= set(elements):
+    ranks = [RANKS.get(ISOTOPES.get(element, element), -1) for element in elements]
+    if not whole or -1 in ranks:
+        if any(element in ISOTOPES for place in places for element, _ in place.amounts):
+            notes += (Note("isotope", "CIF: isotopes of hydrogen are listed"),)
         return replace(_with_pymatgen(places, reading.lattice, charges), notes=_first(notes))
-    order = sorted(range(len(places)), key=lambda index: RANKS[elements[index]])
+    order = sorted(range(len(places)), key=ranks.__getitem__)
     fractions = np.concatenate([places[index].images for index in order])
     species = [elements[index] for index in order for _ in range(len(places[index].images))]
     return Cell(reading.lattice, tuple(species), fractions, notes=_first(notes))

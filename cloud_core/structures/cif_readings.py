@@ -15,7 +15,7 @@ from cloud_core.structures.elements import ISOTOPES
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formula import Amount, Comparison, compare, parse_formula
 from cloud_core.structures.orbits import Orbit, orbit
-from cloud_core.structures.space_group import Operators
+from cloud_core.structures.space_group import Operators, wyckoff_multiplicities
 
 _GRAMS = 1.66053907  # g/cm³ of one dalton in one Å³
 _CLASH, _CLASH_OF_HYDROGEN = 0.5, 0.3  # Å
@@ -132,11 +132,23 @@ class Reading:
     @cached_property
     def has_stated_multiplicities(self) -> bool:
         """Whether each site has as many images as its multiplicity or Wyckoff symbol says."""
-        stated = [(site.multiplicity, found) for site, found in zip(self.sites, self.orbits, strict=True)]
-        known = [(count, len(found.images)) for count, found in stated if count is not None]
+        known = [
+            (count, len(found.images))
+            for site, found in zip(self.sites, self.orbits, strict=True)
+            if (count := self._stated_multiplicity(site)) is not None
+        ]
         if not known or all(count == 1 for count, _ in known):
             return False
         return all(count == images for count, images in known)
+
+    def _stated_multiplicity(self, site: Site) -> float | None:
+        if site.multiplicity is not None or not site.letter:
+            return site.multiplicity
+        letters = wyckoff_multiplicities().get(self.operators.number or 0, {})
+        if site.letter not in letters:
+            return None
+        # The table is of the conventional cell; there may be fewer operators (rhombohedral axes).
+        return letters[site.letter] * len(self.operators) / max(letters.values())
 
     @cached_property
     def has_clash(self) -> bool:

@@ -24,7 +24,7 @@ _RATIO = re.compile(r"([+-]?\d+)/(\d+)")
 _THIRDS = tuple(k / 6 for k in (1, 2, 4, 5))
 # Symbols of a group of atoms, of which the list gives one: the heavy atom.
 _GROUP = re.compile(r"(B|C|N|O|P|S|Al|Si|Ge|As|Se)H(\d?)(?:[+-]\d?|\d?[+-])?")
-_WATER = {"wat": 2, "h2o": 2, "hoh": 2, "oh2": 2, "h3o": 3, "oh3": 3, "ow": 0}
+_WATER = {"wat": 2, "h2o": 2, "d2o": 2, "hoh": 2, "oh2": 2, "h3o": 3, "oh3": 3, "ow": 0}
 # Labels of structure types and of points that are no atoms.
 _NO_ELEMENT = frozenset(("T", "M", "X", "Q", "A", "Cg", "Cnt", "Du", "Dum", "Xx", "Zz"))
 _MIXTURE = re.compile(r"(\d*\.?\d+)\s*([A-Z][a-z]?)")
@@ -190,11 +190,12 @@ def read_symbol(text: str, elements: frozenset[str], is_label: bool) -> tuple[st
         return None, 0
     if is_vacancy(letters) and not (letters == "VA" and is_label and "V" in elements):
         return "", 0
-    group = re.match(r"[A-Za-z]+\d*", text)
-    word = (group[0] if group else letters).lower()
+    word = re.sub(r"[^a-z0-9].*", "", text.lower())
     for name in (word, word.rstrip("0123456789")):
-        if name in _WATER and not (name == "ow" and letters not in ("OW", "Ow", "ow")):
+        if name in _WATER:
             return "O", _WATER[name]
+    if text.startswith("O-H"):
+        return "O", 1
     if letters[:2].lower() == "hw":
         return "H", 0
     if found := _GROUP.fullmatch(text) if not is_label else _GROUP.match(text):

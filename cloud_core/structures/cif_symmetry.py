@@ -86,9 +86,12 @@ def _operator_lists(block: Block) -> tuple[list[Operators], str]:
     lists: list[Operators] = []
     broken = ""
     for tag in OPERATION_TAGS:
-        texts = _lines(block.values.get(tag, ()))
+        values = block.values.get(tag, [])
+        texts = _lines(values)
         if not texts:
             continue
+        if len(texts) < len(values):
+            broken = "one is not given"
         try:
             lists.append(parse_operators(texts))
         except SymmetryError as error:
@@ -185,7 +188,7 @@ def _agrees(operators: Operators, symbol: Symbol) -> bool:
     named = symbol.settings
     if symbol.is_exact:
         return any(operators.codes == setting.operators.codes for setting in named)
-    if symbol.text.isdigit() or named[0].is_monoclinic or symbol.number <= 2:
+    if symbol.is_open or symbol.number <= 2:
         return True
     return any(operators.shape == setting.operators.shape for setting in named)
 

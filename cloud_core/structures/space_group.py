@@ -1,10 +1,13 @@
 """Symmetry operators, and the space groups that operators and symbols stand for."""
 
+import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from importlib.resources import files
 from itertools import product
 
 import numpy as np
@@ -52,12 +55,15 @@ class Operators:
         """Number of the space-group type by spglib, None where it finds none."""
         import spglib
 
-        try:
-            found = spglib.get_spacegroup_type_from_symmetry(
-                self.rotations.astype("intc"), np.mod(self.translations, 1.0), symprec=1e-5
-            )
-        except (spglib.error.SpglibError, ValueError):
-            return None
+        with warnings.catch_warnings():
+            # spglib announces that it will raise one day; both ways are handled.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                found = spglib.get_spacegroup_type_from_symmetry(
+                    self.rotations.astype("intc"), np.mod(self.translations, 1.0), symprec=1e-5
+                )
+            except (spglib.error.SpglibError, ValueError):
+                return None
         return None if found is None else int(found.number)
 
     @cached_property
@@ -217,6 +223,13 @@ def _unique(rotations: IntArray, translations: FloatArray) -> Operators:
     return Operators(rotations[kept], translations[kept])
 
 
+@cache
+def wyckoff_multiplicities() -> Mapping[int, Mapping[str, int]]:
+    """Space-group number → Wyckoff letter → multiplicity in the conventional cell."""
+    text = files("cloud_core.structures").joinpath("data", "multiplicities.json").read_text(encoding="utf-8")
+    return {int(number): letters for number, letters in json.loads(text).items()}
+
+
 # -- symbols
 
 
@@ -256,8 +269,8 @@ class Symbol:
     """What a Hermann-Mauguin symbol or a number may stand for.
 
     settings: the settings it names. others: further settings that it can mean where none of those fits the
-    cell and the sites (another unique axis of a short symbol; any setting of a bare number).
-    is_exact: whether it names origin and axes.
+    cell and the sites (another unique axis of a short symbol).
+    is_exact: whether it names origin and axes. is_open: whether it leaves cell choice and axes open.
     """
 
     text: str
@@ -265,6 +278,7 @@ class Symbol:
     settings: tuple[Setting, ...]
     others: tuple[Setting, ...] = ()
     is_exact: bool = False
+    is_open: bool = False
 
 
 @cache
@@ -312,12 +326,12 @@ def _tidy_hall(symbol: str) -> str:
 
 
 def number_symbol(number: int) -> Symbol | None:
-    """The settings that a bare number stands for: the standard one, in each of its origins and axes."""
-    every = settings_of(number)
-    if not every:
-        return None
-    standard = tuple(s for s in every if s.name == every[0].name)
-    return Symbol(str(number), number, standard, tuple(s for s in every if s not in standard))
+    """What a bare number stands for: any setting that International Tables give of it."""
+    import gemmi
+
+    tabulated = {s.xhm() for s in gemmi.spacegroup_table_itb() if s.number == number}
+    found = tuple(setting for setting in settings_of(number) if setting.symbol in tabulated)
+    return Symbol(str(number), number, found, is_open=True) if found else None
 
 
 _CHOICE = re.compile(
@@ -369,9 +383,10 @@ def _symbol(text: str, name: str, found: tuple[Setting, ...], choice: str) -> Sy
         found = tuple(setting for setting in found if setting.choice == "H")
         choice = "H"
     others: tuple[Setting, ...] = ()
-    if found[0].is_monoclinic and _unspaced(found[0].name) != _unspaced(name):
+    is_short = found[0].is_monoclinic and _unspaced(found[0].name) != _unspaced(name)
+    if is_short:
         others = tuple(s for s in settings_of(number) if _bare(s.name) == _bare(name) and s not in found)
-    return Symbol(text, number, found, others, is_exact=bool(choice and choices))
+    return Symbol(text, number, found, others, bool(choice and choices), is_short)
 
 
 def _bare(name: str) -> str:
@@ -390,7 +405,8 @@ def _named(name: str) -> tuple[Setting, ...]:
 
     if found := _tabulated(name):
         return found
-    known = None if ":" in name else gemmi.find_spacegroup_by_name(name.strip())
+    is_symbol = ":" not in name and len(name.split()) <= 4
+    known = gemmi.find_spacegroup_by_name(name.strip()) if is_symbol else None
     if known is None or not _has_axes(name, known.hm):
         return ()
     return tuple(s for s in settings_of(known.number) if s.name == known.hm)
@@ -428,10 +444,10 @@ def _names() -> dict[str, tuple[Setting, ...]]:
         # Before 1935 the three-fold axis of the cubic groups was written without its bar.
         if setting.number >= 200 and " -3" in setting.name:
             add(setting.name.replace(" -3", " 3"), setting)
-    for hall_number in range(1, 531):
-        kind = spglib.get_spacegroup_type(hall_number)
-        if kind is None:
-            continue
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        kinds = [spglib.get_spacegroup_type(hall_number) for hall_number in range(1, 531)]
+    for kind in filter(None, kinds):
         named = by_hall.get(kind.hall_symbol.replace("=", '"'))
         if named is not None and not named.is_monoclinic:
             for name in (kind.international_full, *kind.international.split("=")):
