@@ -19,7 +19,7 @@ FloatArray = NDArray[np.float64]
 SYMPREC = 0.01  # Å
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """What gemmi or spglib cannot make a crystal of, with the reason."""
 
 
@@ -46,41 +46,41 @@ class Reading:
 
 
 def read_independently(path: Path) -> Reading:
-    """The first crystal in a CIF file (gzip too). Raises Unreadable."""
+    """The first crystal in a CIF file (gzip too). Raises UnreadableError."""
     try:
         document = gemmi.cif.read(str(path))
     except (ValueError, RuntimeError, UnicodeDecodeError) as error:
-        raise Unreadable(f"gemmi: {error}") from error
+        raise UnreadableError(f"gemmi: {error}") from error
     for block in document:
         try:
             small = gemmi.make_small_structure_from_block(block)
         except (ValueError, RuntimeError) as error:
-            raise Unreadable(f"gemmi: {error}") from error
+            raise UnreadableError(f"gemmi: {error}") from error
         if small.sites:
             return _reading(small)
-    raise Unreadable("gemmi: no block with sites")
+    raise UnreadableError("gemmi: no block with sites")
 
 
 def _reading(small: gemmi.SmallStructure) -> Reading:
     cell = small.cell
     if not cell.is_crystal():
-        raise Unreadable("gemmi: no cell")
+        raise UnreadableError("gemmi: no cell")
     sites = small.get_all_unit_cell_sites()
     fractions = np.array([site.fract.tolist() for site in sites])
     if not np.isfinite(fractions).all():
-        raise Unreadable("gemmi: a coordinate is no number")
+        raise UnreadableError("gemmi: a coordinate is no number")
     lattice = np.array(cell.orth.mat.tolist()).T
     composition: dict[str, float] = {}
     for site in sites:
         name = site.element.name
         composition[name] = composition.get(name, 0.0) + site.occ
     if any(not math.isfinite(amount) for amount in composition.values()):
-        raise Unreadable("gemmi: an occupancy is no number")
+        raise UnreadableError("gemmi: an occupancy is no number")
     names = tuple(site.element.name for site in sites)
     positions, kinds = merged(lattice, fractions, [(site.element.name, site.occ) for site in sites])
     dataset = dataset_of(lattice, positions, kinds)
     if dataset is None:
-        raise Unreadable("spglib: no symmetry found")
+        raise UnreadableError("spglib: no symmetry found")
     return Reading(
         int(dataset.number), "".join(dataset.wyckoffs), composition, lattice, fractions, names,
         small.spacegroup.xhm() if small.spacegroup else "",

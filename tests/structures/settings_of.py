@@ -1,14 +1,14 @@
 """Crystals with known answers, written as CIF in any setting of gemmi's table and in many ways.
 
-A `Crystal` is the truth: a setting, a cell and one site of each orbit, with exact coordinates. `write` makes the
-text of a CIF of it; which statements of the symmetry, which digits and which formula it holds is the caller's.
-Nothing here is shared with our reader: operators are gemmi's, orbits are worked out below.
+A `Crystal` is the truth: a setting, a cell and one site of each orbit, with exact coordinates. `write` makes
+the text of a CIF of it; which statements of the symmetry, which digits and which formula it holds is the
+caller's. Nothing here is shared with our reader: operators are gemmi's, orbits are worked out below.
 """
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cache, cached_property
 from itertools import product
 from typing import Any
@@ -136,7 +136,8 @@ def images(setting: Setting, position: FloatArray) -> FloatArray:
 
 
 def distances(lattice: FloatArray, positions: FloatArray, position: FloatArray) -> FloatArray:
-    """From each of `positions` `[n, 3]` to the nearest image of `position`, in Å (lattices that are not skew)."""
+    """From each of `positions` `[n, 3]` to the nearest image of `position`, in Å (lattices that are not
+    skew)."""
     between = positions - position
     between = between - np.rint(between)
     shifts = np.array(list(product((-1, 0, 1), repeat=3)), dtype=float)
@@ -172,8 +173,11 @@ def _translations() -> tuple[FloatArray, ...]:
 # Crystals from nothing.
 
 
-def made_up(setting: Setting, rng: np.random.Generator, elements: Sequence[str] = ("Ca", "Ti", "O", "S")) -> Crystal:
-    """A crystal without clashes whose space group is that of the setting, on special and general positions."""
+def made_up(
+    setting: Setting, rng: np.random.Generator, elements: Sequence[str] = ("Ca", "Ti", "O", "S")
+) -> Crystal:
+    """A crystal without clashes whose space group is that of the setting, on special and general
+    positions."""
     for _ in range(400):
         metric = _metric(setting, rng)
         sites = [(elements[0], _special(setting, rng))]
@@ -202,7 +206,8 @@ def _without_clashes(
 
 
 def _metric(setting: Setting, rng: np.random.Generator) -> FloatArray:
-    """A lattice (rows) that the rotations of the setting leave alone, with no more symmetry than they ask for."""
+    """A lattice (rows) that the rotations of the setting leave alone, with no more symmetry than they ask
+    for."""
     shape = np.diag(rng.uniform(0.75, 1.35, 3)) + rng.uniform(-0.25, 0.25, (3, 3))
     metric = shape @ shape.T
     metric = np.mean([turn.T @ metric @ turn for turn in setting.rotations], axis=0)
@@ -243,8 +248,8 @@ def _on_all(projections: Sequence[tuple[FloatArray, FloatArray]], point: FloatAr
 
 
 def _mean_of_powers(turn: FloatArray, shift: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The mean of the powers of an operator, as matrix and vector: the projection to the points that it fixes,
-    if there are such."""
+    """The mean of the powers of an operator, as matrix and vector: the projection to the points that it
+    fixes, if there are such."""
     matrix, vector = np.eye(3), np.zeros(3)
     matrices, vectors = [], []
     while not matrices or (matrix != np.eye(3)).any():
@@ -343,11 +348,12 @@ def _spectrum(cell: Cell, shells: int) -> set[tuple[Any, ...]]:
 class Statement:
     """What a file says, beside its cell and sites.
 
-    operators, hall, hm, number: the statements of the symmetry, None for none. tags: how those are named, "old"
-    (`_symmetry_…`), "new" (`_space_group_…`) or "dotted" (DDLm). formula: "sum" (the reduced formula with Z),
-    "cell" (the whole cell's, Z beside it as pymatgen writes), "unit" (the reduced formula without Z) or None.
-    density: in g/cm³. multiplicities, letters: columns of the site loop. decimals: of the coordinates, which are
-    rounded, or cut where `cut`.
+    operators, hall, hm, number: the statements of the symmetry, None for none. tags: how those are named,
+    "old" (`_symmetry_…`), "new" (`_space_group_…`) or "dotted" (DDLm). formula: "sum" (the reduced formula
+    with Z), "cell" (the whole cell's, Z beside it as pymatgen writes), "unit" (the reduced formula without Z)
+    or None. density: in g/cm³. coordinates: words for each site, else its position with `decimals`.
+    multiplicities, letters: columns of the site loop. decimals: of the coordinates, which are rounded, or cut
+    where `cut`.
     """
 
     operators: Sequence[str] | None = None
@@ -359,6 +365,7 @@ class Statement:
     density: float | None = None
     multiplicities: Sequence[int] | None = None
     letters: Sequence[str] | None = None
+    coordinates: Sequence[Sequence[str]] | None = None
     decimals: int = 6
     cut: bool = False
 
@@ -437,7 +444,10 @@ def write(crystal: Crystal, statement: Statement) -> str:
     columns = ["label", "type_symbol", "fract_x", "fract_y", "fract_z"]
     rows = []
     for i, site in enumerate(crystal.sites):
-        values = [digits(value, statement.decimals, statement.cut) for value in site.position]
+        if statement.coordinates is not None:
+            values = list(statement.coordinates[i])
+        else:
+            values = [digits(value, statement.decimals, statement.cut) for value in site.position]
         rows.append([f"{site.element}{i + 1}", site.element, *values])
     if statement.multiplicities is not None:
         columns.append("symmetry_multiplicity" if statement.tags == "old" else "site_symmetry_multiplicity")
@@ -461,7 +471,11 @@ def as_written(crystal: Crystal, decimals: int, cut: bool) -> Crystal | None:
             return None
         sites.append(replace(site, position=written))
     moved = replace(crystal, sites=tuple(sites))
-    return moved if shortest(moved.cell) > 1.2 and is_of(moved, crystal.setting.number) else None
+    if shortest(moved.cell) < 1.2:
+        return None
+    found = encode(moved.cell)
+    sure = found.space_group == crystal.setting.number and "tolerance_sensitive" not in found.flags
+    return moved if sure else None
 
 
 def stabiliser(crystal: Crystal, site: Site) -> list[tuple[FloatArray, FloatArray]]:
@@ -525,11 +539,8 @@ def spellings(setting: Setting) -> Iterator[tuple[str, str]]:
 
 
 def _subscripts(hm: str, form: str = "_{}") -> str | None:
-    words = [
-        word[0] + form.format(word[1]) + word[2:] if word[:2].isdigit() and word[0] in "2346" else word
-        for word in hm.split()
-    ]
-    text = " ".join(words)
+    """'P 21/c' → 'P 2_1/c'; None where the symbol has no screw axis."""
+    text = re.sub(r"(?<= )([2346])([1-5])(?=[ /]|$)", lambda found: found[1] + form.format(found[2]), hm)
     return text if text != hm else None
 
 
@@ -577,8 +588,9 @@ class Readings:
     clear: bool
 
 
-def readings(crystal: Crystal, candidates: Iterable[Setting], counted: bool) -> Readings:
-    """`counted`: the file states formula and Z, or the density, so that the atoms in the cell are known."""
+def readings(crystal: Crystal, candidates: Iterable[Setting], known: str) -> Readings:
+    """`known` of the atoms in the cell: "nothing", their "ratio", or their "number" (by formula and Z, or
+    density)."""
     keys: set[str] = set()
     clear = True
     for setting in candidates:
@@ -586,7 +598,9 @@ def readings(crystal: Crystal, candidates: Iterable[Setting], counted: bool) -> 
             continue
         cell = expand(setting, crystal.lattice, [(site.element, site.position) for site in crystal.sites])
         counts = {element: cell.species.count(element) for element in set(cell.species)}
-        if counted and counts != crystal.counts:
+        if known == "number" and counts != crystal.counts:
+            continue
+        if known == "ratio" and _reduced(counts) != _reduced(crystal.counts):
             continue
         near = shortest(cell)
         if near < 0.45:
@@ -598,6 +612,11 @@ def readings(crystal: Crystal, candidates: Iterable[Setting], counted: bool) -> 
         except StructureError:
             clear = False
     return Readings(frozenset(keys), clear)
+
+
+def _reduced(counts: dict[str, int]) -> dict[str, int]:
+    units = math.gcd(*counts.values())
+    return {element: count // units for element, count in counts.items()}
 
 
 def fits(setting: Setting, lattice: FloatArray) -> bool:
@@ -614,9 +633,3 @@ def same_symbol(setting: Setting) -> list[Setting]:
 
 def same_number(setting: Setting) -> list[Setting]:
     return [other for other in settings() if other.number == setting.number]
-
-
-def as_fraction(value: float) -> str:
-    """A coordinate as a fraction where it is a simple one: 1/3."""
-    fraction = Fraction(value).limit_denominator(12)
-    return str(fraction) if abs(float(fraction) - value) < 1e-6 else f"{value:.5f}"

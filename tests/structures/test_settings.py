@@ -1,7 +1,8 @@
-"""Crystals whose answer is known, written in every setting and in many ways: read right, or refused; never wrong.
+"""Crystals whose answer is known, written in every setting and in many ways: read right, or refused; never
+wrong.
 
-The crystals are made up in the settings of gemmi's table or taken from the Materials Project and put into them
-(`settings_of`). A kind of text either leaves no doubt, or may be refused, or must be.
+The crystals are made up in the settings of gemmi's table or taken from the Materials Project and put into
+them (`settings_of`). A kind of text either leaves no doubt, or may be refused, or must be.
 """
 
 import re
@@ -23,6 +24,7 @@ from tests.structures.settings_of import (
     Setting,
     Statement,
     as_written,
+    digits,
     farthest_move,
     in_setting,
     is_of,
@@ -44,8 +46,8 @@ NEVER, MAY, MUST = "never", "may", "must"
 class Sibling:
     """One text, and what may come of it.
 
-    key: the element-resolved key of the crystal. refused: whether the reader may refuse the text. flag: one that
-    the row must have where it is encoded.
+    key: the element-resolved key of the crystal. refused: whether the reader may refuse the text. flag: one
+    that the row must have where it is encoded.
     """
 
     name: str
@@ -83,7 +85,8 @@ def judge(siblings: Iterator[Sibling], may_be_refused: float = 0.0) -> Counter[s
             refused += is_refusal
         if not fine:
             tally["wrong"] += 1
-            wrong.append(f"{sibling.name}: {said} {flags}, not {sibling.key} (refused: {sibling.refused})\n{sibling.text}")
+            expected = f"not {sibling.key} (refused: {sibling.refused})"
+            wrong.append(f"{sibling.name}: {said} {flags}, {expected}\n{sibling.text}")
     heads = "\n".join(text.partition("\n")[0] for text in wrong[:60])
     assert not wrong, f"{len(wrong)} of {tally.total()} wrong:\n{heads}\n\nthe first:\n{wrong[0]}"
     assert refused <= may_be_refused * doubtful, f"{refused} of {doubtful} refused"
@@ -97,15 +100,16 @@ def judge(siblings: Iterator[Sibling], may_be_refused: float = 0.0) -> Counter[s
 def crystals(shared: Path) -> list[Crystal]:
     """Some made up, some real, in settings drawn with a fixed seed."""
     rng = np.random.default_rng(2718)
-    drawn = [settings()[i] for i in rng.choice(len(settings()), 26, replace=False)]
+    drawn = [settings()[i] for i in rng.choice(len(settings()), 12, replace=False)]
     origins = [setting for setting in settings() if setting.table.ext in ("1", "2", "H", "R")]
-    drawn += [origins[i] for i in rng.choice(len(origins), 12, replace=False)]
-    return [made_up(setting, rng) for setting in drawn] + real_crystals(shared, rng, 14, 1)
+    drawn += [origins[i] for i in rng.choice(len(origins), 8, replace=False)]
+    return [made_up(setting, rng) for setting in drawn] + real_crystals(shared, rng, 8, 1)
 
 
 @pytest.fixture(scope="module")
 def all_crystals(shared: Path) -> list[Crystal]:
-    """One made up in each setting; of each group in the sample of the Materials Project one in four settings."""
+    """One made up in each setting; of each group in the sample of the Materials Project one in four
+    settings."""
     rng = np.random.default_rng(577)
     return [made_up(setting, rng) for setting in settings()] + real_crystals(shared, rng, 230, 4)
 
@@ -149,11 +153,15 @@ def styled(operators: Sequence[str], style: str) -> list[str]:
         return [operator.replace(",", ", ") for operator in operators]
     if style == "shift first":
         return [
-            ",".join(re.sub(r"^([-+xyz]+)\+(\d/\d)$", r"\2+\1", part).replace("+-", "-") for part in op.split(","))
+            ",".join(
+                re.sub(r"^([-+xyz]+)\+(\d/\d)$", r"\2+\1", part).replace("+-", "-") for part in op.split(",")
+            )
             for op in operators
         ]
     if style == "signs":
-        return [",".join(part if part[0] == "-" else f"+{part}" for part in op.split(",")) for op in operators]
+        return [
+            ",".join(part if part[0] == "-" else f"+{part}" for part in op.split(",")) for op in operators
+        ]
     if style == "capitals":
         return [operator.upper() for operator in operators]
     if style == "decimals":
@@ -215,6 +223,9 @@ def number_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling
         yield replace(sibling, refused=MAY)
 
 
+_KNOWN = {"nothing": "nothing", "unit": "ratio", "sum": "number", "cell": "number", "density": "number"}
+
+
 def _by_evidence(
     crystal: Crystal,
     rng: np.random.Generator,
@@ -223,13 +234,10 @@ def _by_evidence(
     number: int | None = None,
 ) -> Iterator[Sibling]:
     """The symmetry stated as given, with nothing beside it, with formula and Z, with the density."""
-    for evidence in ("nothing", "unit", "sum", "cell", "density"):
-        counted = evidence in ("sum", "cell", "density")
-        found = readings(crystal, candidates, counted)
-        if not found.clear:
-            doubt = MAY
-        else:
-            doubt = NEVER if found.keys == {crystal.key} else MUST
+    for evidence, known in _KNOWN.items():
+        found = readings(crystal, candidates, known)
+        certain = NEVER if found.keys == {crystal.key} else MUST
+        doubt = certain if found.clear else MAY
         statement = Statement(
             hm=hm,
             number=number,
@@ -263,19 +271,22 @@ def contradicted(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling
             ("symbol", replace(right_operators, hm=f"{other.table.hm}{colon}")),
             ("number", replace(right_operators, number=other.number)),
             ("operators against Hall", replace(wrong_operators, hall=truth.table.hall)),
-            ("operators against Hall and number", replace(wrong_operators, hall=truth.table.hall, number=truth.number)),
+            (
+                "operators against Hall and number",
+                replace(wrong_operators, hall=truth.table.hall, number=truth.number),
+            ),
         ):
             agreed = kind == "number" and other.number == truth.number
-            counted = formula == "sum"
-            found = readings(crystal, [truth, other], counted)
+            found = readings(crystal, [truth, other], "number" if formula else "nothing")
             if agreed:
                 doubt = NEVER
-            elif found.clear:
-                doubt = MAY if found.keys == {crystal.key} else MUST
+            elif found.clear and len(found.keys) > 1 and kind != "number":
+                doubt = MUST
             else:
                 doubt = MAY
-            # Operators stand before the other statements only where nothing decides against them.
-            yield Sibling(f"{name}, {kind} {sorted(found.keys)}", write(crystal, statement), crystal.key, doubt)
+            yield Sibling(
+                f"{name}, {kind} {sorted(found.keys)}", write(crystal, statement), crystal.key, doubt
+            )
 
 
 def damaged_operators(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
@@ -306,7 +317,9 @@ def damaged_operators(crystal: Crystal, rng: np.random.Generator) -> Iterator[Si
                 ("unreadable", unreadable),
             ):
                 name = f"{truth.symbol} operator {kind} ({operators[i]}), formula {formula}, Hall {hall}"
-                yield Sibling(name, write(crystal, Statement(damaged, hall, formula=formula)), crystal.key, MAY)
+                yield Sibling(
+                    name, write(crystal, Statement(damaged, hall, formula=formula)), crystal.key, MAY
+                )
 
 
 def few_digits(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
@@ -332,6 +345,24 @@ def few_digits(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
                 yield Sibling(name, write(crystal, statement), written.key, doubt)
 
 
+def thirds(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    """1/3, 2/3, 1/6 and 5/6 of two to five decimals, rounded or cut, each coordinate in its own way."""
+    sixths = [6 * float(value) for site in crystal.sites for value in site.position]
+    if not any(abs(value - round(value)) < 1e-6 and round(value) % 3 for value in sixths):
+        return
+    for formula in (None, "sum", "cell"):
+        coordinates = [[_some_digits(value, rng) for value in site.position] for site in crystal.sites]
+        statement = Statement(shuffled(crystal, rng), coordinates=coordinates, formula=formula)
+        yield Sibling(f"{crystal.setting.symbol} {coordinates}", write(crystal, statement), crystal.key)
+
+
+def _some_digits(value: float, rng: np.random.Generator) -> str:
+    sixths = 6 * value
+    if abs(sixths - round(sixths)) < 1e-6 and round(sixths) % 3:
+        return digits(value, int(rng.integers(2, 6)), bool(rng.integers(2)))
+    return digits(value, 6)
+
+
 def site_columns(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
     """Multiplicities as they are, as orders of the site symmetry, and all 1; Wyckoff letters."""
     right = [site.multiplicity for site in crystal.sites]
@@ -342,7 +373,10 @@ def site_columns(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling
             if written is None or farthest_move(crystal, decimals, False) > 0.09:
                 continue
             statement = Statement(
-                shuffled(crystal, rng), multiplicities=column, tags=pick(rng, "old", "new", "dotted"), decimals=decimals
+                shuffled(crystal, rng),
+                multiplicities=column,
+                tags=pick(rng, "old", "new", "dotted"),
+                decimals=decimals,
             )
             yield Sibling(f"{crystal.setting.symbol} {kind} {column}", write(crystal, statement), written.key)
     letters = own_letters(crystal)
@@ -373,13 +407,24 @@ KINDS: dict[str, tuple[Kind, float]] = {
     "operators alone": (operators_alone, 0.0),
     "Hall symbol alone": (hall_alone, 0.0),
     "symbol with its setting": (symbol_with_setting, 0.5),
-    "symbol without its setting": (symbol_without_setting, 0.5),
+    "symbol without its setting": (symbol_without_setting, 1.0),
     "number alone": (number_alone, 0.9),
     "statements that contradict each other": (contradicted, 1.0),
     "operators damaged": (damaged_operators, 1.0),
     "few digits": (few_digits, 0.6),
+    "thirds": (thirds, 0.0),
     "columns of multiplicities and letters": (site_columns, 0.0),
 }
+
+
+@pytest.fixture(scope="module")
+def hexagonal_crystals() -> list[Crystal]:
+    rng = np.random.default_rng(36)
+    hexagonal = [
+        setting for setting in settings() if 143 <= setting.number <= 194 and setting.table.ext != "R"
+    ]
+    drawn = rng.choice(len(hexagonal), 16, replace=False)
+    return [made_up(hexagonal[i], rng) for i in drawn]
 
 
 def siblings_of(kind: str, crystals: Sequence[Crystal]) -> Iterator[Sibling]:
@@ -388,9 +433,14 @@ def siblings_of(kind: str, crystals: Sequence[Crystal]) -> Iterator[Sibling]:
         yield from make(crystal, np.random.default_rng([i, len(crystals)]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "thirds"])
 def test_a_crystal_is_read_right_or_refused(kind: str, crystals: list[Crystal]) -> None:
     tally = judge(siblings_of(kind, crystals), KINDS[kind][1])
+    assert tally["read"] > 20
+
+
+def test_thirds_are_read_in_any_rounding(hexagonal_crystals: list[Crystal]) -> None:
+    tally = judge(siblings_of("thirds", hexagonal_crystals))
     assert tally["read"] > 20
 
 
@@ -402,7 +452,8 @@ def test_crystals_in_all_settings_are_read_right_or_refused(kind: str, all_cryst
 
 
 def test_the_truth_is_the_same_crystal_in_each_setting(shared: Path) -> None:
-    """The answers above are worth something: spglib sees one group and one set of distances in all settings."""
+    """The answers above are worth something: spglib sees one group and one set of distances in all
+    settings."""
     crystals = real_crystals(shared, np.random.default_rng(4), 6, 4)
     by_number: dict[int, list[Crystal]] = {}
     for crystal in crystals:
