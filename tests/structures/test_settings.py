@@ -1,0 +1,466 @@
+"""Crystals whose answer is known, written in every setting and in many ways: read right, or refused; never
+wrong.
+
+The crystals are made up in the settings of gemmi's table or taken from the Materials Project and put into
+them (`settings_of`). A kind of text either leaves no doubt, or may be refused, or must be.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gemmi
+import numpy as np
+import pandas as pd
+import pytest
+import spglib
+
+from cloud_core.scope import encode
+from cloud_core.structures import StructureError
+from tests.structures.settings_of import (
+    Crystal,
+    Setting,
+    Statement,
+    as_written,
+    digits,
+    farthest_move,
+    in_setting,
+    is_of,
+    made_up,
+    readings,
+    same_distances,
+    same_number,
+    same_symbol,
+    settings,
+    spellings,
+    stabiliser,
+    write,
+)
+
+NEVER, MAY, MUST = "never", "may", "must"
+
+
+@dataclass(frozen=True)
+class Sibling:
+    """One text, and what may come of it.
+
+    key: the element-resolved key of the crystal. refused: whether the reader may refuse the text. flag: one
+    that the row must have where it is encoded.
+    """
+
+    name: str
+    text: str
+    key: str
+    refused: str = NEVER
+    flag: str | None = None
+
+
+def outcome(text: str) -> tuple[str, tuple[str, ...]]:
+    """The key and the flags of a text, or the reason of its refusal."""
+    try:
+        scope = encode(text)
+    except StructureError as error:
+        return f"refused {error.reason.value}", ()
+    return str(scope.element_key), scope.flags
+
+
+def judge(siblings: Iterator[Sibling], may_be_refused: float = 0.0) -> Counter[str]:
+    """Read each text; fail with those that are wrong. Returns how many came out in which way."""
+    wrong: list[str] = []
+    tally: Counter[str] = Counter()
+    doubtful = refused = 0
+    for sibling in siblings:
+        said, flags = outcome(sibling.text)
+        is_refusal = said.startswith("refused ")
+        tally["refused" if is_refusal else "read"] += 1
+        if is_refusal:
+            fine = sibling.refused != NEVER
+        else:
+            fine = said == sibling.key and sibling.refused != MUST
+            fine = fine and (sibling.flag is None or sibling.flag in flags)
+        if sibling.refused == MAY:
+            doubtful += 1
+            refused += is_refusal
+        if not fine:
+            tally["wrong"] += 1
+            expected = f"not {sibling.key} (refused: {sibling.refused})"
+            wrong.append(f"{sibling.name}: {said} {flags}, {expected}\n{sibling.text}")
+    heads = "\n".join(text.partition("\n")[0] for text in wrong[:60])
+    assert not wrong, f"{len(wrong)} of {tally.total()} wrong:\n{heads}\n\nthe first:\n{wrong[0]}"
+    assert refused <= may_be_refused * doubtful, f"{refused} of {doubtful} refused"
+    return tally
+
+
+# Crystals.
+
+
+@pytest.fixture(scope="module")
+def crystals(shared: Path) -> list[Crystal]:
+    """Some made up, some real, in settings drawn with a fixed seed."""
+    rng = np.random.default_rng(2718)
+    drawn = [settings()[i] for i in rng.choice(len(settings()), 12, replace=False)]
+    origins = [setting for setting in settings() if setting.table.ext in ("1", "2", "H", "R")]
+    drawn += [origins[i] for i in rng.choice(len(origins), 8, replace=False)]
+    return [made_up(setting, rng) for setting in drawn] + real_crystals(shared, rng, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def all_crystals(shared: Path) -> list[Crystal]:
+    """One made up in each setting; of each group in the sample of the Materials Project one in four
+    settings."""
+    rng = np.random.default_rng(577)
+    return [made_up(setting, rng) for setting in settings()] + real_crystals(shared, rng, 230, 4)
+
+
+def real_crystals(shared: Path, rng: np.random.Generator, groups: int, each: int) -> list[Crystal]:
+    """Small crystals of the Materials Project in `each` settings of so many space groups."""
+    table = pd.read_csv(
+        shared / "data" / "mp_cif_csv" / "mp_20_biternary_val.csv.gz", usecols=["cif", "spacegroup.number"]
+    )
+    table = table[table["spacegroup.number"] > 2]
+    sizes = table["cif"].str.len()
+    smallest = table.loc[sizes.groupby(table["spacegroup.number"]).idxmin()]
+    crystals: list[Crystal] = []
+    for row in rng.permutation(len(smallest))[:groups]:
+        text, number = smallest.iloc[row]
+        block = gemmi.cif.read_string(text).sole_block()
+        small = gemmi.make_small_structure_from_block(block)
+        lattice = np.array(small.cell.orth.mat.tolist()).T
+        fractions = np.array([site.fract.tolist() for site in small.sites])
+        elements = [site.element.name for site in small.sites]
+        choices = [setting for setting in settings() if setting.number == number and setting.hall_number]
+        for i in rng.permutation(len(choices))[:each]:
+            crystal = in_setting(lattice, fractions, elements, choices[i])
+            if crystal is not None and len(crystal.cell) <= 120 and is_of(crystal, int(number)):
+                crystals.append(crystal)
+    return crystals
+
+
+# Kinds of text. Each gives, for one crystal, some siblings.
+
+Kind = Callable[[Crystal, np.random.Generator], Iterator[Sibling]]
+
+
+def pick(rng: np.random.Generator, *choices: str) -> str:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def styled(operators: Sequence[str], style: str) -> list[str]:
+    """Operators as other programs write them."""
+    if style == "spaced":
+        return [operator.replace(",", ", ") for operator in operators]
+    if style == "shift first":
+        return [
+            ",".join(
+                re.sub(r"^([-+xyz]+)\+(\d/\d)$", r"\2+\1", part).replace("+-", "-") for part in op.split(",")
+            )
+            for op in operators
+        ]
+    if style == "signs":
+        return [
+            ",".join(part if part[0] == "-" else f"+{part}" for part in op.split(",")) for op in operators
+        ]
+    if style == "capitals":
+        return [operator.upper() for operator in operators]
+    if style == "decimals":
+        return [
+            re.sub(r"(\d)/(\d)", lambda found: f"{int(found[1]) / int(found[2]):.6g}", op) for op in operators
+        ]
+    return list(operators)
+
+
+def shuffled(crystal: Crystal, rng: np.random.Generator) -> list[str]:
+    operators = crystal.setting.operators()
+    return [operators[i] for i in rng.permutation(len(operators))]
+
+
+def operators_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    for style in ("spaced", "shift first", "signs", "capitals", "decimals", "plain"):
+        statement = Statement(
+            styled(shuffled(crystal, rng), style),
+            tags=pick(rng, "old", "new", "dotted"),
+            formula=pick(rng, "sum", "cell", "unit"),
+        )
+        yield Sibling(f"{crystal.setting.symbol} operators {style}", write(crystal, statement), crystal.key)
+
+
+def hall_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    setting = crystal.setting
+    symbols = {setting.table.hall}
+    if setting.hall_number is not None:
+        symbols.add(spglib.get_spacegroup_type(setting.hall_number).hall_symbol.replace("=", '"'))
+    for symbol in sorted(symbols):
+        for spelling in (symbol, symbol.replace(" ", "_"), symbol.lower(), f" {symbol} "):
+            statement = Statement(hall=spelling, tags=pick(rng, "old", "new", "dotted"))
+            name = f"{setting.symbol} Hall {spelling!r}"
+            yield Sibling(name, write(crystal, statement), crystal.key)
+
+
+def symbol_with_setting(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    known = crystal.setting.hall_number is not None
+    for kind, symbol in spellings(crystal.setting):
+        for number in (None, crystal.setting.number):
+            statement = Statement(hm=symbol, number=number, tags=pick(rng, "old", "new", "dotted", "full"))
+            doubt = NEVER if known and kind not in _UNUSUAL else MAY
+            yield Sibling(f"{kind} {symbol!r} {number}", write(crystal, statement), crystal.key, doubt)
+
+
+# Spellings that are read where they can be; refusing them is no fault.
+_UNUSUAL = ("lower case", "unspaced upper case", "full", "screws as 2(1)")
+
+
+def symbol_without_setting(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    yield from _by_evidence(crystal, rng, same_symbol(crystal.setting), hm=crystal.setting.table.hm)
+    short = crystal.setting.table.hm.replace(" ", "")
+    yield from _by_evidence(crystal, rng, same_symbol(crystal.setting), hm=short)
+
+
+def number_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    for sibling in _by_evidence(crystal, rng, same_number(crystal.setting), number=crystal.setting.number):
+        # Which axes a number means is told by convention too; only a wrong crystal is a fault.
+        yield replace(sibling, refused=MAY)
+
+
+_KNOWN = {"nothing": "nothing", "unit": "ratio", "sum": "number", "cell": "number", "density": "number"}
+
+
+def _by_evidence(
+    crystal: Crystal,
+    rng: np.random.Generator,
+    candidates: Sequence[Setting],
+    hm: str | None = None,
+    number: int | None = None,
+) -> Iterator[Sibling]:
+    """The symmetry stated as given, with nothing beside it, with formula and Z, with the density."""
+    for evidence, known in _KNOWN.items():
+        found = readings(crystal, candidates, known)
+        certain = NEVER if found.keys == {crystal.key} else MUST
+        doubt = certain if found.clear else MAY
+        statement = Statement(
+            hm=hm,
+            number=number,
+            formula=evidence if evidence in ("unit", "sum", "cell") else None,
+            density=crystal.density if evidence == "density" else None,
+            tags=pick(rng, "old", "new", "dotted"),
+        )
+        name = f"{crystal.setting.symbol} as {hm or number}, evidence {evidence}: {sorted(found.keys)}"
+        yield Sibling(name, write(crystal, statement), crystal.key, doubt)
+
+
+def contradicted(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    """Operators of the crystal's setting with the name of another, and the other way round."""
+    truth = crystal.setting
+    others = [
+        other
+        for other in (*same_number(truth), settings()[int(rng.integers(len(settings())))])
+        if set(other.operators()) != set(truth.operators())
+    ]
+    if not others:
+        return
+    for formula in (None, "sum"):
+        other = others[int(rng.integers(len(others)))]
+        operators = shuffled(crystal, rng)
+        colon = f" :{other.table.ext}" if other.table.ext in ("1", "2", "H", "R") else ""
+        name = f"{truth.symbol} contradicted by {other.symbol}, formula {formula}"
+        right_operators = Statement(operators, formula=formula)
+        wrong_operators = Statement(other.operators(), formula=formula)
+        for kind, statement in (
+            ("Hall", replace(right_operators, hall=other.table.hall)),
+            ("symbol", replace(right_operators, hm=f"{other.table.hm}{colon}")),
+            ("number", replace(right_operators, number=other.number)),
+            ("operators against Hall", replace(wrong_operators, hall=truth.table.hall)),
+            (
+                "operators against Hall and number",
+                replace(wrong_operators, hall=truth.table.hall, number=truth.number),
+            ),
+        ):
+            agreed = kind == "number" and other.number == truth.number
+            found = readings(crystal, [truth, other], "number" if formula else "nothing")
+            if agreed:
+                doubt = NEVER
+            elif found.clear and len(found.keys) > 1 and kind != "number":
+                doubt = MUST
+            else:
+                doubt = MAY
+            yield Sibling(
+                f"{name}, {kind} {sorted(found.keys)}", write(crystal, statement), crystal.key, doubt
+            )
+
+
+def damaged_operators(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    """One operator missing, doubled or mistyped, with and without the Hall symbol beside the list."""
+    truth = crystal.setting
+    operators = truth.operators()
+    if len(operators) < 3:
+        return
+    i = int(rng.integers(1, len(operators)))
+    missing = operators[:i] + operators[i + 1 :]
+    doubled = [*operators, operators[i]]
+    changed = re.sub(r"[xyz]", lambda found: "yzx"["xyz".index(found[0])], operators[i], count=1)
+    mistyped = [*operators[:i], changed, *operators[i + 1 :]]
+    signed = operators[i].replace("-", "", 1) if "-" in operators[i] else f"-{operators[i]}"
+    wrong_sign = [*operators[:i], signed, *operators[i + 1 :]]
+    unreadable = [*operators[:i], operators[i].replace("z", "q"), *operators[i + 1 :]]
+    for formula in (None, "sum"):
+        for hall in (None, truth.table.hall):
+            yield Sibling(
+                f"{truth.symbol} operator doubled",
+                write(crystal, Statement(doubled, hall, formula=formula)),
+                crystal.key,
+            )
+            for kind, damaged in (
+                ("missing", missing),
+                ("mistyped", mistyped),
+                ("sign", wrong_sign),
+                ("unreadable", unreadable),
+            ):
+                name = f"{truth.symbol} operator {kind} ({operators[i]}), formula {formula}, Hall {hall}"
+                yield Sibling(
+                    name, write(crystal, Statement(damaged, hall, formula=formula)), crystal.key, MAY
+                )
+
+
+def few_digits(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    """Coordinates of two to four decimals, rounded or cut."""
+    for decimals in (2, 3, 4):
+        for cut in (False, True):
+            written = as_written(crystal, decimals, cut)
+            if written is None:
+                continue
+            far = farthest_move(crystal, decimals, cut)
+            # A site is not moved further than 0.1 Å, and a cut digit may be a whole unit off.
+            doubt = MAY if far > 0.09 or cut else NEVER
+            for statement in (
+                Statement(shuffled(crystal, rng), formula=None),
+                Statement(shuffled(crystal, rng), formula="sum"),
+                Statement(hall=crystal.setting.table.hall, formula="cell"),
+                Statement(
+                    shuffled(crystal, rng), multiplicities=[site.multiplicity for site in crystal.sites]
+                ),
+            ):
+                statement = replace(statement, decimals=decimals, cut=cut)
+                name = f"{crystal.setting.symbol} {decimals} decimals, cut {cut}, {far:.3f} Å"
+                yield Sibling(name, write(crystal, statement), written.key, doubt)
+
+
+def thirds(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    """1/3, 2/3, 1/6 and 5/6 of two to five decimals, rounded or cut, each coordinate in its own way."""
+    sixths = [6 * float(value) for site in crystal.sites for value in site.position]
+    if not any(abs(value - round(value)) < 1e-6 and round(value) % 3 for value in sixths):
+        return
+    for formula in (None, "sum", "cell"):
+        coordinates = [[_some_digits(value, rng) for value in site.position] for site in crystal.sites]
+        statement = Statement(shuffled(crystal, rng), coordinates=coordinates, formula=formula)
+        yield Sibling(f"{crystal.setting.symbol} {coordinates}", write(crystal, statement), crystal.key)
+
+
+def _some_digits(value: float, rng: np.random.Generator) -> str:
+    sixths = 6 * value
+    if abs(sixths - round(sixths)) < 1e-6 and round(sixths) % 3:
+        return digits(value, int(rng.integers(2, 6)), bool(rng.integers(2)))
+    return digits(value, 6)
+
+
+def site_columns(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    """Multiplicities as they are, as orders of the site symmetry, and all 1; Wyckoff letters."""
+    right = [site.multiplicity for site in crystal.sites]
+    orders = [len(stabiliser(crystal, site)) for site in crystal.sites]
+    for kind, column in (("multiplicities", right), ("orders", orders), ("ones", [1] * len(right))):
+        for decimals in (3, 6):
+            written = as_written(crystal, decimals, False)
+            if written is None or farthest_move(crystal, decimals, False) > 0.09:
+                continue
+            statement = Statement(
+                shuffled(crystal, rng),
+                multiplicities=column,
+                tags=pick(rng, "old", "new", "dotted"),
+                decimals=decimals,
+            )
+            yield Sibling(f"{crystal.setting.symbol} {kind} {column}", write(crystal, statement), written.key)
+    letters = own_letters(crystal)
+    if letters is not None:
+        statement = Statement(shuffled(crystal, rng), letters=letters, multiplicities=right)
+        yield Sibling(f"{crystal.setting.symbol} letters {letters}", write(crystal, statement), crystal.key)
+
+
+def own_letters(crystal: Crystal) -> list[str] | None:
+    """The Wyckoff letters of the sites as they stand; None where spglib would move the origin first."""
+    setting, cell = crystal.setting, crystal.cell
+    if setting.hall_number is None:
+        return None
+    names = sorted(set(cell.species))
+    numbers = [names.index(element) + 1 for element in cell.species]
+    dataset = spglib.get_symmetry_dataset(
+        (cell.lattice, cell.fractions, numbers), hall_number=setting.hall_number
+    )
+    if dataset is None or not np.allclose(dataset.transformation_matrix, np.eye(3), atol=1e-6):
+        return None
+    if np.abs(dataset.origin_shift - np.rint(dataset.origin_shift)).max() > 1e-6:
+        return None
+    firsts = np.cumsum([0, *(site.multiplicity for site in crystal.sites)])[:-1]
+    return [dataset.wyckoffs[first] for first in firsts]
+
+
+KINDS: dict[str, tuple[Kind, float]] = {
+    "operators alone": (operators_alone, 0.0),
+    "Hall symbol alone": (hall_alone, 0.0),
+    "symbol with its setting": (symbol_with_setting, 0.5),
+    "symbol without its setting": (symbol_without_setting, 1.0),
+    "number alone": (number_alone, 0.9),
+    "statements that contradict each other": (contradicted, 1.0),
+    "operators damaged": (damaged_operators, 1.0),
+    "few digits": (few_digits, 0.6),
+    "thirds": (thirds, 0.0),
+    "columns of multiplicities and letters": (site_columns, 0.0),
+}
+
+
+@pytest.fixture(scope="module")
+def hexagonal_crystals() -> list[Crystal]:
+    rng = np.random.default_rng(36)
+    hexagonal = [
+        setting for setting in settings() if 143 <= setting.number <= 194 and setting.table.ext != "R"
+    ]
+    drawn = rng.choice(len(hexagonal), 16, replace=False)
+    return [made_up(hexagonal[i], rng) for i in drawn]
+
+
+def siblings_of(kind: str, crystals: Sequence[Crystal]) -> Iterator[Sibling]:
+    make, _ = KINDS[kind]
+    for i, crystal in enumerate(crystals):
+        yield from make(crystal, np.random.default_rng([i, len(crystals)]))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "thirds"])
+def test_a_crystal_is_read_right_or_refused(kind: str, crystals: list[Crystal]) -> None:
+    tally = judge(siblings_of(kind, crystals), KINDS[kind][1])
+    assert tally["read"] > 20
+
+
+def test_thirds_are_read_in_any_rounding(hexagonal_crystals: list[Crystal]) -> None:
+    tally = judge(siblings_of("thirds", hexagonal_crystals))
+    assert tally["read"] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_crystals_in_all_settings_are_read_right_or_refused(kind: str, all_crystals: list[Crystal]) -> None:
+    judge(siblings_of(kind, all_crystals), KINDS[kind][1])
+
+
+def test_the_truth_is_the_same_crystal_in_each_setting(shared: Path) -> None:
+    """The answers above are worth something: spglib sees one group and one set of distances in all
+    settings."""
+    crystals = real_crystals(shared, np.random.default_rng(4), 6, 4)
+    by_number: dict[int, list[Crystal]] = {}
+    for crystal in crystals:
+        by_number.setdefault(crystal.setting.number, []).append(crystal)
+    assert sum(len(group) for group in by_number.values()) > 8
+    for number, group in by_number.items():
+        assert len({crystal.key for crystal in group}) == 1
+        for crystal in group:
+            assert is_of(crystal, number)
+            assert same_distances(crystal.cell, group[0].cell)
