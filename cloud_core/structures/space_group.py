@@ -335,7 +335,8 @@ def number_symbol(number: int) -> Symbol | None:
 
 
 _CHOICE = re.compile(
-    r"(?:\s*:\s*|\s+|\s*\(\s*(?:origin\s*(?:choice)?|[oO])?\s*)([12HRhr]|[ZSzs]|[oO][12])\s*\)?$"
+    r"(?:\s*:\s*(?P<colon>[12HRZShrzs])|\s+(?P<letter>[HRZShrzs]|[oO][12])"
+    r"|\s*\(\s*(?:origin\s*(?:choice)?|[oO])?\s*(?P<bracket>[12])\s*\))$"
 )
 _QUALIFIER = re.compile(r"\s*:\s*(-?[abc][123]?|[-abc]{3,4})$")
 _CHOICES = {"Z": "2", "S": "1", "O1": "1", "O2": "2"}
@@ -347,17 +348,23 @@ def parse_symbol(text: str) -> Symbol | None:
 
     None where it is unknown.
     """
-    tidy = re.sub(r"(?<=\d)_(?=\d)|[{}$\\~]|</?su[bp]>", "", text).replace("_", " ")
-    tidy = re.sub(r"\(([1-6])\)", r"\1", " ".join(tidy.split()))  # SHELX: P2(1)/c
-    if not tidy or len(tidy) > 80:
-        return None
+    # "P2_1/c": an underscore before a subscript; "P_-6_2_m": in place of a blank
+    for plain in dict.fromkeys((re.sub(r"(?<=\d)_(?=\d)", "", text), text)):
+        tidy = re.sub(r"[{}$\\~]|</?su[bp]>", "", plain).replace("_", " ")
+        tidy = re.sub(r"\(([1-6])\)", r"\1", " ".join(tidy.split()))  # SHELX: P2(1)/c
+        if 0 < len(tidy) <= 80 and (found := _read_symbol(text, tidy)) is not None:
+            return found
+    return None
+
+
+def _read_symbol(text: str, tidy: str) -> Symbol | None:
     if (qualifier := _QUALIFIER.search(tidy)) and (base := _named(tidy[: qualifier.start()])):
         chosen = tuple(s for s in settings_of(base[0].number) if s.qualifier == qualifier[1])
         return Symbol(text, base[0].number, chosen, is_exact=True) if chosen else None
-    if found := _tabulated(tidy):
-        return _symbol(text, tidy, found, "")
+    if tabulated := _tabulated(tidy):
+        return _symbol(text, tidy, tabulated, "")
     if choice := _CHOICE.search(tidy):
-        name, letter = tidy[: choice.start()], choice[1]
+        name, letter = tidy[: choice.start()], choice["colon"] or choice["letter"] or choice["bracket"]
     elif tidy[-1:].upper() in ("Z", "S", "H", "R"):  # ICSD without blanks: FD-3MZ, R-3MH
         name, letter = tidy[:-1], tidy[-1]
     else:
