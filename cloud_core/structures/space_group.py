@@ -428,8 +428,10 @@ def _tabulated(name: str) -> tuple[Setting, ...]:
 
 def _has_axes(name: str, symbol: str) -> bool:
     """Whether the screw axes of a spaced spelling are those of the symbol: "P 31 2" is not "P 3 1 2"."""
-    screws = set(re.findall(r"(?<![\d/])(?:21|3[12]|4[123]|6[1-5])(?!\d)", name)) if " " in name else set()
-    return screws <= set(re.findall(r"\d+", symbol))
+    if " " not in name or name[:1] in "RrHh":  # no screw axis is written in these
+        return True
+    screws = re.findall(r"(?<![\d/])(?:21|3[12]|4[123]|6[1-5])(?!\d)", name)
+    return set(screws) <= set(re.findall(r"\d+", symbol))
 
 
 @cache
