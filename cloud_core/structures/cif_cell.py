@@ -15,12 +15,13 @@ import numpy as np
 from cloud_core.structures.cell import Cell, FloatArray, Note
 from cloud_core.structures.cif_block import CELL_TAGS, Block, is_known
 from cloud_core.structures.cif_readings import Evidence, Reading, choose, evidence_of
-from cloud_core.structures.cif_sites import Number, SiteList, parse_number, read_sites
+from cloud_core.structures.cif_sites import SiteList, read_sites
 from cloud_core.structures.cif_symmetry import StatedSymmetry, stated_symmetry
 from cloud_core.structures.elements import ISOTOPES
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formula import formula_text
 from cloud_core.structures.lattice import RANKS, lattice_from_parameters
+from cloud_core.structures.numbers import Number, parse_number, scale_to_one
 from cloud_core.structures.orbits import is_same
 from cloud_core.structures.pymatgen import from_pymatgen
 
@@ -239,27 +240,13 @@ def _one_hydrogen(place: _Place) -> tuple[Note, ...]:
 
 
 def _check_occupancy(place: _Place) -> tuple[Note, ...]:
-    """Bring a sum that is above 1 by its digits down to 1, with a note; refuse one that is above by more."""
-    total = sum(place.amounts.values())
-    if total <= 1.0:
-        return ()
-    numbers = [number for number in place.occupancies if number.decimals]
-    allowed = max(
-        sum(number.half_unit for number in numbers), max((2 * n.half_unit for n in numbers), default=0.0)
-    )
-    if total > 1.0 + allowed + 1e-9:
-        if all(number.value == 1.0 for number in place.occupancies):
-            message = f"CIF: {len(place.occupancies)} whole atoms on one site, {place.label}"
-            raise StructureError(Reason.OVERLAPPING_SITES, message)
-        message = f"CIF: occupancies of {total:.6g} on site {place.label}"
-        raise StructureError(Reason.INVALID_OCCUPANCY, message)
-    for kind in place.amounts:
-        place.amounts[kind] /= total
-    if total < 1.0 + 1e-9:
-        return ()
-    return (
-        Note("occupancy_rounded", f"CIF: occupancies of {total:.6g} on site {place.label} were taken as 1"),
-    )
+    amounts = {element: amount for (element, _), amount in place.amounts.items()}
+    if len(amounts) < len(place.amounts):  # an element with two type symbols
+        amounts = {f"{element} {symbol}": amount for (element, symbol), amount in place.amounts.items()}
+    divisor, note = scale_to_one(amounts, place.occupancies, f"CIF: site {place.label}")
+    if divisor != 1.0:
+        place.amounts = {kind: amount / divisor for kind, amount in place.amounts.items()}
+    return () if note is None else (note,)
 
 
 def _with_pymatgen(

@@ -8,12 +8,13 @@ import numpy as np
 
 from cloud_core.structures.cell import FloatArray
 from cloud_core.structures.cif_block import Block
-from cloud_core.structures.cif_sites import Site, parse_number
+from cloud_core.structures.cif_sites import Site
 from cloud_core.structures.cif_symmetry import StatedSymmetry
 from cloud_core.structures.distances import close_pairs
 from cloud_core.structures.elements import ISOTOPES
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formula import Amount, Comparison, compare, parse_formula
+from cloud_core.structures.numbers import parse_number
 from cloud_core.structures.orbits import Orbit, orbit
 from cloud_core.structures.space_group import Operators, wyckoff_multiplicities
 

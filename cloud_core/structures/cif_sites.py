@@ -17,10 +17,9 @@ from cloud_core.structures.cif_block import (
 )
 from cloud_core.structures.elements import is_element, is_vacancy
 from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.numbers import Number, parse_number
 
 MAX_SITES = 100_000
-_NUMBER = re.compile(r"([+-]?)(\d+\.?(\d*)|\.(\d+))(?:[eE]([+-]?\d{1,3}))?(?:\(\d*\)?)?")
-_RATIO = re.compile(r"([+-]?\d+)/(\d+)")
 _THIRDS = tuple(k / 6 for k in (1, 2, 4, 5))
 # Symbols of a group of atoms, of which the list gives one: the heavy atom.
 _GROUP = re.compile(r"(B|C|N|O|P|S|Al|Si|Ge|As|Se)H(\d?)(?:[+-]\d?|\d?[+-])?")
@@ -28,15 +27,6 @@ _WATER = {"wat": 2, "h2o": 2, "d2o": 2, "hoh": 2, "oh2": 2, "h3o": 3, "oh3": 3, 
 # Labels of structure types and of points that are no atoms.
 _NO_ELEMENT = frozenset(("T", "M", "X", "Q", "A", "Cg", "Cnt", "Du", "Dum", "Xx", "Zz"))
 _MIXTURE = re.compile(r"(\d*\.?\d+)\s*([A-Z][a-z]?)")
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A number as it is written: its value, and half a unit of its last digit (0 for an integer)."""
-
-    value: float
-    half_unit: float
-    decimals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +57,6 @@ class SiteList:
     sites: list[Site] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     has_lost_hydrogen: bool = False
-
-
-def parse_number(text: str) -> Number | None:
-    """The number that a CIF value is, its standard uncertainty left aside; None where it is none."""
-    text = text.strip()
-    if found := _NUMBER.fullmatch(text):
-        decimals = len(found[3] or found[4] or "") - int(found[5] or 0)
-        value = float(text.partition("(")[0])
-        return Number(value, 0.5 * 10.0**-decimals if decimals > 0 else 0.0, max(decimals, 0))
-    if (found := _RATIO.fullmatch(text)) and int(found[2]):
-        return Number(int(found[1]) / int(found[2]), 0.0, 15)
-    return None
 
 
 def read_sites(block: Block, lattice: FloatArray, elements: frozenset[str]) -> SiteList:

@@ -1,114 +1,245 @@
-"""Readers: whatever a structure comes as, a Cell comes out."""
+"""Readers: whatever a structure comes as, a Cell comes out. The one list of formats."""
 
-import gzip
 import json
-import os
 import re
-import warnings
-import zlib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.cif import read_cif, read_plain
+from cloud_core.structures.cif_block import split_blocks
+from cloud_core.structures.documents import ase_cell, read_document, split_document, symbol_of_number
 from cloud_core.structures.errors import Reason, StructureError
-from cloud_core.structures.optimade import is_optimade, read_optimade
-from cloud_core.structures.pymatgen import PARSER_ERRORS, from_pymatgen, read_pymatgen
+from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
+from cloud_core.structures.poscar import read_poscar
+from cloud_core.structures.pymatgen import from_pymatgen
+from cloud_core.structures.text import check_size, decode, decompressed, read_file
 
-FORMATS = ("cif", "poscar", "pymatgen", "optimade", "cell")
-_BY_SUFFIX = {".cif": "cif", ".mcif": "cif", ".vasp": "poscar", ".poscar": "poscar"}
+# "json" is an object of one of the four kinds that follow it, told by its keys.
+DOCUMENTS = ("json", "pymatgen", "ase", "jarvis", "optimade")
+FORMATS = ("cif", "poscar", "extxyz", *DOCUMENTS, "cell")
+COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+_HAS_SITES = re.compile(r"^[ \t]*_atom_site[_.](fract|cartn|label|type_symbol)", re.IGNORECASE | re.MULTILINE)
 
 
 def read(payload: Any, format: str | None = None, fast: bool = True) -> Cell:
     """The cell of a structure.
 
-    payload: CIF or POSCAR text (str or bytes), a path (a `Path`, or text of one line where no format is
-    given), a pymatgen Structure or its JSON (text or mapping), an OPTIMADE structure (text or mapping), a
-    Cell. format: one of `FORMATS`, or None to tell from the payload. `fast=False` switches the fast readers
-    off; the cells are the same. Raises StructureError with a reason code.
+    payload: content as text or bytes; a `Path` of a file, compressed or not; a JSON object as a mapping; a
+    pymatgen Structure; ASE Atoms; a Cell. A text is never taken for a path.
+    format: one of `FORMATS`, or None to tell from the payload. `fast=False` switches the fast reader of plain
+    CIFs off; the cells are the same.
+
+    Raises StructureError with a reason code, also where the payload holds several structures.
     """
     if isinstance(payload, Cell):
         return payload
-    if format is not None and format not in FORMATS:
-        raise StructureError(Reason.UNKNOWN_FORMAT, f"format {format!r} is none of {', '.join(FORMATS)}")
-    if isinstance(payload, bytes):
-        payload = payload.decode("utf-8", errors="replace")
-    # with a format it is content, whatever it looks like: data must not name files of this machine
-    if isinstance(payload, str) and format is None and _is_path(payload):
-        payload = Path(payload)
-    if isinstance(payload, Path):
-        payload, format = _read_file(payload, format)
-    if isinstance(payload, str):
-        return _read_text(payload, format or _format_of(payload), fast)
-    if isinstance(payload, Mapping):
-        return read_optimade(payload) if is_optimade(payload) else read_pymatgen(payload, fast)
-    if hasattr(payload, "lattice") and hasattr(payload, "frac_coords"):
-        return from_pymatgen(payload)
-    raise StructureError(Reason.UNKNOWN_FORMAT, f"cannot read a structure from {type(payload).__name__}")
+    found = split(payload, format)
+    first = next(found, None)
+    if first is None:
+        raise StructureError(Reason.NO_ATOMS, "no structure in it")
+    second = next(found, None)
+    if second is not None:
+        names = [name or "(the first)" for name in (first[0], second[0], *[name for name, *_ in found])]
+        shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
+        raise StructureError(Reason.SEVERAL_STRUCTURES, f"{len(names)} structures: {shown}")
+    return read_part(*first[1:], fast=fast)
+
+
+def read_all(payload: Any, format: str | None = None) -> Iterator[tuple[str, Cell | StructureError]]:
+    """(name, cell) of each structure of a payload, or why it was refused; the name is "" for a single one.
+
+    Raises StructureError where nothing of the payload can be read.
+    """
+    if isinstance(payload, Cell):
+        yield "", payload
+        return
+    for name, part, part_format in split(payload, format):
+        try:
+            yield name, read_part(part, part_format)
+        except StructureError as error:
+            yield name, error
 
 
 def read_quickly(payload: Any, format: str | None) -> Cell | None:
-    """The cell where it needs no pymatgen and is certain to be right, else None: then call `read`."""
+    """The cell where the fast reader is certain of it, else None: then call `read`."""
     if isinstance(payload, Cell):
         return payload
     return read_plain(payload) if format == "cif" and isinstance(payload, str) else None
 
 
-def _read_text(text: str, format: str, fast: bool) -> Cell:
+def split(payload: Any, format: str | None = None) -> Iterator[tuple[str, Any, str]]:
+    """(name, part, format) of each structure in a payload; parts are texts, objects or arrays, not read yet.
+
+    Raises StructureError for what is no structure in any format.
+    """
+    if format is not None and format not in FORMATS:
+        raise StructureError(Reason.UNKNOWN_FORMAT, f"format {format!r} is none of {', '.join(FORMATS)}")
+    if isinstance(payload, Path):
+        text = read_file(payload)
+        yield from split_text(text, format or format_of_name(payload.name) or format_of_text(text))
+    elif isinstance(payload, bytes | str):
+        check_size(payload)
+        text = payload if isinstance(payload, str) else _decoded(payload)
+        yield from split_text(text, format or format_of_text(text))
+    elif isinstance(payload, Mapping | list):
+        for name, document in split_document(payload):
+            yield name, document, format or "json"
+    elif hasattr(payload, "lattice") and hasattr(payload, "frac_coords"):
+        yield "", payload, "cell"
+    elif hasattr(payload, "get_atomic_numbers") and hasattr(payload, "get_cell"):
+        yield "", payload, "ase"
+    else:
+        raise StructureError(Reason.UNKNOWN_FORMAT, f"cannot read a structure from {type(payload).__name__}")
+
+
+def split_text(text: str, format: str) -> Iterator[tuple[str, Any, str]]:
+    """(name, text, format) of each structure in a text of a format.
+
+    The name is empty for a text of one structure, `#name` for the blocks of a CIF (`#name~2` for one that
+    comes twice) and `#index` (from 0) for frames, lists and lines.
+    """
     if format == "cif":
-        return read_cif(text, fast)
-    if format == "poscar":
-        return _read_poscar(text)
-    if format == "cell":
-        raise StructureError(Reason.UNKNOWN_FORMAT, "a cell does not come as text")
-    try:
-        payload = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise StructureError(Reason.PARSE_ERROR, f"invalid JSON: {error}") from error
-    if not isinstance(payload, Mapping):
-        raise StructureError(Reason.PARSE_ERROR, "the JSON is no object")
-    return read_optimade(payload) if is_optimade(payload) else read_pymatgen(payload, fast)
+        for name, block in _split_cif(text):
+            yield name, block, "cif"
+    elif format == "extxyz":
+        frames = list(split_frames(text))
+        for index, frame in enumerate(frames):
+            yield ("" if len(frames) == 1 else f"#{index}"), frame, "extxyz"
+    elif format in DOCUMENTS:
+        yield from _split_json(text, format)
+    else:
+        yield "", text, format
 
 
-def _is_path(text: str) -> bool:
-    return "\n" not in text and "\r" not in text and text.lstrip()[:1] != "{"
+def read_part(part: Any, format: str, fast: bool = True) -> Cell:
+    """The cell of one part of `split`. Raises StructureError."""
+    if isinstance(part, str):
+        if format == "cif":
+            return read_cif(part, fast)
+        if format == "poscar":
+            return read_poscar(part)
+        if format == "extxyz":
+            return read_extxyz(part)
+        if format in DOCUMENTS:
+            return read_document(_loads(part), None if format == "json" else format)
+        raise StructureError(Reason.UNKNOWN_FORMAT, f"no text is of the format {format!r}")
+    if isinstance(part, Cell):
+        return part
+    if isinstance(part, Mapping):
+        return read_document(part, None if format == "json" else format)
+    if hasattr(part, "lattice") and hasattr(part, "frac_coords"):
+        return from_pymatgen(part)
+    if hasattr(part, "get_atomic_numbers") and hasattr(part, "get_cell"):
+        return _from_ase(part)
+    raise StructureError(Reason.PARSE_ERROR, f"structure JSON: an object is expected, not {str(part)[:40]!r}")
 
 
-def _format_of(text: str) -> str:
-    """The format of a text: JSON by its brace, CIF by its tags, else POSCAR."""
-    if text.lstrip()[:1] == "{":
-        return "pymatgen"
-    if re.search(r"^\s*(data_|_cell_|_atom_site_)", text, re.MULTILINE | re.IGNORECASE):
+# -- telling formats
+
+
+def format_of_name(path: str) -> str | None:
+    """The format that a file's name tells, compressed or not; None for a name that is no structure's."""
+    name = PurePosixPath(path).name.lower()
+    for suffix in COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    if name.endswith((".cif", ".mcif")):
         return "cif"
-    return "poscar"
+    if name.endswith((".vasp", ".poscar")) or name.startswith(("poscar", "contcar")):
+        return "poscar"
+    if name.endswith((".extxyz", ".xyz")):
+        return "extxyz"
+    if name.endswith((".json", ".jsonl", ".ndjson")):
+        return "json"
+    return None
 
 
-def _read_file(path: Path, format: str | None) -> tuple[str, str | None]:
+def format_of_text(text: str) -> str:
+    """The format that a text tells: JSON by its bracket, CIF by its tags, the others by their first lines.
+
+    Raises StructureError for a text of none.
+    """
+    head = text.lstrip("\ufeff \t\r\n")
+    if head[:1] in ("{", "["):
+        return "json"
+    if re.search(r"^\s*(data_|_cell|_atom_site|loop_)", text, re.MULTILINE | re.IGNORECASE):
+        return "cif"
+    if is_extxyz(text):
+        return "extxyz"
+    lines = text.split("\n")
+    if len(lines) > 6 and all(re.match(r"\s*[-+\d.]", line) for line in lines[1:5]):
+        return "poscar"
+    if len(head.strip().split("\n")) == 1:
+        shown = head.strip()[:60]
+        raise StructureError(
+            Reason.UNKNOWN_FORMAT,
+            f"{shown!r} is the text of no structure; a file is given as Path({shown!r})",
+        )
+    raise StructureError(Reason.UNKNOWN_FORMAT, "the text is no structure in a known format")
+
+
+# -- inside
+
+
+def _decoded(data: bytes) -> str:
+    import io
+
+    return decode(decompressed(io.BytesIO(data), "content"))
+
+
+def _split_cif(text: str) -> Iterator[tuple[str, str]]:
+    """(name, text) of the blocks that list atoms; the whole text where there is one block."""
+    blocks = split_blocks(text) if len(re.findall(r"data_", text, re.IGNORECASE)) > 1 else []
+    with_sites = [(name, block) for name, block in blocks if _HAS_SITES.search(block)]
+    if len(blocks) < 2 or not with_sites:
+        yield "", text
+        return
+    seen: dict[str, int] = {}
+    for name, block in with_sites:
+        seen[name] = seen.get(name, 0) + 1
+        yield f"#{name}" + (f"~{seen[name]}" if seen[name] > 1 else ""), block
+
+
+def _loads(text: str) -> Any:
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode(errors="replace")
-    except (EOFError, zlib.error) as error:
-        raise StructureError(Reason.PARSE_ERROR, f"{path}: {error}") from error
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StructureError(Reason.FILE_NOT_FOUND, f"{path}: {reason}") from error
-    except ValueError as error:
-        raise StructureError(Reason.FILE_NOT_FOUND, f"{str(path)!r}: {error}") from error
-    name = path.with_suffix("") if path.suffix == ".gz" else path
-    suffix = _BY_SUFFIX.get(name.suffix.lower())
-    if suffix is None and path.name.upper().startswith(("POSCAR", "CONTCAR")):
-        suffix = "poscar"
-    return text, format or suffix or _format_of(text)
+        return json.loads(text)
+    except RecursionError as error:
+        raise StructureError(Reason.PARSE_ERROR, "structure JSON: nested too deeply") from error
+    except ValueError as error:  # also integers of too many digits
+        raise StructureError(Reason.PARSE_ERROR, f"structure JSON: {str(error)[:200]}") from error
 
 
-def _read_poscar(text: str) -> Cell:
-    from pymatgen.io.vasp import Poscar
+def _split_json(text: str, format: str) -> Iterator[tuple[str, Any, str]]:
+    """The structures of a JSON text, or of lines that are JSON each. One of many goes on as text."""
+    try:
+        document = _loads(text)
+    except StructureError:
+        lines = [line for line in text.split("\n") if line.strip()]
+        if len(lines) < 2 or not all(line.lstrip()[:1] == "{" for line in lines):
+            raise
+        for index, line in enumerate(lines):
+            yield f"#{index}", line, format
+        return
+    parts = list(split_document(document))
+    if len(parts) == 1 and parts[0][0] == "":
+        yield "", text, format
+        return
+    for name, part in parts:
+        yield name, json.dumps(part), format
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            structure = Poscar.from_str(text).structure
-        except PARSER_ERRORS as error:
-            raise StructureError(Reason.PARSE_ERROR, f"POSCAR: {type(error).__name__}: {error}") from error
-    return from_pymatgen(structure)
+
+def _from_ase(atoms: Any) -> Cell:
+    """The cell of ASE's Atoms. Occupancies that ASE keeps beside the atoms cannot be told site by site."""
+    occupancy = atoms.info.get("occupancy") if isinstance(atoms.info, Mapping) else None
+    if occupancy and any(set(kind.values()) != {1.0} for kind in occupancy.values()):
+        raise StructureError(
+            Reason.UNSUPPORTED,
+            "ase: partial occupancies (atoms.info['occupancy']); give the file they came from",
+        )
+    symbols = [symbol_of_number(number) for number in atoms.get_atomic_numbers().tolist()]
+    lattice = np.array(atoms.get_cell()[:], dtype=float).reshape(3, 3)
+    positions = np.array(atoms.get_positions(), dtype=float).reshape(-1, 3)
+    return ase_cell(symbols, lattice, positions, [bool(along) for along in atoms.get_pbc()])

@@ -1,82 +1,47 @@
-"""pymatgen's structures as cells."""
+"""pymatgen's objects as cells."""
 
-import re
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from cloud_core.structures.cell import Cell
+from cloud_core.structures.cell import Cell, Note
 from cloud_core.structures.errors import Reason, StructureError
-
-# What pymatgen's readers raise on bad input.
-PARSER_ERRORS = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    RuntimeError,
-    StopIteration,
-    re.error,
-)
+from cloud_core.structures.sites import cell_of, check_lattice, check_positions, periodicity_note
 
 
 def from_pymatgen(structure: Any) -> Cell:
-    """The cell of a pymatgen Structure, its numbers and order unchanged."""
+    """The cell of a pymatgen Structure, its numbers and order unchanged. Raises StructureError."""
     lattice = np.array(structure.lattice.matrix, dtype=float)
+    check_lattice(lattice, "pymatgen")
     fractions = np.array(structure.frac_coords, dtype=float).reshape(-1, 3)
+    check_positions(fractions, "pymatgen")
     kinds: list[Any] = []
     for site in structure:
         if site.species not in kinds:
             kinds.append(site.species)
-    index = [kinds.index(site.species) for site in structure]
-    occupancies = [{str(species): float(x) for species, x in kind.items()} for kind in kinds]
-    whole = [len(o) == 1 and next(iter(o.values())) == 1.0 for o in occupancies]
-    labels = [
-        next(iter(o)) if ordered else repr(sorted(o.items()))
-        for o, ordered in zip(occupancies, whole, strict=True)
-    ]
-    species = tuple(labels[i] for i in index)
-    if all(whole) and all(label.isalpha() for label in labels):
-        return Cell(lattice, species, fractions)
-    return Cell(lattice, species, fractions, tuple(occupancies[i] for i in index))
+    labels = [{_label(species): float(amount) for species, amount in kind.items()} for kind in kinds]
+    mixtures = [labels[kinds.index(site.species)] for site in structure]
+    notes: tuple[Note, ...] = periodicity_note([bool(along) for along in structure.pbc], "pymatgen")
+    return cell_of(lattice, mixtures, fractions, "pymatgen", notes)
 
 
-def read_pymatgen(payload: Mapping[str, Any], fast: bool = True) -> Cell:
-    """The cell of a pymatgen Structure's JSON. Raises StructureError."""
-    cell = _read_plain(payload) if fast else None
-    if cell is not None:
-        return cell
-    from pymatgen.core import Structure
+def _label(species: Any) -> str:
+    if type(species).__name__ == "DummySpecies":
+        raise StructureError(Reason.UNKNOWN_ELEMENT, f"pymatgen: {species} is no element")
+    # pymatgen writes deuterium as H where it has no charge
+    name = getattr(species, "name", "")
+    return name if name in ("D", "T") else str(species)
+
+
+@lru_cache(maxsize=4096)
+def species_label(element: str, charge: float | None, spin: float | None) -> str:
+    """The label of a species as pymatgen writes it: "Fe3+", "Fe3+,spin=5"."""
+    from pymatgen.core import Species
 
     try:
-        return from_pymatgen(Structure.from_dict(dict(payload)))
-    except PARSER_ERRORS as error:
+        return str(Species(element, charge, spin=spin))
+    except (ValueError, TypeError) as error:
         raise StructureError(
-            Reason.PARSE_ERROR, f"structure JSON: {type(error).__name__}: {error}"
+            Reason.PARSE_ERROR, f"pymatgen: no species {element} with charge {charge} and spin {spin}"
         ) from error
-
-
-def _read_plain(payload: Mapping[str, Any]) -> Cell | None:
-    """The cell of ordered, neutral atoms; None for anything else."""
-    try:
-        sites = payload["sites"]
-        species = []
-        for site in sites:
-            (kind,) = site["species"]
-            if (
-                kind["occu"] != 1
-                or kind.keys() != {"element", "occu"}
-                or "spin" in site.get("properties", ())
-            ):
-                return None
-            species.append(kind["element"])
-        lattice = np.array(payload["lattice"]["matrix"], dtype=float)
-        fractions = np.array([site["abc"] for site in sites], dtype=float)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    if lattice.shape != (3, 3) or fractions.shape != (len(species), 3) or not species:
-        return None
-    return Cell(lattice, tuple(species), fractions)

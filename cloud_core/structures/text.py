@@ -1,0 +1,125 @@
+"""Bytes of a structure file as text: compressed or not, in any encoding, and never more than a limit."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import os
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+from cloud_core.structures.errors import Reason, StructureError
+
+MAX_BYTES = 64_000_000  # of one record, decompressed; more is no crystal structure
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+def read_file(path: Path) -> str:
+    """The text of a file, decompressed where it is compressed.
+
+    Raises StructureError where it cannot be read, is damaged, or holds more than `MAX_BYTES`.
+    """
+    try:
+        with path.open("rb") as stream:
+            return decode(decompressed(stream, str(path)))
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise StructureError(Reason.FILE_NOT_FOUND, f"{path}: {reason}") from error
+    except ValueError as error:
+        if isinstance(error, StructureError):
+            raise
+        raise StructureError(Reason.FILE_NOT_FOUND, f"{str(path)!r}: {error}") from error
+
+
+def decompressed(stream: IO[bytes], name: str, limit: int = MAX_BYTES) -> bytes:
+    """The content of a stream; gzip, bzip2, xz and Zstandard are told by their first bytes.
+
+    Raises StructureError where it is damaged, or longer than the limit (which is told without reading on).
+    """
+    head = stream.read(6)
+    whole = io.BufferedReader(_Chained(head, stream))
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    try:
+        data = _opened(whole, kind).read(limit + 1)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise StructureError(Reason.PARSE_ERROR, f"{name}: damaged {kind} data: {error}") from error
+    except OSError as error:
+        if kind is None:
+            raise
+        raise StructureError(Reason.PARSE_ERROR, f"{name}: damaged {kind} data: {error}") from error
+    if len(data) > limit:
+        raise StructureError(Reason.TOO_LARGE, f"{name}: more than {limit} bytes")
+    return data
+
+
+class _Chained(io.RawIOBase):
+    """A stream whose first bytes were read already."""
+
+    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        part = self._head[: len(buffer)] if self._head else self._rest.read(len(buffer))
+        self._head = self._head[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _opened(stream: Any, kind: str | None) -> Any:
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=stream)
+    if kind == "bz2":
+        return bz2.BZ2File(stream)
+    if kind == "xz":
+        return lzma.LZMAFile(stream)
+    if kind == "zstd":
+        import zstandard
+
+        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+        return io.BufferedReader(_Zstandard(reader))
+    return stream
+
+
+class _Zstandard(io.RawIOBase):
+    """A Zstandard reader whose errors are those of a damaged file."""
+
+    def __init__(self, reader: IO[bytes]) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        import zstandard
+
+        try:
+            part = self._reader.read(len(buffer))
+        except zstandard.ZstdError as error:
+            raise EOFError(str(error)) from error
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def decode(data: bytes) -> str:
+    """Text of a structure file: UTF-8 or UTF-16 by its mark, else Latin-1 (what goes beyond ASCII stands in
+    comments and names, which no structure depends on). Line ends become LF."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode("utf-16", "replace")
+    else:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            text = data.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def check_size(text: str | bytes) -> None:
+    """Raise StructureError for a text above `MAX_BYTES`."""
+    if len(text) > MAX_BYTES:
+        raise StructureError(Reason.TOO_LARGE, f"a text of more than {MAX_BYTES} bytes")
