@@ -3,16 +3,14 @@
 Near the tolerance they can see another space group, so they are never mixed in one string.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from cloud_core.structures.cell import FloatArray, Note
+from cloud_core.structures.distances import OVERLAP, close_pairs
 from cloud_core.structures.errors import Reason, StructureError
 
 
@@ -21,14 +19,14 @@ class Symmetry:
     """A space group and the Wyckoff letter of each site.
 
     orbits: for each site the first one that a symmetry operation carries to it; n_primitive: atoms in the
-    primitive cell (spglib is asked for neither). note: what the engine did beside what it was asked for.
+    primitive cell (spglib is asked for neither). notes: what the engine did beside what it was asked for.
     """
 
     number: int
     letters: str
     orbits: Sequence[int] = ()
     n_primitive: int = 0
-    note: Note | None = None
+    notes: tuple[Note, ...] = ()
 
 
 @cache
@@ -91,33 +89,23 @@ def moyo_symmetry(lattice: FloatArray, fractions: FloatArray, numbers: list[int]
         if type(error).__name__ != "PanicException":
             raise
         raise StructureError(Reason.CRASHED, f"moyo panicked: {error}") from error
-    note = None
+    notes: tuple[Note, ...] = ()
     if dataset.symprec != symprec:
-        note = Note(
-            "tolerance_changed",
-            f"moyo found no symmetry at symprec {symprec} Å, but at {dataset.symprec:.3g} Å",
-        )
+        text = f"moyo found no symmetry at symprec {symprec} Å, but at {dataset.symprec:.3g} Å"
+        notes = (Note("tolerance_changed", text),)
     return Symmetry(
-        dataset.number, "".join(dataset.wyckoffs), dataset.orbits, dataset.prim_std_cell.num_atoms, note
+        dataset.number, "".join(dataset.wyckoffs), dataset.orbits, dataset.prim_std_cell.num_atoms, notes
     )
 
 
 def _failure(
     engine: str, message: str, lattice: FloatArray, fractions: FloatArray, symprec: float
 ) -> StructureError:
-    """The error for a structure in which an engine found no symmetry: overlapping sites, or no idea why."""
-    distance = shortest_distance(lattice, fractions)
-    if distance < 2 * symprec:
-        return StructureError(Reason.OVERLAPPING_SITES, f"two sites are {distance:.4f} Å apart")
-    return StructureError(Reason.SYMMETRY_FAILED, f"{engine} at symprec {symprec} Å: {message}")
-
-
-def shortest_distance(lattice: FloatArray, fractions: FloatArray) -> float:
-    """Shortest distance between two sites in Å, up to one cell away (infinite for a single site)."""
-    wrapped = fractions - np.floor(fractions)
-    offsets = np.array([(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)])
-    shortest = math.inf
-    for index in range(len(wrapped) - 1):
-        vectors = (wrapped[index + 1 :] - wrapped[index])[:, None, :] + offsets
-        shortest = min(shortest, float(np.linalg.norm(vectors @ lattice, axis=-1).min()))
-    return shortest
+    """The error for a structure in which an engine found no symmetry."""
+    text = f"{engine} at symprec {symprec} Å: {message}"
+    if pairs := close_pairs(lattice, fractions, 2 * symprec):
+        distance = min(distance for _, _, distance in pairs)
+        text = f"{text}; two sites are {distance:.4f} Å apart"
+        if distance < OVERLAP:
+            return StructureError(Reason.OVERLAPPING_SITES, text)
+    return StructureError(Reason.SYMMETRY_FAILED, text)

@@ -10,7 +10,7 @@ from cloud_core.structures.cell import FloatArray
 from cloud_core.structures.cif_block import Block
 from cloud_core.structures.cif_sites import Site
 from cloud_core.structures.cif_symmetry import StatedSymmetry
-from cloud_core.structures.distances import close_pairs
+from cloud_core.structures.distances import OVERLAP, OVERLAP_OF_HYDROGEN, close_pairs
 from cloud_core.structures.elements import ISOTOPES
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formula import Amount, Comparison, compare, parse_formula
@@ -19,7 +19,6 @@ from cloud_core.structures.orbits import Orbit, orbit
 from cloud_core.structures.space_group import Operators, wyckoff_multiplicities
 
 _GRAMS = 1.66053907  # g/cm³ of one dalton in one Å³
-_CLASH, _CLASH_OF_HYDROGEN = 0.5, 0.3  # Å
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +155,10 @@ class Reading:
         """Whether atoms stand closer than they can."""
         images = np.concatenate([found.images for found in self.orbits])
         owners = np.repeat(np.arange(len(self.sites)), [len(found.images) for found in self.orbits])
-        for i, j, distance in close_pairs(self.lattice, images, _CLASH):
+        for i, j, distance in close_pairs(self.lattice, images, OVERLAP):
             first, second = self.sites[owners[i]], self.sites[owners[j]]
             has_hydrogen = not {first.element, second.element}.isdisjoint(("H", "D", "T"))
-            if distance >= _CLASH_OF_HYDROGEN and has_hydrogen:
+            if distance >= OVERLAP_OF_HYDROGEN and has_hydrogen:
                 continue
             if first.occupancy.value + second.occupancy.value > 1.0101:
                 return True

@@ -163,11 +163,47 @@ def test_sensitivity_to_the_tolerance_is_flagged_on_request() -> None:
     assert encode(caesium_chloride(), settings=checked).flags == ()
 
 
+def noisy_supercell() -> Cell:
+    """Moyo gives the supercell's cubic symmetry at twice the tolerance, and spglib a lower one."""
+    grid = np.stack(np.meshgrid(*[np.arange(4) / 4] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    noise = np.random.default_rng(0).normal(scale=2e-4, size=grid.shape)
+    return Cell(12 * np.eye(3), ("C",) * 64, grid + noise)
+
+
+def test_a_tolerance_that_the_engine_changed_is_flagged() -> None:
+    scope = encode(noisy_supercell())
+    assert scope.flags == ("tolerance_changed",)
+    assert "at symprec 0.01 Å, but at 0.0" in scope.message
+    assert set(scope.flags) <= FLAGS.keys()
+
+
+def test_where_spglib_fails_the_canonical_form_is_kept() -> None:
+    """Two atoms closer than a coarse tolerance are too close for spglib, not for moyo."""
+    fractions = np.array([[0, 0, 0], [0, 0, 0.125], [0.4, 0.5, 0.45]])
+    molecule = Cell(np.diag([4.0, 5.0, 6.0]), ("H", "H", "H"), fractions)
+    coarse = EncoderSettings(symprec=1.0, forms=ALL)
+    with pytest.raises(StructureError, match=r"two sites are 0\.75.* Å apart") as caught:
+        encode(molecule, settings=replace(coarse, forms=("official",)))
+    assert caught.value.reason is Reason.SYMMETRY_FAILED
+    scope = encode(molecule, settings=coarse)
+    assert scope.canonical == encode(molecule, settings=EncoderSettings(symprec=1.0)).canonical is not None
+    assert (scope.official, scope.full, scope.space_group_official) == (None, None, None)
+    assert scope.flags == ("tolerance_changed", "official_missing")
+    assert "; no official form: spglib at symprec 1.0 Å: " in scope.message
+
+
 def test_fingerprint_moves_with_what_strings_depend_on() -> None:
     base = EncoderSettings()
     assert fingerprint(base) == fingerprint(EncoderSettings())
-    others = [replace(base, symprec=0.1), replace(base, angle_tolerance=1.0), replace(base, forms=ALL)]
-    assert len({fingerprint(settings) for settings in (base, *others)}) == 4
+    others = [
+        replace(base, symprec=0.1),
+        replace(base, angle_tolerance=1.0),
+        replace(base, forms=ALL),
+        replace(base, formula="flag"),
+        replace(base, overlaps="flag"),
+        replace(base, assume_periodic=True),
+    ]
+    assert len({fingerprint(settings) for settings in (base, *others)}) == 7
 
 
 def test_moyo_is_silent() -> None:

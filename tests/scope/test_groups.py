@@ -17,12 +17,13 @@ SOME = (1, 2, 5, 14, 47, 62, 70, 92, 96, 122, 139, 148, 152, 154, 167, 194, 198,
 
 
 def crystal(group: Group, point: np.ndarray, rng: np.random.Generator) -> Cell:
-    """The primitive cell of general orbits of H, He and Li, and the orbit of a point, of Be."""
+    """The primitive cell of general orbits of H, He and Li, and the orbit of a point, of Be; so large that
+    sites that are clear of each other are more than 0.5 Å apart."""
     for _ in range(200):
         orbits = [orbit_of(group, site) for site in (*rng.random((3, 3)), point)]
         if is_clear(orbits):
             species = np.repeat(("H", "He", "Li", "Be"), [len(orbit) for orbit in orbits]).tolist()
-            return Cell(4 * group.basis.T @ a_lattice(group.number), tuple(species), np.concatenate(orbits))
+            return Cell(50 * group.basis.T @ a_lattice(group.number), tuple(species), np.concatenate(orbits))
     raise AssertionError(group.number)
 
 
