@@ -57,12 +57,12 @@ def read_cif(text: str, fast: bool = True) -> Cell:
     cell = read_plain(text) if fast else None
     if cell is not None:
         return cell
-    from cloud_core.structures.cif_cell import has_atoms, read_block
+    from cloud_core.structures.cif_cell import read_block
 
     blocks = blocks_of(text)
     if not blocks:
         raise StructureError(Reason.PARSE_ERROR, "CIF: no data_ block")
-    listing = [block for block in blocks if has_atoms(block)] or [b for b in blocks if b.has_sites]
+    listing = [b for b in blocks if b.has_atoms] or [b for b in blocks if b.has_sites]
     if len(listing) > 1:
         names = ", ".join(block.name or "(no name)" for block in listing[:5])
         message = f"CIF: {len(listing)} blocks hold atoms: {names}"

@@ -123,6 +123,12 @@ class Block:
         return None
 
     @property
+    def has_atoms(self) -> bool:
+        """Whether there is a site with known coordinates."""
+        tags = (*FRACTION_TAGS, *CARTESIAN_TAGS)
+        return any(is_known(value) for tag in tags for value in self.values.get(tag, ()))
+
+    @property
     def has_sites(self) -> bool:
         """Whether there is a list of atoms at all."""
         return any(tag.startswith("_atom_site_") for tag in self.tags)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cloud_core.structures.cell import Cell, FloatArray, Note
-from cloud_core.structures.cif_block import CELL_TAGS, Block, is_known
+from cloud_core.structures.cif_block import CELL_TAGS, Block
 from cloud_core.structures.cif_readings import Evidence, Reading, choose, evidence_of
 from cloud_core.structures.cif_sites import SiteList, read_sites
 from cloud_core.structures.cif_symmetry import StatedSymmetry, stated_symmetry
@@ -279,13 +279,3 @@ def _species(element: str, symbol: str, charges: Mapping[str, float] | None) -> 
     if charges is None:
         return get_el_sp(element)
     return Species(element, charges.get(symbol, charges.get(element, 0)))
-
-
-def has_atoms(block: Block) -> bool:
-    """Whether a block lists atoms of a crystal."""
-    return block.has_sites and any(
-        is_known(value)
-        for tag, values in block.values.items()
-        if tag.startswith("_atom_site_")
-        for value in values
-    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.cif import read_cif, read_plain
-from cloud_core.structures.cif_block import split_blocks
+from cloud_core.structures.cif_block import blocks_of, split_blocks
 from cloud_core.structures.documents import ase_cell, read_document, split_document, symbol_of_number
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
@@ -194,6 +194,8 @@ def _split_cif(text: str) -> Iterator[tuple[str, str]]:
     """(name, text) of the blocks that list atoms; the whole text where there is one block."""
     blocks = split_blocks(text) if len(re.findall(r"data_", text, re.IGNORECASE)) > 1 else []
     with_sites = [(name, block) for name, block in blocks if _HAS_SITES.search(block)]
+    if len(with_sites) > 1:
+        with_sites = [(name, block) for name, block in with_sites if _may_hold_atoms(block)]
     if len(blocks) < 2 or not with_sites:
         yield "", text
         return
@@ -201,6 +203,14 @@ def _split_cif(text: str) -> Iterator[tuple[str, str]]:
     for name, block in with_sites:
         seen[name] = seen.get(name, 0) + 1
         yield f"#{name}" + (f"~{seen[name]}" if seen[name] > 1 else ""), block
+
+
+def _may_hold_atoms(block: str) -> bool:
+    """Whether a block has sites with known coordinates, or cannot be read, which its own record will tell."""
+    try:
+        return any(found.has_atoms for found in blocks_of(block))
+    except StructureError:
+        return True
 
 
 def _loads(text: str) -> Any:
