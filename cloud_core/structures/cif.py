@@ -20,7 +20,6 @@ import orjson
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.cif_block import CELL_TAGS, blocks_of
 from cloud_core.structures.errors import Reason, StructureError
-from cloud_core.structures.formula import parse_formula
 from cloud_core.structures.lattice import RANKS, lattice_from_parameters
 
 _SYMOP_TAGS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
@@ -38,6 +37,7 @@ _DECLINED = (
     "_attached_hydrogens",
 )
 _PLAIN_SYMMETRY = frozenset(("'P 1'", "P1", "'P1'", '"P 1"', "1", "?", ".", "triclinic"))
+_TERM = re.compile(r"([A-Z][a-z]?)(\d*)")
 _SITE_TOLERANCE = 1e-4
 _WHOLE = frozenset(("1", "1.0", "1.00", "1.000", "1.0000"))
 
@@ -175,12 +175,13 @@ def _is_formula(text: str, species: list[str]) -> bool:
     """Whether the atoms are in the ratio of a stated formula of whole numbers, hydrogen included."""
     if not text:
         return True
-    formula, counts = parse_formula(text), Counter(species)
-    if formula is None or formula.keys() != counts.keys():
+    counts = Counter(species)
+    terms = _TERM.findall(text)
+    if len(terms) != len(counts) or sum(map(len, chain(*terms))) != len(text.replace(" ", "")):
         return False
-    unit = formula[species[0]].value
-    count = counts[species[0]]
-    return all(amount.value * count == counts[element] * unit for element, amount in formula.items())
+    formula = {element: int(amount or 1) for element, amount in terms}
+    unit, count = formula.get(species[0], 0), counts[species[0]]
+    return all(formula.get(element, 0) * count == counts[element] * unit for element in counts)
 
 
 def _numbers(words: list[str]) -> list[float]:

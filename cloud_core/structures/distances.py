@@ -11,7 +11,7 @@ from cloud_core.structures.errors import Reason, StructureError
 
 # Å. Of two atoms closer than this only one can be there; the second where one of them is hydrogen.
 OVERLAP, OVERLAP_OF_HYDROGEN = 0.5, 0.3
-_FEW = 48  # sites up to which all pairs are looked at; a tree takes longer to build
+_FEW = 128  # sites up to which all pairs are looked at; a tree takes longer to build
 _NEIGHBOURS = 16  # that are looked for around an atom among many
 _IMAGES = np.array([(i, j, k) for i in (-1, 0, 1) for j in (-1, 0, 1) for k in (-1, 0, 1)], dtype=float)
 
@@ -31,7 +31,7 @@ def close_pairs(lattice: FloatArray, fractions: FloatArray, cutoff: float) -> li
     """Pairs of sites (i < j) closer than `cutoff`, with the distance of their nearest images in Å; (i, i) for
     each site where a lattice vector is that short.
 
-    lattice `[3, 3]` rows in Å; fractions `[n, 3]`. Of more than 48 sites each is paired with its nearest
+    lattice `[3, 3]` rows in Å; fractions `[n, 3]`. Of more than 128 sites each is paired with its nearest
     15 at most. Raises StructureError for a lattice that cannot be reduced.
     """
     images = None
@@ -82,9 +82,11 @@ def _close_pairs_of_many(
             ghosts = inside[beyond] + shift * np.eye(3)[axis]
             inside, sites = np.concatenate([inside, ghosts]), np.concatenate([sites, sites[beyond]])
     positions = inside @ lattice
-    distances, neighbours = cKDTree(positions).query(
-        positions, k=_NEIGHBOURS, distance_upper_bound=cutoff * (1 - 1e-12)
-    )
+    tree, bound = cKDTree(positions), cutoff * (1 - 1e-12)
+    nearest, _ = tree.query(positions, k=[2], distance_upper_bound=bound)
+    if not np.isfinite(nearest).any():
+        return []
+    distances, neighbours = tree.query(positions, k=_NEIGHBOURS, distance_upper_bound=bound)
     found: dict[tuple[int, int], float] = {}
     for p, place in np.argwhere(np.isfinite(distances)).tolist():
         i, j = sorted((int(sites[p]), int(sites[neighbours[p, place]])))
