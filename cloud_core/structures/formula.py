@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from cloud_core.structures.elements import ATOMIC_NUMBERS, ISOTOPES, is_vacancy
 
-_TERM = re.compile(r"([A-Z][a-z]?|Vac)(?:(\d+\.?\d*|\.\d+)(?:\(\d+\))?)?")
+_TERM = re.compile(r"(Vac|[A-Z][a-z]?)(?:(\d+\.?\d*|\.\d+)(?:\(\d+\))?)?")
 _SLACK = 5e-4  # relative: amounts that were summed from rounded ones
 
 

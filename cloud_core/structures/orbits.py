@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloud_core.structures.cell import FloatArray
-from cloud_core.structures.space_group import Operators
+from cloud_core.structures.space_group import IntArray, Operators
 
 SAME = 1e-4  # fractional: images closer than this in each coordinate are one, as pymatgen has it
 MAX_SHIFT = 0.1  # Å that a site may be moved onto a special position
@@ -32,28 +32,38 @@ def orbit(
     merge: bool = True,
 ) -> Orbit:
     """The orbit of a site. Where images of it come close, it is moved onto the special position that all
-    coordinates reach (fractional), by at most `MAX_SHIFT`; where there is none it stays and so do its images.
+    coordinates reach (fractional), by at most `MAX_SHIFT`, and they are one; where there is none it stays, and
+    so do its images.
 
     lattice `[3, 3]` rows in Å; merge: False leaves it where it is written.
     """
     if len(operators) == 1:
         return Orbit(position, _in_cell(operators.images(position)))
-    raw = operators.images(position)
-    images = _distinct(_in_cell(raw))
+    images = _distinct(_in_cell(operators.images(position)))
     if not merge or len(images) == 1:
         return Orbit(position, images)
-    offsets = raw - position
-    lattice_steps = np.rint(offsets)
-    distances = np.linalg.norm((offsets - lattice_steps) @ lattice, axis=1)
-    near = np.flatnonzero(distances < 2 * MAX_SHIFT)
+    near, steps = _near(position, operators, lattice)
     if len(near) * len(images) <= len(operators):  # the images that are close are one already
         return Orbit(position, images)
-    near = near[np.argsort(distances[near], kind="stable")]
-    moved = _special_position(position, reach, operators, near, lattice_steps, lattice)
+    moved = _special_position(position, reach, operators, near, steps, lattice)
     if moved is None:
         return Orbit(position, images)
     merged = _distinct(_in_cell(operators.images(moved)))
+    if len(_near(moved, operators, lattice)[0]) * len(merged) > len(operators):
+        return Orbit(position, images)  # others remain close: a split site
     return Orbit(moved, merged, round(len(images) / len(merged)))
+
+
+def _near(
+    position: tuple[float, float, float], operators: Operators, lattice: FloatArray
+) -> tuple[IntArray, FloatArray]:
+    """The operators that leave a position where it is or close to it, the closest first; and for every
+    operator the lattice translation `[n, 3]` from the position to its image."""
+    offsets = operators.images(position) - position
+    steps = np.rint(offsets)
+    distances = np.linalg.norm((offsets - steps) @ lattice, axis=1)
+    near = np.flatnonzero(distances < 2 * MAX_SHIFT)
+    return near[np.argsort(distances[near], kind="stable")], steps
 
 
 def _in_cell(images: FloatArray) -> FloatArray:
@@ -83,7 +93,7 @@ def _special_position(
     position: tuple[float, float, float],
     reach: tuple[float, float, float],
     operators: Operators,
-    near: np.ndarray,
+    near: IntArray,
     steps: FloatArray,
     lattice: FloatArray,
 ) -> tuple[float, float, float] | None:
