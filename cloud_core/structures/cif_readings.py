@@ -18,6 +18,7 @@ from cloud_core.structures.numbers import parse_number
 from cloud_core.structures.orbits import Orbit, orbit
 from cloud_core.structures.space_group import Operators, wyckoff_multiplicities
 
+MAX_IMAGES = 500_000  # of all sites under all operators
 _GRAMS = 1.66053907  # g/cm³ of one dalton in one Å³
 
 
@@ -177,6 +178,9 @@ def read_under(
     sites: Sequence[Site], operators: Operators, lattice: FloatArray, evidence: Evidence
 ) -> Reading:
     """The sites under operators. Sites that are partly occupied stay split where the contents say so."""
+    if len(sites) * len(operators) > MAX_IMAGES:
+        message = f"CIF: {len(sites)} sites under {len(operators)} operators"
+        raise StructureError(Reason.TOO_MANY_SITES, message)
     orbits = [orbit(site.position, site.reach, operators, lattice) for site in sites]
     reading = Reading(operators, sites, orbits, lattice, evidence)
     moved = [

@@ -22,11 +22,14 @@ from cloud_core.structures.numbers import Number, parse_number
 MAX_SITES = 100_000
 _THIRDS = tuple(k / 6 for k in (1, 2, 4, 5))
 # Symbols of a group of atoms, of which the list gives one: the heavy atom.
-_GROUP = re.compile(r"(B|C|N|O|P|S|Al|Si|Ge|As|Se)H(\d?)(?:[+-]\d?|\d?[+-])?")
-_WATER = {"wat": 2, "h2o": 2, "d2o": 2, "hoh": 2, "oh2": 2, "h3o": 3, "oh3": 3, "ow": 0}
+_GROUP = re.compile(r"(B|C|N|O|P|S|Al|Si|Ge|As|Se)((?:[HD]\d*\.?\d*)+)(?:[+-]\d?|\d?[+-])?")
+_REVERSED = re.compile(r"((?:[HD]\d?)+)O(?:[+-]\d?|\d?[+-])?")  # H2O, HDO, H3O+
+_WATER = re.compile(r"(?:wat(?:er)?|ow|o-h)(?![a-z])", re.IGNORECASE)
+_BRACKET = re.compile(r"([A-Z][a-z]?\d?[+-]?)\((H2O|D2O|OH|OD|NH[234]|CH[1-4]?)\)")
 # Labels of structure types and of points that are no atoms.
 _NO_ELEMENT = frozenset(("T", "M", "X", "Q", "A", "Cg", "Cnt", "Du", "Dum", "Xx", "Zz"))
-_MIXTURE = re.compile(r"(\d*\.?\d+)\s*([A-Z][a-z]?)")
+_SCATTERING = {"Cval": "C", "Siva": "Si", "Sival": "Si"}  # names of the scattering-factor tables
+_MIXTURE = re.compile(r"(\d*\.?\d+(?:\(\d+\))?)\s*([A-Z][a-z]?)(?![a-z])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,40 +162,68 @@ def read_symbol(text: str, elements: frozenset[str], is_label: bool) -> tuple[st
     """The element (or "D", "T") of a type symbol or a label, and the hydrogen atoms that it counts in.
 
     elements: those of the stated formula, or none; they decide between readings such as Co and C.
-    An empty place is "", a species that is no element None.
+    An empty place is "", a species that is no element, or may be one of two, None.
     """
     text = text.strip().lstrip("'\"")
     head = re.match(r"[A-Za-z]+", text)
-    letters = head[0] if head else ""
-    if not letters:
+    if head is None:
         return None, 0
+    letters = head[0]
+    if bracket := _BRACKET.fullmatch(text):  # ICSD: O2-(H2O)
+        element, count = read_symbol(bracket[1], elements, is_label)
+        return element, max(count, _hydrogens(bracket[2]))
     if is_vacancy(letters) and not (letters == "VA" and is_label and "V" in elements):
         return "", 0
-    word = re.sub(r"[^a-z0-9].*", "", text.lower())
-    for name in (word, word.rstrip("0123456789")):
-        if name in _WATER:
-            return "O", _WATER[name]
-    if text.startswith("O-H"):
-        return "O", 1
+    if water := _WATER.match(text):
+        return "O", {"ow": 0, "o-h": 1}.get(water[0].lower(), 2)
     if letters[:2].lower() == "hw":
         return "H", 0
-    if found := _GROUP.fullmatch(text) if not is_label else _GROUP.match(text):
-        return found[1], float(found[2] or 1)
-    if is_label and letters in _NO_ELEMENT:
-        return None, 0
-    if letters in ("D", "T"):
+    shown = text.upper() if letters.islower() else text
+    match = re.Pattern.match if is_label else re.Pattern.fullmatch
+    if group := match(_GROUP, shown):
+        return group[1], _hydrogens(group[2])
+    if (group := match(_REVERSED, shown)) and not (is_label and group[1] == "H"):  # HO1: hydrogen on O1
+        return "O", _hydrogens(group[1])
+    if letters in ("D", "T") and not (is_label and letters == "T"):
         return letters, 0
-    return _element(letters, elements), 0
+    if not _NO_ELEMENT.isdisjoint((letters, letters[:2], letters[:3])):
+        return None, 0
+    if letters in _SCATTERING:
+        return _SCATTERING[letters], 0
+    element, rest = _element(letters, elements)
+    if element is None or "/" in text or not _may_follow(rest, text[len(letters) :], elements, is_label):
+        return None, 0
+    return element, 0
 
 
-def _element(letters: str, elements: frozenset[str]) -> str | None:
+def _hydrogens(text: str) -> float:
+    """The atoms of "H2", "HD", "D4", "H0.5"."""
+    return sum(float(count or 1) for count in re.findall(r"[HD](\d*\.?\d*)", text))
+
+
+def _element(letters: str, elements: frozenset[str]) -> tuple[str | None, str]:
+    """The element that letters begin with, and the letters after it; None where it may be one of two."""
     one, two = letters[0].upper(), letters[:2].title()
-    readings = [symbol for symbol in dict.fromkeys((two, one)) if is_element(symbol) and symbol not in "DT"]
-    if letters[:2] in _NO_ELEMENT or letters[:3] in _NO_ELEMENT or not readings:
-        return None
-    if len(readings) == 2 and letters[1:2].isupper() and two not in elements and one in elements:
-        return one
-    return readings[0]
+    is_two = len(letters) > 1 and is_element(two)
+    is_one = is_element(one) and one not in ("D", "T")
+    if is_two and is_one and letters[1].isupper() and is_element(letters[1]):
+        # Two capitals, both of which are elements: CO is Co or carbon and something else.
+        if two in elements:
+            return two, letters[2:]
+        return (one, letters[1:]) if one in elements else (None, "")
+    if is_two and not (letters[1].isupper() and elements and two not in elements and one in elements):
+        return two, letters[2:]
+    return (one, letters[1:]) if is_one else (None, "")
+
+
+def _may_follow(letters: str, rest: str, elements: frozenset[str], is_label: bool) -> bool:
+    """Whether what stands after an element can be a charge, a number, or, in a label, the name of a site."""
+    if not is_label:
+        return not letters and re.fullmatch(r"[-+\d.,()*'\"\s]*", rest) is not None
+    if not letters or letters.isupper():
+        return True
+    # Small letters can be the name of a site (Oa) or of a group (Cp, Cent): the formula tells the first.
+    return len(letters) == 1 and bool(elements)
 
 
 def _mixture(symbol: str, label: str) -> dict[str, Number]:

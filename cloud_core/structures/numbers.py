@@ -1,5 +1,6 @@
 """Numbers as they are written, and what their digits allow."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ def parse_number(text: str) -> Number | None:
     if found := _NUMBER.fullmatch(text):
         decimals = len(found[3] or found[4] or "") - int(found[5] or 0)
         value = float(text.partition("(")[0])
+        if not math.isfinite(value):
+            return None
         return Number(value, 0.5 * 10.0**-decimals if decimals > 0 else 0.0, max(decimals, 0))
     if (found := _RATIO.fullmatch(text)) and int(found[2]):
         return Number(int(found[1]) / int(found[2]), 0.0, 15)

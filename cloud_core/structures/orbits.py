@@ -32,8 +32,8 @@ def orbit(
     merge: bool = True,
 ) -> Orbit:
     """The orbit of a site. Where images of it come close, it is moved onto the special position that all
-    coordinates reach (fractional), by at most `MAX_SHIFT`, and they are one; where there is none it stays, and
-    so do its images.
+    coordinates reach (fractional), by at most `MAX_SHIFT`, and they are one; where there is none it stays,
+    and so do its images.
 
     lattice `[3, 3]` rows in Å; merge: False leaves it where it is written.
     """

@@ -148,7 +148,7 @@ def _parse_operators(texts: tuple[str, ...]) -> Operators:
 
 def parse_operator(text: str) -> tuple[list[list[int]], list[float]]:
     """Rotation and translation of one operator. Raises SymmetryError."""
-    parts = re.sub(r"[\s'\"]", "", text.lower()).split(",")
+    parts = re.sub(r"[\s'\"]", "", text.lower()).split(",") if len(text) < 200 else []
     if len(parts) != 3:
         raise SymmetryError(f"{text[:60]!r} is no symmetry operator")
     rotation, translation = [], []
