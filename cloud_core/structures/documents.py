@@ -41,18 +41,23 @@ def split_document(document: Any) -> Iterator[tuple[str, Any]]:
 def _items(document: Any) -> list[Any] | None:
     if isinstance(document, list):
         return document
-    if not isinstance(document, Mapping) or _format(document) is not None:
+    if not isinstance(document, Mapping):
+        return None
+    if len(rows := _ase_rows(document)) > 1:
+        return rows
+    if _format(document) is not None:
         return None
     for key in ("entries", "data", "structures"):
         found = document.get(key)
         if isinstance(found, list):
             return found
-    if isinstance(data := document.get("data"), Mapping) and is_optimade(data):
-        return [data]
-    rows = [document[key] for key in document if isinstance(key, str) and key.isdigit()]
-    if rows and all(isinstance(row, Mapping) and _format(row) == "ase" for row in rows):
-        return rows if len(rows) > 1 else None
     return None
+
+
+def _ase_rows(document: Mapping[str, Any]) -> list[Any]:
+    """The rows of ASE's JSON database, whose keys are their numbers."""
+    rows = [document[key] for key in document if isinstance(key, str) and key.isdigit()]
+    return rows if all(_has(row, "positions") for row in rows) else []
 
 
 def _format(document: Mapping[str, Any]) -> str | None:
@@ -65,7 +70,7 @@ def _format(document: Mapping[str, Any]) -> str | None:
         return "jarvis"
     if "positions" in document and ("numbers" in document or "symbols" in document):
         return "ase"
-    if _has(document.get("1"), "positions"):
+    if _ase_rows(document):
         return "ase"
     return None
 
@@ -174,8 +179,8 @@ def _label(element: str, charge: Any, spin: Any) -> str:
 
 
 def _read_ase(document: Mapping[str, Any]) -> Cell:
-    if "positions" not in document and _has(document.get("1"), "positions"):
-        document = document["1"]
+    if "positions" not in document and (rows := _ase_rows(document)):
+        document = rows[0]
     if "symbols" in document:
         symbols = [str(symbol) for symbol in document["symbols"]]
     else:

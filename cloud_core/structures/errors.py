@@ -9,6 +9,7 @@ class Reason(StrEnum):
     PARSE_ERROR = "parse_error"
     UNKNOWN_FORMAT = "unknown_format"
     FILE_NOT_FOUND = "file_not_found"
+    UNREADABLE = "unreadable"
     UNSUPPORTED = "unsupported"
     SEVERAL_STRUCTURES = "several_structures"
     TOO_LARGE = "too_large"
@@ -39,6 +40,7 @@ _REMEDIES = {
     Reason.UNKNOWN_FORMAT: "give a file as Path(…), or name the format: cif, poscar, extxyz, pymatgen, ase, "
     "jarvis, optimade",
     Reason.FILE_NOT_FOUND: "check the path and that this process may read it",
+    Reason.UNREADABLE: "check that the file is whole; fetch it again",
     Reason.UNSUPPORTED: "convert to a plain structure, periodic in three dimensions",
     Reason.SEVERAL_STRUCTURES: "read it with encode_all(…), or give one structure alone",
     Reason.TOO_LARGE: "give structures in files or records of their own, each below the limit",

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,14 +14,27 @@ from cloud_core.structures.cif_block import blocks_of, split_blocks
 from cloud_core.structures.documents import ase_cell, read_document, split_document, symbol_of_number
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
+from cloud_core.structures.json_text import split_json
 from cloud_core.structures.poscar import read_poscar
 from cloud_core.structures.pymatgen import from_pymatgen
 from cloud_core.structures.text import check_size, decode, decompressed, read_file
 
 # "json" is an object of one of the four kinds that follow it, told by its keys.
+TextFormat = Literal["cif", "poscar", "extxyz", "json", "pymatgen", "ase", "jarvis", "optimade"]
 DOCUMENTS = ("json", "pymatgen", "ase", "jarvis", "optimade")
-FORMATS = ("cif", "poscar", "extxyz", *DOCUMENTS, "cell")
+FORMATS: tuple[str, ...] = (*get_args(TextFormat), "cell")
 COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
+SUFFIXES = {
+    ".cif": "cif",
+    ".mcif": "cif",
+    ".vasp": "poscar",
+    ".poscar": "poscar",
+    ".extxyz": "extxyz",
+    ".xyz": "extxyz",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+}
 _HAS_SITES = re.compile(r"^[ \t]*_atom_site[_.](fract|cartn|label|type_symbol)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -110,7 +123,8 @@ def split_text(text: str, format: str) -> Iterator[tuple[str, Any, str]]:
         for index, frame in enumerate(frames):
             yield ("" if len(frames) == 1 else f"#{index}"), frame, "extxyz"
     elif format in DOCUMENTS:
-        yield from _split_json(text, format)
+        for name, document in split_json(text):
+            yield name, document, format
     else:
         yield "", text, format
 
@@ -143,18 +157,25 @@ def read_part(part: Any, format: str, fast: bool = True) -> Cell:
 
 def format_of_name(path: str) -> str | None:
     """The format that a file's name tells, compressed or not; None for a name that is no structure's."""
-    name = PurePosixPath(path).name.lower()
+    name = _uncompressed(PurePosixPath(path).name).lower()
+    for suffix, format in SUFFIXES.items():
+        if name.endswith(suffix):
+            return format
+    return "poscar" if name.startswith(("poscar", "contcar")) else None
+
+
+def stem_of_name(path: str) -> str:
+    """The name of a file without the suffixes of a structure: `a/Li0.5CoO2.cif.gz` → `Li0.5CoO2`."""
+    name = _uncompressed(PurePosixPath(path).name)
+    suffix = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
+    return name[: len(name) - len(suffix)] or name
+
+
+def _uncompressed(name: str) -> str:
     for suffix in COMPRESSIONS:
-        name = name.removesuffix(suffix)
-    if name.endswith((".cif", ".mcif")):
-        return "cif"
-    if name.endswith((".vasp", ".poscar")) or name.startswith(("poscar", "contcar")):
-        return "poscar"
-    if name.endswith((".extxyz", ".xyz")):
-        return "extxyz"
-    if name.endswith((".json", ".jsonl", ".ndjson")):
-        return "json"
-    return None
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def format_of_text(text: str) -> str:
@@ -220,25 +241,6 @@ def _loads(text: str) -> Any:
         raise StructureError(Reason.PARSE_ERROR, "structure JSON: nested too deeply") from error
     except ValueError as error:  # also integers of too many digits
         raise StructureError(Reason.PARSE_ERROR, f"structure JSON: {str(error)[:200]}") from error
-
-
-def _split_json(text: str, format: str) -> Iterator[tuple[str, Any, str]]:
-    """The structures of a JSON text, or of lines that are JSON each. One of many goes on as text."""
-    try:
-        document = _loads(text)
-    except StructureError:
-        lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) < 2 or not all(line.lstrip()[:1] == "{" for line in lines):
-            raise
-        for index, line in enumerate(lines):
-            yield f"#{index}", line, format
-        return
-    parts = list(split_document(document))
-    if len(parts) == 1 and parts[0][0] == "":
-        yield "", text, format
-        return
-    for name, part in parts:
-        yield name, json.dumps(part), format
 
 
 def _from_ase(atoms: Any) -> Cell:

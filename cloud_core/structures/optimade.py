@@ -1,5 +1,6 @@
 """OPTIMADE structures (specification 1.2, entry type `structures`) as cells."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +24,9 @@ def read_optimade(payload: Mapping[str, Any]) -> Cell:
     """The cell of an OPTIMADE structure. Raises StructureError.
 
     Vacancies lower the occupancy of their site. One that is not periodic in three dimensions has a note.
+    A value may be JSON text, as tables of OPTIMADE structures have it (LeMat-Bulk: `species`).
     """
-    attributes = payload.get("attributes", payload)
+    attributes = {key: _value(value) for key, value in payload.get("attributes", payload).items()}
     name = f"optimade: {str(payload.get('id', 'entry'))[:60]}"
     if missing := [key for key in _NEEDED if attributes.get(key) is None]:
         raise StructureError(Reason.PARSE_ERROR, f"{name}: no {missing[0]}")
@@ -42,6 +44,10 @@ def read_optimade(payload: Mapping[str, Any]) -> Cell:
     mixtures = [kinds.get(label, {label: 1.0}) for label in labels]
     fractions = fractions_of(lattice, positions, name)
     return cell_of(lattice, mixtures, fractions, name, periodicity_note(dimensions, name))
+
+
+def _value(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
 
 
 def _occupancy(kind: Mapping[str, Any]) -> dict[str, float]:

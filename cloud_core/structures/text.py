@@ -38,20 +38,33 @@ def decompressed(stream: IO[bytes], name: str, limit: int = MAX_BYTES) -> bytes:
 
     Raises StructureError where it is damaged, or longer than the limit (which is told without reading on).
     """
-    head = stream.read(6)
-    whole = io.BufferedReader(_Chained(head, stream))
-    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    opened, kind = decompressing(stream)
     try:
-        data = _opened(whole, kind).read(limit + 1)
+        data = opened.read(limit + 1)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise StructureError(Reason.PARSE_ERROR, f"{name}: damaged {kind} data: {error}") from error
+        raise _damaged(name, kind, error) from error
     except OSError as error:
         if kind is None:
             raise
-        raise StructureError(Reason.PARSE_ERROR, f"{name}: damaged {kind} data: {error}") from error
+        raise _damaged(name, kind, error) from error
     if len(data) > limit:
         raise StructureError(Reason.TOO_LARGE, f"{name}: more than {limit} bytes")
     return data
+
+
+def _damaged(name: str, kind: str | None, error: Exception) -> StructureError:
+    return StructureError(Reason.UNREADABLE, f"{name}: truncated or damaged {kind or ''} data: {error}")
+
+
+def decompressing(stream: IO[bytes]) -> tuple[IO[bytes], str | None]:
+    """(stream of the decompressed bytes, compression) of a stream; None for one that is not compressed.
+
+    Reading it raises EOFError, zlib.error, lzma.LZMAError or OSError on damaged data.
+    """
+    head = stream.read(6)
+    whole = io.BufferedReader(_Chained(head, stream), 1 << 16)
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    return _opened(whole, kind), kind
 
 
 class _Chained(io.RawIOBase):
@@ -79,31 +92,48 @@ def _opened(stream: Any, kind: str | None) -> Any:
     if kind == "xz":
         return lzma.LZMAFile(stream)
     if kind == "zstd":
-        import zstandard
-
-        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-        return io.BufferedReader(_Zstandard(reader))
+        return io.BufferedReader(_Zstandard(stream), 1 << 16)
     return stream
 
 
 class _Zstandard(io.RawIOBase):
-    """A Zstandard reader whose errors are those of a damaged file."""
+    """Frames of Zstandard; their library takes a stream that was cut for one that ended."""
 
-    def __init__(self, reader: IO[bytes]) -> None:
-        self._reader = reader
+    _STEP = 512  # bytes taken at once: four can stand for 128 kB of one letter
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._frame: Any = None
+        self._input = b""
+        self._output = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
-        import zstandard
-
-        try:
-            part = self._reader.read(len(buffer))
-        except zstandard.ZstdError as error:
-            raise EOFError(str(error)) from error
+        while not self._output:
+            self._input = self._input or self._stream.read(self._STEP)
+            if not self._input:
+                if self._frame is not None:
+                    raise EOFError("it ends before its end")
+                return 0
+            self._decompress()
+        part = self._output[: len(buffer)]
+        self._output = self._output[len(part) :]
         buffer[: len(part)] = part
         return len(part)
+
+    def _decompress(self) -> None:
+        import zstandard
+
+        self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+        try:
+            self._output = self._frame.decompress(self._input)
+        except zstandard.ZstdError as error:
+            raise EOFError(str(error)) from error
+        self._input = b""
+        if self._frame.eof:
+            self._input, self._frame = self._frame.unused_data, None
 
 
 def decode(data: bytes) -> str:
