@@ -1,23 +1,25 @@
 """`open_source`: from a path, a name or a configuration to a source."""
 
-import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import ValidationError
 
-from cloud_core.sources.files import TAR, FilesSpec
+from cloud_core.sources.files import FilesSpec
 from cloud_core.sources.materials_project import MaterialsProjectSpec
-from cloud_core.sources.opening import COMPRESSIONS, locate, open_bytes
+from cloud_core.sources.opening import locate, open_text
 from cloud_core.sources.optimade import OptimadeSpec
 from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.sets import SetSpec, catalogue
-from cloud_core.sources.tables import TableSpec
+from cloud_core.sources.tables import IDS, TableSpec
 from cloud_core.sources.validation import explain
+from cloud_core.structures.formats import COMPRESSIONS
+from cloud_core.structures.json_text import Scanner, is_structure, members_of
 
 AnySpec = FilesSpec | TableSpec | SetSpec | MaterialsProjectSpec | OptimadeSpec
+_HEAD = 1 << 18  # characters of a JSON file that tell what it holds
 _KINDS: dict[str, type[AnySpec]] = {
     "files": FilesSpec,
     "table": TableSpec,
@@ -72,16 +74,32 @@ def _from_text(text: str) -> dict[str, Any]:
                 f"{text}: no such file or folder, and no public set of that name ({', '.join(catalogue())})"
             )
         return {"kind": "files", "path": text}
-    if suffix == ".json" and not text.lower().endswith(TAR) and _is_one_structure(text):
+    if (
+        suffix in (".json", ".jsonl", ".ndjson")
+        and not text.lower().endswith(".zip")
+        and _holds_structures(text)
+    ):
         return {"kind": "files", "path": text}
     return {"kind": "table", "path": text}
 
 
-def _is_one_structure(path: str) -> bool:
-    """Whether a JSON file is one pymatgen structure and no table: its first key tells."""
-    with open_bytes(path) as stream:
-        head = stream.read(4096)
-    key = re.match(rb"""\s*\{\s*"([^"]+)\"""", head)
-    return key is not None and (
-        key[1].startswith(b"@") or key[1] in (b"lattice", b"sites", b"charge", b"properties")
-    )
+def _holds_structures(path: str) -> bool:
+    """Whether a JSON file (or JSON lines) is of structures and no table: the first object in its head tells.
+
+    An object of a structure that has a column of ids beside it is a row of a table.
+    """
+    with open_text(path) as text:
+        head = text.read(_HEAD)
+    members = members_of(head) if Scanner.of(head).peek() == "{" else members_of(_inside(head))
+    for key in ("entries", "data", "structures"):
+        if not is_structure(members) and members.get(key, "")[:1] == "[":
+            members = members_of(_inside(members[key]))
+    if members.get("structure", "")[:1] == "{" or members.get("atoms", "")[:1] == "{":
+        return "@class" in members  # a ComputedStructureEntry; else a row with a column of structures
+    is_row = any(name in members for name in IDS) and "attributes" not in members
+    return is_structure(members) and not is_row
+
+
+def _inside(text: str) -> str:
+    """What stands in a list, from its first element on."""
+    return text.partition("[")[2]

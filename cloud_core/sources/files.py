@@ -6,18 +6,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import IO, Annotated, Literal
+from typing import Annotated, Literal
 
-from fsspec.compression import compr
 from pydantic import Field
 
-from cloud_core.sources.blocks import format_of, split
 from cloud_core.sources.labels import FileLabels, LabelTable
 from cloud_core.sources.opening import (
-    COMPRESSIONS,
     DAMAGED,
-    compression,
-    decode,
     file_cursor,
     locate,
     naming,
@@ -27,9 +22,19 @@ from cloud_core.sources.opening import (
 from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.spec import SourceSpec, stem
+from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.formats import (
+    COMPRESSIONS,
+    SUFFIXES,
+    TextFormat,
+    format_of_name,
+    split_text,
+    stem_of_name,
+)
+from cloud_core.structures.text import MAX_BYTES, check_size, decode, decompressed
 
 ZIP = (".zip",)
-TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
+TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in COMPRESSIONS))
 
 
 class FilesSpec(SourceSpec):
@@ -37,18 +42,19 @@ class FilesSpec(SourceSpec):
 
     kind: Literal["files"] = "files"
     path: str = Field(description="folder, glob, file, or zip or tar archive; a path or an fsspec URI")
-    format: Literal["cif", "poscar", "extxyz", "pymatgen"] | None = Field(
+    format: TextFormat | None = Field(
         None, description="format of every file; by default told by each name, and other files are left out"
     )
     files_per_partition: Annotated[int, Field(ge=1)] = Field(
         1000, description="files read as one partition; about, since files are dealt out by their names"
     )
     max_bytes: Annotated[int, Field(ge=1)] = Field(
-        100_000_000, description="a decompressed file above this many bytes is refused"
+        MAX_BYTES,
+        description="a file above this many bytes, decompressed, is refused; each structure above 64 MB is",
     )
     id: Literal["path", "stem"] = Field(
         "path",
-        description="ids: the path under the folder (a/b.cif), or the bare name (b)",
+        description="ids: the path under the folder (a/b.cif), or the name without its suffix (b)",
     )
     labels: LabelTable | None = Field(None, description="a table beside the files with a row for each")
 
@@ -90,8 +96,9 @@ class FilesSource:
             yield Partition(f"files {key}", cursor, len(files), {"files": files})
         if not plain and not found:
             raise SourceError(
-                f"{self.spec.path}: nothing here looks like a structure (.cif, .vasp, POSCAR*, .extxyz, "
-                ".json, or .zip and .tar archives of them); name the `format` if the files have other names"
+                f"{self.spec.path}: nothing here looks like a structure ({', '.join(SUFFIXES)}, "
+                "POSCAR*, CONTCAR*, or .zip and .tar archives of them); name the `format` if the files have "
+                "other names"
             )
 
     def read(self, partition: Partition) -> Iterator[Record]:
@@ -147,7 +154,7 @@ class FilesSource:
         return "" if relative == PurePosixPath(self.spec.path).name else f"{relative}/"
 
     def _format(self, name: str) -> str | None:
-        return self.spec.format or format_of(name)
+        return self.spec.format or format_of_name(name)
 
     def _cursor(self, *parts: str) -> str:
         labels = [self.spec.labels.cursor()] if self.spec.labels else []
@@ -161,10 +168,12 @@ class FilesSource:
                 fs, path = locate(uri)
                 with naming(uri), fs.open(path, "rb") as stream:
                     changed = _time(fs.info(path))
-                    data = self._decompressed(stream, identifier)
+                    data = decompressed(stream, identifier, self.spec.max_bytes)
                     refuse_html(data, uri)
             except SourceError as error:
                 yield self._refused(identifier, Refusal.UNREADABLE, str(error))
+            except StructureError as error:
+                yield self._refused(identifier, error.reason, str(error))
             else:
                 yield from self._records(identifier, data, changed)
 
@@ -177,7 +186,9 @@ class FilesSource:
                     continue
                 try:
                     with archive.open(name) as member:
-                        data = self._decompressed(member, name)
+                        data = decompressed(member, name, self.spec.max_bytes)
+                except StructureError as error:
+                    yield self._refused(prefix + name, error.reason, f"{uri}: {error}")
                 except (*DAMAGED, KeyError, RuntimeError, NotImplementedError) as error:
                     # RuntimeError: the member is encrypted; NotImplementedError: a compression Python lacks
                     yield self._refused(prefix + name, Refusal.UNREADABLE, f"{uri}, member {name}: {error}")
@@ -197,55 +208,49 @@ class FilesSource:
                     message = f"{uri}, member {info.name}: a link or a device, not a file"
                     yield self._refused(prefix + info.name, Refusal.UNREADABLE, message)
                     continue
-                with member:
-                    data = self._decompressed(member, info.name)
-                yield from self._records(prefix + info.name, data, None)
+                try:
+                    with member:
+                        data = decompressed(member, info.name, self.spec.max_bytes)
+                except StructureError as error:
+                    yield self._refused(prefix + info.name, error.reason, f"{uri}: {error}")
+                else:
+                    yield from self._records(prefix + info.name, data, None)
             # tarfile takes a cut archive for a finished one; a whole one ends with zeros.
             while stream.read(1 << 16):
                 pass
             if any(stream.tail):
                 raise SourceError(f"{uri}: truncated (no end-of-archive mark); fetch it again")
 
-    def _decompressed(self, stream: IO[bytes], name: str) -> bytes:
-        """At most `max_bytes` + 1 bytes: enough to tell that there are too many."""
-        if name.lower().endswith(COMPRESSIONS):
-            with compr[compression(name)](stream, mode="rb") as opened:
-                return opened.read(self.spec.max_bytes + 1)
-        return stream.read(self.spec.max_bytes + 1)
-
     def _records(self, identifier: str, data: bytes, changed: datetime | None) -> Iterator[Record]:
-        if len(data) > self.spec.max_bytes:
-            message = f"{identifier}: more than {self.spec.max_bytes} bytes"
-            yield self._refused(identifier, Refusal.TOO_LARGE, message)
-            return
-        text = decode(data)
-        format = self._format(identifier) or ""
+        native = self._id(identifier)
+        is_empty = True
         try:
-            for suffix, payload, payload_format in split(text, format):
-                yield Record(
-                    self._id(identifier) + suffix,
-                    payload,
-                    payload_format,
-                    self.name,
-                    self.licence,
-                    modified_at=changed,
-                )
-        except ValueError as error:
-            yield self._refused(identifier, Refusal.MALFORMED_ROW, f"{identifier}: {error}", text, format)
+            for suffix, payload, format in split_text(decode(data), self._format(identifier) or ""):
+                is_empty = False
+                try:
+                    check_size(payload)
+                except StructureError as error:
+                    yield self._refused(identifier, error.reason, f"{identifier}{suffix}: {error}", suffix)
+                    continue
+                yield Record(native + suffix, payload, format, self.name, self.licence, modified_at=changed)
+        except StructureError as error:
+            yield self._refused(identifier, error.reason, f"{identifier}: {error}")
+        else:
+            if is_empty:
+                message = f"{identifier}: no structure in it"
+                yield self._refused(identifier, Refusal.MISSING_STRUCTURE, message)
 
     def _unsafe(self, prefix: str, name: str) -> Record:
         return self._refused(
             prefix + name, Refusal.UNSAFE_PATH, f"the member's path leaves the archive: {name}"
         )
 
-    def _refused(
-        self, identifier: str, refusal: Refusal, message: str, payload: str = "", format: str = ""
-    ) -> Record:
-        native = self._id(identifier)
-        return Record(native, payload, format, self.name, self.licence, refusal=refusal, message=message)
+    def _refused(self, path: str, refusal: Refusal | Reason, message: str, suffix: str = "") -> Record:
+        native = self._id(path) + suffix
+        return Record(native, "", "", self.name, self.licence, refusal=refusal, message=message)
 
     def _id(self, path: str) -> str:
-        return path if self.spec.id == "path" else PurePosixPath(path).name.partition(".")[0]
+        return path if self.spec.id == "path" else stem_of_name(path)
 
 
 def _deal(

@@ -1,5 +1,6 @@
 """Labels of structures that stand in files of their own: one table beside a folder or archive."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -7,8 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_core.sources import rows
 from cloud_core.sources.opening import file_cursor, locate, naming
+from cloud_core.sources.properties import Label, labels_of
 from cloud_core.sources.record import Record, Refusal, SourceError
-from cloud_core.sources.tables import Label, table_format
+from cloud_core.sources.tables import table_format
+from cloud_core.structures.formats import stem_of_name
 
 
 class LabelTable(BaseModel):
@@ -41,20 +44,20 @@ class FileLabels:
 
     def attach(self, record: Record) -> Record:
         """The record with its labels; without a row in the table it has none."""
-        path = PurePosixPath(record.id.partition("#")[0])
-        values = (
-            self._rows.get(str(path)) or self._rows.get(path.name) or self._rows.get(path.name.split(".")[0])
-        )
+        values = next((row for key in _keys(record.id) if (row := self._rows.get(key)) is not None), None)
         if values is None or record.refusal is not None:
             return record
-        try:
-            numbers = {
-                name: float(str(value))
-                for name, value in zip(self._units, values, strict=True)
-                if value not in (None, "")
-            }
-            labels = {name: number for name, number in numbers.items() if number == number}  # NaN is empty
-        except ValueError as error:
-            return replace(record, refusal=Refusal.BAD_LABEL, message=f"labels of {path.name}: {error}")
-        units = {name: self._units[name] for name in labels}
-        return replace(record, labels=labels, label_units=units)
+        labels = labels_of(zip(self._units, values, strict=True))
+        if labels.problem:
+            message = f"labels of {PurePosixPath(record.id).name}: {labels.problem}"
+            return replace(record, refusal=Refusal.BAD_LABEL, message=message)
+        units = {name: self._units[name] for name in labels.values}
+        return replace(record, labels=labels.values, label_units=units, message=labels.message)
+
+
+def _keys(identifier: str) -> Iterator[str]:
+    """What may name a record's file in the table: its path, its name, its name without suffixes; the whole
+    id before the part that `#` begins (a name may hold one)."""
+    for path in (identifier, identifier.rpartition("#")[0]):
+        if path:
+            yield from (path, PurePosixPath(path).name, stem_of_name(path))

@@ -1,5 +1,6 @@
 """The Materials Project (https://materialsproject.org), through its own client, mp-api."""
 
+import json
 import os
 import re
 import warnings
@@ -13,6 +14,7 @@ import pyarrow.dataset as ds
 from pydantic import Field, model_validator
 
 from cloud_core.sources.download import cache_folder
+from cloud_core.sources.properties import Label, labels_of
 from cloud_core.sources.record import (
     Partition,
     Record,
@@ -33,8 +35,7 @@ from cloud_core.sources.remote import (
     redacted,
 )
 from cloud_core.sources.spec import SourceSpec
-from cloud_core.sources.tables import Label, timestamp
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.sources.tables import timestamp
 
 KEY = "MP_API_KEY"
 _GNOME = "gnome_r2scan_statics"
@@ -147,12 +148,6 @@ class MaterialsProjectSource:
         rows = self._dataset(version)
         for batch in rows.to_batches(columns=self._fields(), filter=condition, batch_size=512):
             for document in batch.to_pylist(maps_as_pydicts="strict"):
-                structure = document["structure"]
-                for site in structure["sites"] if structure else ():
-                    site["species"] = [
-                        {key: value for key, value in one.items() if value is not None}
-                        for one in site["species"]
-                    ]
                 yield self._record(str(document["material_id"]), document)
 
     def _bulk_condition(self) -> ds.Expression:
@@ -254,47 +249,63 @@ class MaterialsProjectSource:
     # -- records
 
     def _record(self, identifier: str, document: dict[str, Any] | None) -> Record:
-        refusal: Refusal | Reason | None = None
-        message = ""
-        payload: Any = ""
-        labels: dict[str, float] = {}
+        refusal: Refusal | None = None
+        message = payload = ""
         document = document or {}
         structure = document.get("structure")
         if structure is None:
             refusal, message = Refusal.MISSING_STRUCTURE, "the service gave no structure for this id"
         else:
-            from cloud_core.structures.formats import read
-
             try:
-                payload = read(structure, "pymatgen")
-            except StructureError as error:
-                refusal, message = error.reason, str(error)
-        for name, label in self.spec.labels.items():
-            value: Any = document
-            for part in (label.column or name).split("."):
-                value = value.get(part) if isinstance(value, dict) else None
-            if isinstance(value, bool | int | float):
-                labels[name] = float(value)
-            elif value is not None:
-                refusal, message = Refusal.BAD_LABEL, f"{name} is not a number: {str(value)[:60]!r}"
+                payload = _text(structure)
+            except (KeyError, TypeError, ValueError) as error:
+                refusal = Refusal.MALFORMED_ROW
+                message = f"a structure that is not pymatgen's ({type(error).__name__}: {error})"
+        labels = labels_of(
+            (name, _field(document, label.column or name)) for name, label in self.spec.labels.items()
+        )
+        if labels.problem:
+            refusal, message = Refusal.BAD_LABEL, labels.problem
         updated = document.get("last_updated")
         licence = (document.get("builder_meta") or {}).get("license")
         return Record(
             identifier,
             "" if refusal else payload,
-            "" if refusal else "cell",
+            "" if refusal else "pymatgen",
             self.name,
             _LICENCES.get(str(licence), self.licence),
-            labels,
-            {name: self._units[name] for name in labels},
+            labels.values,
+            {name: self._units[name] for name in labels.values},
             timestamp(updated) if updated else None,
             refusal,
-            f"{identifier}: {message}" if refusal else "",
+            f"{identifier}: {message}" if refusal else labels.message,
         )
 
 
-def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+def _field(document: dict[str, Any], column: str) -> Any:
+    """A value of a document; `a.b` looks into nested objects."""
+    value: Any = document
+    for part in column.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _text(structure: Any) -> str:
+    """A structure of a document (an object of pymatgen, or its dictionary) as JSON of what makes it, the same
+    from the service and from the store. Raises KeyError, TypeError or ValueError."""
+    values = structure if isinstance(structure, dict) else structure.as_dict()
+    lattice = values["lattice"]
+    matrix = [[float(number) for number in row] for row in lattice["matrix"]]
+    periodic = [bool(along) for along in lattice.get("pbc") or (True, True, True)]
+    sites = []
+    for site in values["sites"]:
+        species = [
+            {key: one[key] for key in ("element", "oxidation_state", "spin") if one.get(key) is not None}
+            | {"occu": float(one["occu"])}
+            for one in site["species"]
+        ]
+        sites.append({"species": species, "abc": [float(number) for number in site["abc"]]})
+    return json.dumps({"lattice": {"matrix": matrix, "pbc": periodic}, "sites": sites}, separators=(",", ":"))
 
 
 def _rester(key: str, endpoint: str, folder: Path) -> Any:

@@ -9,17 +9,16 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
 from typing import IO, Any
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from cloud_core.sources.record import SourceError, short_hash
+from cloud_core.structures.text import decompressing
 
 # What the readers below raise where a compressed file or an archive ends early or is damaged.
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
-COMPRESSIONS = (".gz", ".bz2", ".xz")
 
 
 @contextmanager
@@ -48,14 +47,38 @@ def locate(uri: str) -> tuple[AbstractFileSystem, str]:
 
 @contextmanager
 def open_bytes(uri: str) -> Iterator["DataStream"]:
-    """`uri` as a stream of decompressed bytes (.gz, .bz2, .xz, or a .zip with one member).
+    """`uri` as a stream of decompressed bytes (gzip, bzip2, xz or Zstandard by its first bytes, or the first
+    member of a .zip).
 
     Raises:
         SourceError: the file is missing, unreadable, truncated, or an HTML page stands in its place.
     """
     fs, path = locate(uri)
-    with naming(uri), fs.open(path, "rb", compression=compression(path)) as stream:
-        yield DataStream(stream, uri)
+    with (
+        naming(uri),
+        fs.open(path, "rb", compression="zip" if path.lower().endswith(".zip") else None) as stream,
+    ):
+        yield DataStream(decompressing(stream)[0], uri)
+
+
+@contextmanager
+def open_text(uri: str) -> Iterator[io.TextIOWrapper]:
+    """`uri` as text, line ends as they are: UTF-8 or UTF-16 by its mark; bytes that are neither are taken
+    as Latin-1. Raises SourceError as `open_bytes`."""
+    with open_bytes(uri) as stream:
+        buffered = io.BufferedReader(stream, 1 << 16)
+        is_utf16 = buffered.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding, errors = ("utf-16", "replace") if is_utf16 else ("utf-8-sig", "as_latin_1")
+        yield io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="")
+
+
+def _as_latin_1(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+codecs.register_error("as_latin_1", _as_latin_1)
 
 
 class DataStream(io.BufferedIOBase):
@@ -97,37 +120,3 @@ def file_cursor(info: dict[str, Any]) -> str:
             return str(info[key]).strip('"')
     changed = info.get("mtime") or info.get("LastModified") or info.get("last_modified") or ""
     return short_hash([info.get("size"), str(changed)])
-
-
-def compression(path: str) -> str | None:
-    """fsspec's name of a file's compression, by its ending."""
-    endings = {"zip": (".zip",), "gzip": (".gz", ".tgz"), "bz2": (".bz2", ".tbz2"), "xz": (".xz", ".txz")}
-    lower = path.lower()
-    return next((name for name, known in endings.items() if lower.endswith(known)), None)
-
-
-def bare_name(path: str) -> str:
-    """The file name in lower case, without a compression's suffix: `a/POSCAR_1.GZ` -> `poscar_1`."""
-    name = PurePosixPath(path).name.lower()
-    for suffix in COMPRESSIONS:
-        name = name.removesuffix(suffix)
-    return name
-
-
-def whole_lines(text: str) -> str:
-    """The text with its last line ended: a single line without an end would be taken for a path, and what
-    a source says must never open a file of this machine."""
-    return text if "\n" in text else text + "\n"
-
-
-def decode(data: bytes) -> str:
-    """Text of a structure file: UTF-8 or UTF-16 by its mark, else Latin-1 (CIF itself is ASCII; what goes
-    beyond it stands in comments and names, which no structure depends on). Line ends become LF."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = data.decode("utf-16", "replace")
-    else:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("latin-1")
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cloud_core.sources.properties import Label, labels_of
 from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash, since_of
 from cloud_core.sources.remote import (
     JsonClient,
@@ -21,8 +22,7 @@ from cloud_core.sources.remote import (
     from_environment,
 )
 from cloud_core.sources.spec import SourceSpec
-from cloud_core.sources.tables import Label, timestamp
-from cloud_core.structures.errors import Reason
+from cloud_core.sources.tables import timestamp
 
 _STRUCTURE_FIELDS = (
     "lattice_vectors",
@@ -34,8 +34,6 @@ _STRUCTURE_FIELDS = (
     "structure_features",
     "last_modified",
 )
-# What SCOPE has no word for; `site_attachments` and `implicit_atoms` mean atoms without positions.
-_UNSUPPORTED_FEATURES = ("disorder", "assemblies", "implicit_atoms", "site_attachments")
 
 
 class Provider(BaseModel):
@@ -207,40 +205,39 @@ class OptimadeSource:
     # -- records
 
     def _record(self, provider: Provider, identifier: str, entry: dict[str, Any]) -> Record:
-        attributes = entry.get("attributes") or {}
+        """The entry's structure as it is: whether it can be read is for the reader of OPTIMADE to say."""
+        attributes = entry.get("attributes")
+        attributes = attributes if isinstance(attributes, dict) else {}
+        # without id and dates, so that the content of an unchanged structure stays the same
         structure = {name: attributes.get(name) for name in _STRUCTURE_FIELDS if name != "last_modified"}
-        modified = attributes.get("last_modified")
-        refusal: Refusal | Reason | None = None
+        refusal: Refusal | None = None
         message = ""
-        features = [f for f in attributes.get("structure_features") or () if f in _UNSUPPORTED_FEATURES]
-        dimensions = attributes.get("dimension_types")
-        labels: dict[str, float] = {}
+        labels = labels_of(
+            (name, attributes.get(label.column or name)) for name, label in self.spec.labels.items()
+        )
+        modified_at = None
         if not identifier:
             refusal, message = Refusal.MISSING_ID, "an entry without an id"
-        elif features:
-            refusal, message = Reason.UNSUPPORTED, f"structure_features: {', '.join(features)}"
-        elif dimensions is not None and list(dimensions) != [1, 1, 1]:
-            refusal, message = Reason.UNSUPPORTED, f"not periodic in three dimensions: {dimensions}"
-        elif not structure["lattice_vectors"] or not structure["cartesian_site_positions"]:
-            refusal, message = Refusal.MISSING_STRUCTURE, "no lattice vectors or no site positions"
-        else:
-            for name, label in self.spec.labels.items():
-                value = attributes.get(label.column or name)
-                if isinstance(value, int | float):
-                    labels[name] = float(value)
-                elif value is not None:
-                    refusal, message = Refusal.BAD_LABEL, f"{name} is not a number: {str(value)[:60]!r}"
+        elif not any(structure[name] for name in ("lattice_vectors", "cartesian_site_positions")):
+            refusal, message = Refusal.MISSING_STRUCTURE, "no lattice vectors and no site positions"
+        elif labels.problem:
+            refusal, message = Refusal.BAD_LABEL, labels.problem
+        if modified := attributes.get("last_modified"):
+            try:
+                modified_at = timestamp(modified)
+            except ValueError as error:
+                refusal, message = Refusal.MALFORMED_ROW, f"last_modified: {error}"
         return Record(
             f"{provider.name}/{identifier}",
             json.dumps(structure, separators=(",", ":")),
             "optimade",
             self.name,
             provider.licence or self.licence,
-            labels,
-            {name: self._units[name] for name in labels},
-            timestamp(modified) if modified else None,
+            labels.values,
+            {name: self._units[name] for name in labels.values},
+            modified_at,
             refusal,
-            f"{provider.name}/{identifier}: {message}" if refusal else "",
+            f"{provider.name}/{identifier}: {message}" if refusal else labels.message,
         )
 
 
@@ -340,4 +337,4 @@ def _data(answer: dict[str, Any], url: str) -> list[dict[str, Any]]:
     data = answer.get("data")
     if not isinstance(data, list):
         raise SourceError(f"{url}: the answer has no list of data; is this an OPTIMADE server?")
-    return data
+    return [entry if isinstance(entry, dict) else {} for entry in data]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason
@@ -44,8 +44,15 @@ _REMEDIES = {
     Refusal.BAD_LABEL: "make the label a number, or leave it empty",
     Refusal.UNREADABLE: "check that the file is whole and readable, then sync again",
     Refusal.UNSAFE_PATH: "rename the archive's member to a relative path without '..'",
-    Refusal.TOO_LARGE: "a file of this size is no crystal structure; check it, or raise `max_bytes`",
+    Refusal.TOO_LARGE: "no crystal structure is of this size; check it, or divide it into several",
 }
+
+
+class BadRow(NamedTuple):
+    """Stands in a table for a row that could not be read: where and why."""
+
+    message: str
+    refusal: Refusal = Refusal.MALFORMED_ROW
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,13 @@ class Record:
     """One structure as its source gives it.
 
     `id` is the source's own (native) id; `structure_id` is what the table calls it. A record with a
-    `refusal` was not readable: it is written to quarantine with that reason and `message`.
+    `refusal` was not readable: it is written to quarantine with that reason and `message`. A `message`
+    without a refusal tells what was left out (a label that is not finite).
     """
 
     id: str
     payload: str | Cell
-    format: str  # of a text payload: cif, poscar, pymatgen, optimade; "cell" when the payload is a Cell
+    format: str  # one of structures.formats.FORMATS; "cell" where the payload is a Cell
     source: str
     licence: str = UNKNOWN_LICENCE
     labels: Mapping[str, float] = field(default_factory=dict)

@@ -136,7 +136,7 @@ class JsonClient:
             raise RefusedError(f"{message}; check the address, the filter and the key", response.status_code)
         try:
             answer = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             kind = response.headers.get("content-type", "unknown type").partition(";")[0]
             raise SourceError(f"{url}: the answer is {kind}, not JSON; check the address") from error
         if not isinstance(answer, dict):

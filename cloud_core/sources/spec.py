@@ -6,6 +6,14 @@ from pathlib import PurePosixPath
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from cloud_core.sources.record import UNKNOWN_LICENCE, short_hash
+from cloud_core.structures.formats import COMPRESSIONS, SUFFIXES
+
+_SUFFIXES = (
+    *COMPRESSIONS,
+    *SUFFIXES,
+    *(".zip", ".tar", ".tgz", ".txz", ".tbz2", ".tzst", ".csv", ".parquet", ".pq"),
+)
+_SUFFIX = re.compile(f"({'|'.join(map(re.escape, _SUFFIXES))})$", re.IGNORECASE)
 
 
 class SourceSpec(BaseModel):
@@ -40,12 +48,7 @@ def stem(path: str) -> str:
         plain.append(part)
     name = plain[-1] if plain else "files"
     while True:
-        shorter = re.sub(
-            r"\.(gz|bz2|xz|zip|tar|tgz|txz|tbz2|csv|jsonl|ndjson|json|parquet|pq|cif|extxyz|xyz|vasp)$",
-            "",
-            name,
-            flags=re.IGNORECASE,
-        )
+        shorter = _SUFFIX.sub("", name)
         if shorter == name or not shorter:
             return re.sub(r"[^\w.+-]", "_", name)
         name = shorter

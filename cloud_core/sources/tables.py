@@ -9,13 +9,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.sources import rows
-from cloud_core.sources.opening import COMPRESSIONS, decode, file_cursor, locate, naming, whole_lines
-from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash
+from cloud_core.sources.arrays import cell_from_arrays, optimade_text
+from cloud_core.sources.cells import structures_in
+from cloud_core.sources.opening import file_cursor, locate, naming
+from cloud_core.sources.properties import Label, labels_of
+from cloud_core.sources.record import BadRow, Partition, Record, Refusal, Since, SourceError, short_hash
 from cloud_core.sources.remote import SecretLookup, from_environment
-from cloud_core.sources.shapes import CONVERTERS, cell_from_arrays
 from cloud_core.sources.spec import SourceSpec, stem
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.formats import COMPRESSIONS, TextFormat
 
 TableFormat = Literal["csv", "jsonl", "json", "parquet"]
 _SUFFIXES: dict[str, TableFormat] = {
@@ -27,7 +30,26 @@ _SUFFIXES: dict[str, TableFormat] = {
     ".pq": "parquet",
 }
 # Column names that need no mapping: those of the public files this pipeline is used with.
-_IDS = ("material_id", "structure_id", "mat_id", "mbid", "jid", "mp_id", "mpid", "id", "path")
+IDS = (
+    "material_id",
+    "structure_id",
+    "mat_id",
+    "mbid",
+    "jid",
+    "mp_id",
+    "mpid",
+    "immutable_id",
+    "id",
+    "path",
+)
+_OPTIMADE = (
+    "lattice_vectors",
+    "cartesian_site_positions",
+    "species_at_sites",
+    "species",
+    "dimension_types",
+    "structure_features",
+)
 _STRUCTURES = ("cif", "structure", "initial_structure", "atoms", "poscar")
 
 
@@ -35,19 +57,35 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Label(_Part):
-    """A property column."""
-
-    column: str = Field("", description="column of the table; default: the label's name")
-    unit: str = Field(description="unit of the values, e.g. eV/atom; '1' for a pure number")
-
-
 class Arrays(_Part):
-    """A structure in three columns of numbers."""
+    """A structure in columns of numbers, as lists or as JSON."""
 
     species: str = Field(default="species", description="symbols, a list or separated by spaces")
     lattice: str = Field(default="lattice", description="nine numbers, lattice vectors as rows, Å")
-    fractions: str = Field(default="abc", description="3n fractional coordinates, site by site")
+    fractions: str = Field(
+        default="", description="3n fractional coordinates, site by site; default: abc, without `positions`"
+    )
+    positions: str = Field(default="", description="instead: 3n Cartesian coordinates, Å")
+    kinds: str = Field(
+        default="",
+        description="what each of `species` stands for, as OPTIMADE's `species`: objects of name, "
+        "chemical_symbols and concentration, or their JSON",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_coordinates(self) -> Self:
+        if self.fractions and self.positions:
+            raise ValueError("`fractions` or `positions`, not both")
+        if "cart" in self.fractions.lower():
+            raise ValueError(f"{self.fractions!r} looks Cartesian; name it as `positions` instead")
+        if self.kinds and not self.positions:
+            raise ValueError("`kinds` goes with `positions`")
+        return self
+
+    def columns(self) -> list[str]:
+        """Species, lattice, coordinates, and the kinds of the species if they are named."""
+        coordinates = self.positions or self.fractions or "abc"
+        return [self.species, self.lattice, coordinates] + ([self.kinds] if self.kinds else [])
 
 
 class Join(_Part):
@@ -71,9 +109,11 @@ class TableSpec(SourceSpec):
         "", description="column of the ids, or a template of `{row}` (from 0) and `{index}` (from 1)"
     )
     structure: str | Arrays | None = Field(
-        None, description="column of the structures, or the three array columns"
+        None,
+        description="column of the structures, or columns of arrays; by default told by the names of the "
+        "columns, those of OPTIMADE's structures among them",
     )
-    structure_format: Literal["cif", "poscar", "pymatgen", "jarvis", "ase"] | None = Field(
+    structure_format: TextFormat | None = Field(
         None, description="format of the structure column; by default told by each value"
     )
     labels: dict[str, Label] = Field({}, description="label name -> column and unit")
@@ -119,7 +159,8 @@ class _Mapping:
     columns: list[str]  # wanted columns of the table itself
     id: int | None  # position of the id, None for a template
     structure: int
-    arrays: tuple[int, int, int] | None
+    arrays: tuple[int, ...]  # positions of the array columns, if the structure stands in such
+    optimade: tuple[str, ...]  # OPTIMADE's names of them, if they make an OPTIMADE structure
     labels: list[tuple[str, int]]
     modified_at: int | None
     on: int | None  # position of the join key
@@ -158,7 +199,7 @@ class TableSource:
     def read(self, partition: Partition) -> Iterator[Record]:
         mapping = self._mapping()
         at = partition.at
-        values: Iterator[tuple[Any, ...]]
+        values: Iterator[tuple[Any, ...] | BadRow]
         path, columns = self.spec.path, mapping.columns
         if self._format == "parquet":
             values = rows.parquet(path, columns, at["group"], at["start"], at["stop"])
@@ -180,7 +221,7 @@ class TableSource:
 
     def _records(
         self,
-        values: Iterator[tuple[Any, ...]],
+        values: Iterator[tuple[Any, ...] | BadRow],
         mapping: _Mapping,
         first: int,
         is_repeated: Callable[[int, str], bool],
@@ -188,69 +229,75 @@ class TableSource:
         second = self._joined(mapping)
         empty = (None,) * len(mapping.joined)
         for row, value in enumerate(values, first):
-            if len(value) == 1 and isinstance(value[0], rows.BadRow):
-                yield self._refused(f"row {row}", Refusal.MALFORMED_ROW, str(value[0]))
+            if isinstance(value, BadRow):
+                yield self._refused(f"row {row}", value.refusal, value.message)
                 continue
             if second is not None and mapping.on is not None:
                 value = (*value, *second.get(str(value[mapping.on]), empty))
-            yield self._record(row, value, mapping, is_repeated)
+            yield from self._row(row, value, mapping, is_repeated)
 
-    def _record(
+    def _row(
         self, row: int, value: tuple[Any, ...], mapping: _Mapping, is_repeated: Callable[[int, str], bool]
-    ) -> Record:
+    ) -> Iterator[Record]:
+        """The record of a row; several where its structure is a text of several."""
         if mapping.id is None:
             identifier = self.spec.id.format(row=row, index=row + 1)
         elif (raw := value[mapping.id]) is None or raw == "":
-            return self._refused(f"row {row}", Refusal.MISSING_ID, f"row {row} has no {self.spec.id or 'id'}")
+            yield self._refused(f"row {row}", Refusal.MISSING_ID, f"row {row} has no {self.spec.id or 'id'}")
+            return
         else:
             identifier = str(raw)
         if is_repeated(row, identifier):
             message = f"row {row}: an earlier row has the id {identifier} already"
-            return self._refused(f"{identifier}~row {row}", Refusal.DUPLICATE_ID, message)
-        payload: str | Cell
+            yield self._refused(f"{identifier}~row {row}", Refusal.DUPLICATE_ID, message)
+            return
+        where = f"row {row} ({identifier})"
         try:
-            if mapping.arrays is not None:
-                species, lattice, fractions = mapping.arrays
-                payload = cell_from_arrays(value[species], value[lattice], value[fractions])
-                format = "cell"
-            else:
-                found = value[mapping.structure]
-                if found is None or found == "":
-                    message = f"row {row} ({identifier}) has no structure"
-                    return self._refused(identifier, Refusal.MISSING_STRUCTURE, message)
-                payload, format = _payload(found, self.spec.structure_format)
-        except StructureError as error:
-            return self._refused(identifier, error.reason, f"row {row} ({identifier}): {error}")
-        except (ValueError, TypeError, KeyError) as error:
-            return self._refused(identifier, Refusal.MALFORMED_ROW, f"row {row} ({identifier}): {error}")
-        labels = {}
-        for name, position in mapping.labels:
-            label = value[position]
-            if label is None or label == "" or label in self.spec.missing_labels:
-                continue
-            try:
-                number = _number(label)
-            except (ValueError, TypeError):
-                message = f"row {row} ({identifier}): {name} is not a number: {str(label)[:60]!r}"
-                return self._refused(identifier, Refusal.BAD_LABEL, message)
-            if number == number:  # NaN is how pandas writes an empty cell
-                labels[name] = number
-        modified_at = None
-        if mapping.modified_at is not None and value[mapping.modified_at]:
-            try:
+            parts = self._structures(value, mapping)
+            modified_at = None
+            if mapping.modified_at is not None and value[mapping.modified_at]:
                 modified_at = timestamp(value[mapping.modified_at])
-            except ValueError as error:
-                return self._refused(identifier, Refusal.MALFORMED_ROW, f"row {row} ({identifier}): {error}")
-        return Record(
-            identifier,
-            payload,
-            format,
-            self.name,
-            self.licence,
-            labels,
-            self._units if labels else {},
-            modified_at,
+        except StructureError as error:
+            yield self._refused(identifier, error.reason, f"{where}: {error}")
+            return
+        except (ValueError, TypeError, KeyError) as error:
+            yield self._refused(identifier, Refusal.MALFORMED_ROW, f"{where}: {error}")
+            return
+        if not parts:
+            yield self._refused(identifier, Refusal.MISSING_STRUCTURE, f"{where} has no structure")
+            return
+        labels = labels_of(
+            ((name, value[position]) for name, position in mapping.labels), self.spec.missing_labels
         )
+        if labels.problem:
+            yield self._refused(identifier, Refusal.BAD_LABEL, f"{where}: {labels.problem}")
+            return
+        units = {name: self._units[name] for name in labels.values}
+        for suffix, payload, format in parts:
+            yield Record(
+                identifier + suffix,
+                payload,
+                format,
+                self.name,
+                self.licence,
+                labels.values,
+                units,
+                modified_at,
+                message=labels.message,
+            )
+
+    def _structures(self, value: tuple[Any, ...], mapping: _Mapping) -> list[tuple[str, str | Cell, str]]:
+        """(suffix of the id, payload, format) of each structure of a row. Raises ValueError."""
+        if mapping.optimade:
+            columns = [value[position] for position in mapping.arrays]
+            return [("", optimade_text(zip(mapping.optimade, columns, strict=True)), "optimade")]
+        if mapping.arrays:
+            species, lattice, coordinates = (value[position] for position in mapping.arrays)
+            if species is None or lattice is None or coordinates is None:
+                return []
+            is_cartesian = isinstance(self.spec.structure, Arrays) and bool(self.spec.structure.positions)
+            return [("", cell_from_arrays(species, lattice, coordinates, is_cartesian), "cell")]
+        return list(structures_in(value[mapping.structure], self.spec.structure_format))
 
     def _refused(self, identifier: str, refusal: Refusal | Reason, message: str) -> Record:
         return Record(
@@ -303,22 +350,27 @@ class TableSource:
 
         id_at = None
         if "{" not in spec.id:
-            id_at = place(spec.id or guess(_IDS, "id"), "id")
+            id_at = place(spec.id or guess(IDS, "id"), "id")
         structure = spec.structure
+        optimade: tuple[str, ...] = ()
         if structure is None:
             arrays = Arrays()
-            if own is not None and {arrays.species, arrays.lattice, arrays.fractions} <= set(own):
+            there = set(own or ())
+            if set(arrays.columns()) <= there:
                 structure = arrays
+            elif set(_OPTIMADE[:3]) <= there and not there.intersection(_STRUCTURES):
+                optimade = tuple(name for name in _OPTIMADE if name in there)
             else:
                 structure = guess(_STRUCTURES, "structure")
         arrays_at: list[Any] = []
         structure_at: Any = -1
         if isinstance(structure, Arrays):
-            arrays_at = [
-                place(column, "structure")
-                for column in (structure.species, structure.lattice, structure.fractions)
-            ]
-        else:
+            arrays_at = [place(column, "structure") for column in structure.columns()]
+            if structure.kinds:
+                optimade = (_OPTIMADE[2], _OPTIMADE[0], _OPTIMADE[1], _OPTIMADE[3])
+        elif optimade:
+            arrays_at = [place(column, "structure") for column in optimade]
+        elif structure is not None:
             structure_at = place(structure, "structure")
         labels = [(name, place(label.column or name, f"label {name}")) for name, label in spec.labels.items()]
         modified = place(spec.modified_at, "modified_at") if spec.modified_at else None
@@ -331,7 +383,8 @@ class TableSource:
             columns,
             final(id_at),
             final(structure_at),
-            tuple(map(final, arrays_at)) or None,
+            tuple(map(final, arrays_at)),
+            optimade,
             [(name, final(position)) for name, position in labels],
             final(modified),
             final(on),
@@ -369,32 +422,6 @@ def _cursor(path: str) -> str:
     fs, inner = locate(path)
     with naming(path):
         return file_cursor(fs.info(inner))
-
-
-def _payload(value: Any, format: str | None) -> tuple[str | Cell, str]:
-    """A structure as it stands in a column, as a payload and its format."""
-    if isinstance(value, bytes):
-        value = decode(value)
-    if isinstance(value, dict):
-        if format is None:
-            format = "pymatgen" if "sites" in value else "jarvis" if "lattice_mat" in value else "ase"
-        return CONVERTERS[format](value), "cell"
-    if not isinstance(value, str):
-        raise ValueError(f"a structure is text or a JSON object, not {type(value).__name__}")
-    if format is None:
-        head = value.lstrip()[:1]
-        if head == "{":
-            return _payload(rows.loads(value), None)
-        format = "cif" if "_cell_length_a" in value else "poscar"
-    elif format in ("jarvis", "ase", "pymatgen"):
-        return _payload(rows.loads(value), format)
-    return whole_lines(value), format
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return float(value.lower() == "true")
-    return float(value)
 
 
 def timestamp(value: Any) -> datetime:

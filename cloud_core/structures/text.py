@@ -53,7 +53,7 @@ def decompressed(stream: IO[bytes], name: str, limit: int = MAX_BYTES) -> bytes:
 
 
 def _damaged(name: str, kind: str | None, error: Exception) -> StructureError:
-    return StructureError(Reason.UNREADABLE, f"{name}: truncated or damaged {kind or ''} data: {error}")
+    return StructureError(Reason.UNREADABLE, f"{name}: truncated or damaged ({kind or 'data'}: {error})")
 
 
 def decompressing(stream: IO[bytes]) -> tuple[IO[bytes], str | None]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zstandard
 
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record, SourceError
-from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formats import read as read_structure
 from tests.servers import S3Server
@@ -64,12 +64,19 @@ def folder(tmp_path: Path) -> Path:
     (folder / "POSCAR_d.xz").write_bytes(
         lzma.compress(b"NaCl\n1.0\n7 0 0\n0 7 0\n0 0 7\nNa Cl\n1 1\ndirect\n0 0 0\n0.5 0.5 0.5\n")
     )
+    (folder / "deep" / "Li0.5CoO2.v1.cif.zst").write_bytes(zstandard.compress(cif(8.0).encode()))
     (folder / "README.md").write_text("not a structure")
     (folder / ".hidden.cif").write_text("junk")
     return folder
 
 
-IDS = {"a.cif": 4.0, "deep/b.cif.gz": 5.0, "deep/er/c.cif.bz2": 6.0, "POSCAR_d.xz": 7.0}
+IDS = {
+    "a.cif": 4.0,
+    "deep/b.cif.gz": 5.0,
+    "deep/er/c.cif.bz2": 6.0,
+    "POSCAR_d.xz": 7.0,
+    "deep/Li0.5CoO2.v1.cif.zst": 8.0,
+}
 
 
 def lengths(found: dict[str, Record]) -> dict[str, float]:
@@ -82,9 +89,10 @@ def test_a_folder_with_compressed_files(folder: Path) -> None:
     assert {r.structure_id for r in found.values()} == {f"crystals:{i}" for i in IDS}
     assert all(r.modified_at is not None and r.licence == "unspecified" for r in found.values())
     assert set(by_id(f"{folder}/*.cif")) == {"a.cif"}
-    assert set(by_id(f"{folder}/**/*.cif*")) == {"a.cif", "deep/b.cif.gz", "deep/er/c.cif.bz2"}
+    assert set(by_id(f"{folder}/**/*.cif*")) == {i for i in IDS if ".cif" in i}
     assert set(by_id(f"{folder}/a.cif")) == {"a.cif"}
-    assert set(by_id({"kind": "files", "path": str(folder), "id": "stem"})) == {"a", "b", "c", "POSCAR_d"}
+    stems = {"a", "b", "c", "POSCAR_d", "Li0.5CoO2.v1"}
+    assert set(by_id({"kind": "files", "path": str(folder), "id": "stem"})) == stems
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz", "tar.bz2"])
@@ -138,7 +146,8 @@ def test_blocks_of_a_cif_are_records_of_their_own(tmp_path: Path) -> None:
         found = by_id(str(tmp_path / "many.cif"))
         assert lengths(found) == {"many.cif#one": 4.0, "many.cif#two": 5.0, "many.cif#two~2": 6.0}
     (tmp_path / "many.cif").write_text(cif(4.0, "one") + "data_empty\n" + cif(6.0, "three"))
-    assert set(by_id(str(tmp_path / "many.cif"))) == {f"many.cif#{n}" for n in ("one", "empty", "three")}
+    # a block without atoms is no structure
+    assert set(by_id(str(tmp_path / "many.cif"))) == {f"many.cif#{n}" for n in ("one", "three")}
 
 
 def test_extended_xyz(tmp_path: Path) -> None:
@@ -159,11 +168,15 @@ def test_extended_xyz(tmp_path: Path) -> None:
     found = by_id(str(tmp_path / "run.extxyz"))
     assert list(found) == ["run.extxyz#0", "run.extxyz#1"]
     for scale, record in zip((1.0, 1.1), found.values(), strict=True):
-        assert isinstance(record.payload, Cell) and record.payload.species == ("Na", "Cl")
-        np.testing.assert_allclose(record.payload.lattice, scale * lattice, rtol=1e-15)
-        np.testing.assert_allclose(record.payload.fractions, fractions, atol=1e-12)
+        assert record.format == "extxyz"
+        cell = read_structure(record.payload, record.format)
+        assert cell.species == ("Na", "Cl")
+        np.testing.assert_allclose(cell.lattice, scale * lattice, rtol=1e-15)
+        np.testing.assert_allclose(cell.fractions, fractions, atol=1e-12)
     (tmp_path / "molecule.xyz").write_text("1\nno cell\nH 0 0 0\n")
-    assert "no Lattice" in by_id(str(tmp_path / "molecule.xyz"))["molecule.xyz"].message
+    (molecule,) = records(str(tmp_path / "molecule.xyz"))
+    with pytest.raises(StructureError, match="no Lattice"):
+        read_structure(molecule.payload, molecule.format)
 
 
 def test_pymatgen_json(tmp_path: Path) -> None:
@@ -242,7 +255,7 @@ def test_one_bad_file_stops_no_other(folder: Path) -> None:
         "huge.cif": "too_large",
     }
     assert "truncated or damaged" in problems["deep/b.cif.gz"][1] and "HTML" in problems["page.cif"][1]
-    assert len(found) - len(problems) == 3
+    assert len(found) - len(problems) == 4
 
 
 @pytest.mark.parametrize(
@@ -307,7 +320,9 @@ def test_a_text_that_is_a_path_opens_no_file(tmp_path: Path) -> None:
     (tmp_path / "sly").mkdir()
     (tmp_path / "sly" / "b.cif").write_text(str(tmp_path / "secret.cif"))
     (tmp_path / "sly" / "empty.cif").write_text("")
-    for record in [*records(str(tmp_path / "t.csv")), *records(str(tmp_path / "sly"))]:
+    (row,) = records(str(tmp_path / "t.csv"))
+    assert row.refusal is Reason.UNKNOWN_FORMAT and row.payload == ""
+    for record in records(str(tmp_path / "sly")):
         with pytest.raises(StructureError) as error:
             read_structure(record.payload, record.format)
         assert error.value.reason in (Reason.PARSE_ERROR, Reason.NO_ATOMS)

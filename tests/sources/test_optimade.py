@@ -15,7 +15,7 @@ import pytest
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.optimade import _smaller
 from cloud_core.sources.record import Feed, Record, Source, SourceError
-from cloud_core.structures.errors import Reason
+from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formats import read
 from tests.servers import stop
 from tests.sources.conftest import optimade_entries, serve_optimade
@@ -196,9 +196,11 @@ def test_a_listing_that_loses_entries_is_an_error(faulty_optimade: Proxy, tmp_pa
     assert len(records(source(faulty_optimade.url, tmp_path))) == 17  # what was lost is not kept on disk
 
 
-def test_disorder_and_assemblies_are_refused_with_a_reason(tmp_path: Path) -> None:
-    ordered, disordered, assembly = (copy.deepcopy(optimade_entries()[2]) for _ in range(3))
-    for entry, name in ((ordered, "ordered"), (disordered, "disordered"), (assembly, "assembly")):
+def test_what_an_entry_says_of_itself_is_for_the_reader(tmp_path: Path) -> None:
+    """Disorder is read, assemblies are refused, a layer has a note: the same as from a file."""
+    names = ("ordered", "disordered", "assembly", "layer", "empty")
+    ordered, disordered, assembly, layer, empty = (copy.deepcopy(optimade_entries()[2]) for _ in names)
+    for entry, name in zip((ordered, disordered, assembly, layer, empty), names, strict=True):
         entry["id"] = name
     attributes = disordered["attributes"]
     attributes["species"] = copy.deepcopy(attributes["species"])
@@ -206,19 +208,22 @@ def test_disorder_and_assemblies_are_refused_with_a_reason(tmp_path: Path) -> No
     attributes["structure_features"] = ["disorder"]
     groups = {"sites_in_groups": [[0], [1]], "group_probabilities": [0.5, 0.5]}
     assembly["attributes"] |= {"structure_features": ["assemblies"], "assemblies": [groups]}
-    process, url = serve_optimade(tmp_path, [ordered, disordered, assembly])
+    layer["attributes"] |= {"dimension_types": [1, 1, 0], "nperiodic_dimensions": 2}
+    empty["attributes"] |= {"lattice_vectors": None, "cartesian_site_positions": None}
+    process, url = serve_optimade(tmp_path, [ordered, disordered, assembly, layer, empty])
     try:
         found = {r.id: r for r in records(source(url, tmp_path / "cache"))}
     finally:
         stop(process)
-    assert found["one/ordered"].refusal is None
-    assert (
-        found["one/disordered"].refusal is Reason.UNSUPPORTED
-        and "disorder" in found["one/disordered"].message
-    )
-    assert (
-        found["one/assembly"].refusal is Reason.UNSUPPORTED and "assemblies" in found["one/assembly"].message
-    )
+    assert found["one/empty"].refusal == "missing_structure"
+    assert not any(record.refusal for name, record in found.items() if name != "one/empty")
+    cells = {name: read(record.payload, "optimade") for name, record in found.items() if "ed" in name}
+    assert cells["one/ordered"].occupancies is None
+    assert {"Ac": 0.5, "La": 0.5} in (cells["one/disordered"].occupancies or ())
+    assert [note.flag for note in read(found["one/layer"].payload, "optimade").notes] == ["not_periodic"]
+    with pytest.raises(StructureError, match="assemblies") as error:
+        read(found["one/assembly"].payload, "optimade")
+    assert error.value.reason is Reason.UNSUPPORTED
 
 
 def test_a_wrong_filter_is_a_clear_error(optimade_server: str, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record, SourceError
 from cloud_core.structures.cell import Cell
+from cloud_core.structures.formats import read
 
 
 def records(spec: str | dict[str, Any]) -> list[Record]:
@@ -150,8 +152,9 @@ def test_python_and_ase_dictionaries_in_csv(shared: Path) -> None:
 
     for record, text in list(zip(found, frame["structure"], strict=True))[:20]:
         expected = Structure.from_dict(ast.literal_eval(text))
-        assert isinstance(record.payload, Cell)
-        np.testing.assert_allclose(record.payload.fractions, expected.frac_coords, atol=1e-12)
+        assert record.format == "json"
+        cell = read(record.payload, record.format)
+        np.testing.assert_allclose(cell.fractions, expected.frac_coords, atol=1e-12)
     found = records(str(shared / "data" / "phonon" / "phdos_tutorial_data_1521.csv.gz"))
     assert len(found) == 1521 and not any(r.refusal for r in found)
 
@@ -186,7 +189,7 @@ def layouts() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("layout", list(layouts()))
-@pytest.mark.parametrize("compression", ["", ".gz", ".bz2", ".xz", ".zip"])
+@pytest.mark.parametrize("compression", ["", ".gz", ".bz2", ".xz", ".zst", ".zip"])
 def test_json_layouts_and_compressions(tmp_path: Path, layout: str, compression: str) -> None:
     value = layouts()[layout]
     name = "t.jsonl" if layout == "lines" else "t.json"
@@ -196,8 +199,14 @@ def test_json_layouts_and_compressions(tmp_path: Path, layout: str, compression:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr(name, text)
     else:
-        compress = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[compression]
-        path.write_bytes(compress(text.encode()))
+        compress = {
+            "": bytes,
+            ".gz": gzip.compress,
+            ".bz2": bz2.compress,
+            ".xz": lzma.compress,
+            ".zst": zstandard.compress,
+        }
+        path.write_bytes(compress[compression](text.encode()))
     spec = {
         "kind": "table",
         "path": str(path),
@@ -208,8 +217,8 @@ def test_json_layouts_and_compressions(tmp_path: Path, layout: str, compression:
     found = records(spec)
     assert [r.id for r in found] == IDS and [r.refusal for r in found] == [None] * 3
     assert [r.labels.get("e_form") for r in found] == E_FORM
-    lattices = [r.payload.lattice[0, 0] for r in found if isinstance(r.payload, Cell)]
-    assert lattices == [2.5, 3.0, 3.5]
+    assert [json.loads(str(r.payload)) for r in found] == STRUCTURES
+    assert [read(r.payload, r.format).lattice[0, 0] for r in found] == [2.5, 3.0, 3.5]
 
 
 def test_a_matbench_file_with_the_official_ids(shared: Path) -> None:
@@ -256,7 +265,8 @@ def test_each_bad_row_is_refused_alone(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(
         '{"id": "a", "cif": "data_a"}\n{"id": "b", "ci\n[1]\n{"id": "d", "cif": 5}\n'
     )
-    assert [str(r.refusal) for r in records(str(tmp_path / "t.jsonl"))] == ["None"] + ["malformed_row"] * 3
+    reasons = [str(r.refusal) for r in records(str(tmp_path / "t.jsonl"))]
+    assert reasons == ["None", "malformed_row", "malformed_row", "unknown_format"]
 
 
 @pytest.mark.parametrize(
