@@ -14,6 +14,7 @@ import pytest
 
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Feed, Partition, Record, Source, SourceError
+from cloud_core.structures.formats import read as read_structure
 from tests.servers import S3Server
 from tests.sources.materials_project_server import KEY, MaterialsProject, materials_project
 
@@ -84,9 +85,9 @@ def test_reads_structures_labels_and_licence(server: MaterialsProject) -> None:
     for i, document in enumerate(server.documents):
         record = by_id[document["material_id"]]
         expected = Structure.from_dict(document["structure"])
-        assert not isinstance(record.payload, str)
-        np.testing.assert_array_equal(record.payload.lattice, expected.lattice.matrix)
-        np.testing.assert_array_equal(record.payload.fractions, expected.frac_coords)
+        cell = read_structure(record.payload, record.format)
+        np.testing.assert_array_equal(cell.lattice, expected.lattice.matrix)
+        np.testing.assert_array_equal(cell.fractions, expected.frac_coords)
         assert record.labels == {"gap": i / 10, "k": document["bulk_modulus"]["vrh"]}
         assert record.licence == ("CC-BY-NC-4.0" if i == 3 else "CC-BY-4.0")
         assert record.modified_at == datetime(2024, 1 + i % 9, 10, tzinfo=UTC)

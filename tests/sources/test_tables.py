@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from cloud_core.scope.encoder import encode_cell
+from cloud_core.scope.settings import EncoderSettings
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record, SourceError
 from cloud_core.structures.cell import Cell
@@ -241,12 +243,147 @@ def test_modified_at(tmp_path: Path) -> None:
     assert found[3].refusal == "malformed_row" and "May" in found[3].message
 
 
+# -- what stands in the cells
+
+
+def test_lemat_is_known_by_its_columns(shared: Path) -> None:
+    """Cartesian positions are no fractions, species are OPTIMADE's, nothing is configured."""
+    path = shared / "cases" / "structures" / "lemat.parquet"
+    found = records({"kind": "table", "path": str(path), "labels": {"energy": {"unit": "eV"}}})
+    assert [(r.id, r.format, r.labels) for r in found] == [
+        ("made-1", "optimade", {"energy": -1.0}),
+        ("made-2", "optimade", {"energy": -1.0}),
+    ]
+    assert [encode_cell(read(r.payload, r.format), EncoderSettings()).space_group for r in found] == [
+        225,
+        221,
+    ]
+    row = pq.read_table(path).to_pylist()[1]
+    cell = read(found[1].payload, found[1].format)
+    np.testing.assert_allclose(cell.fractions @ cell.lattice, row["cartesian_site_positions"], atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+def test_lemat_as_text(shared: Path, tmp_path: Path, kind: str) -> None:
+    rows = pq.read_table(shared / "cases" / "structures" / "lemat.parquet").to_pylist()
+    path = tmp_path / f"lemat.{kind}"
+    if kind == "csv":
+        texts = [{k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()} for row in rows]
+        pd.DataFrame(texts).to_csv(path, index=False)
+    else:
+        path.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+    found = records(str(path))
+    assert [r.id for r in found] == ["made-1", "made-2"]
+    assert [encode_cell(read(r.payload, r.format), EncoderSettings()).space_group for r in found] == [
+        225,
+        221,
+    ]
+
+
+def test_cartesian_arrays_and_kinds_of_species(tmp_path: Path) -> None:
+    lattice = [[4.0, 0.0, 0.0], [1.0, 5.0, 0.0], [0.0, 0.5, 6.0]]
+    fractions = [[0.0, 0.0, 0.0], [0.5, 0.25, 0.125]]
+    row = {
+        "id": "0012",
+        "sites": ["A", "B"],
+        "cell": lattice,
+        "where": (np.array(fractions) @ np.array(lattice)).tolist(),
+        "what": '[{"name": "A", "chemical_symbols": ["Fe", "vacancy"], "concentration": [0.5, 0.5]}, '
+        '{"name": "B", "chemical_symbols": ["O"]}]',
+    }
+    pq.write_table(pa.Table.from_pylist([row, row | {"id": "NA", "where": None}]), tmp_path / "t.parquet")
+    spec = {"kind": "table", "path": str(tmp_path / "t.parquet")}
+    arrays = {"species": "sites", "lattice": "cell", "positions": "where"}
+    plain, empty = records(spec | {"structure": arrays})
+    assert isinstance(plain.payload, Cell) and plain.id == "0012" and plain.payload.species == ("A", "B")
+    np.testing.assert_allclose(plain.payload.fractions, fractions, atol=1e-12)
+    assert (empty.id, empty.refusal) == ("NA", "missing_structure")
+    record = records(spec | {"structure": arrays | {"kinds": "what"}})[0]
+    cell = read(record.payload, record.format)
+    assert cell.occupancies is not None and dict(cell.occupancies[0]) == {"Fe": 0.5}
+    np.testing.assert_allclose(cell.fractions, fractions, atol=1e-12)
+    for wrong, message in (
+        ({"fractions": "cartesian_site_positions"}, "looks Cartesian; name it as `positions`"),
+        ({"fractions": "a", "positions": "b"}, "not both"),
+        ({"kinds": "what"}, "goes with `positions`"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            open_source(spec | {"structure": wrong})
+    with pytest.raises(SourceError, match="which column holds the structure"):
+        records(spec)  # Cartesian positions alone are never guessed to be fractions
+
+
+def test_a_label_that_is_not_finite_is_left_out_and_the_structure_stays(shared: Path, tmp_path: Path) -> None:
+    spec = {"kind": "table", "labels": {"gap": {"unit": "eV"}}}
+    found = records(spec | {"path": str(shared / "cases" / "structures" / "c_inf.csv")})
+    assert len(found) > 2 and [r.refusal for r in found] == [None] * len(found)
+    infinite = [r for r in found if r.message]
+    assert len(infinite) == 3 and not any(r.labels for r in infinite)
+    assert all("a label is a finite number: gap = " in r.message for r in infinite)
+    values = ["inf", "-Infinity", "1e400", "NaN", "1.5", "1" * 400, '"2.5"', '"Infinity"', "[1]"]
+    lines = [f'{{"id": {i}, "cif": "data_x", "gap": {value}}}' for i, value in enumerate(values)]
+    lines[0] = lines[0].replace("inf}", '"inf"}')
+    (tmp_path / "t.jsonl").write_text("\n".join(lines))
+    found = records(spec | {"path": str(tmp_path / "t.jsonl")})
+    assert [r.labels.get("gap") for r in found] == [None, None, None, None, 1.5, None, 2.5, None, None]
+    assert [bool(r.message) for r in found] == [True, True, True, False, False, True, False, True, True]
+    assert [r.refusal for r in found] == [None] * 8 + ["bad_label"]
+
+
+def test_a_cell_of_several_structures_and_of_every_format(tmp_path: Path) -> None:
+    from pymatgen.core import Lattice, Structure
+
+    structure = Structure(Lattice.cubic(4.0), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    cif, poscar = structure.to(fmt="cif"), structure.to(fmt="poscar")
+    frame = '2\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3\nCs 0 0 0\nCl 2 2 2\n'
+    ase = {"numbers": [55, 17], "positions": [[0, 0, 0], [2, 2, 2]], "cell": [4, 4, 4], "pbc": True}
+    jarvis = {"lattice_mat": [[4, 0, 0], [0, 4, 0], [0, 0, 4]], "elements": ["Cs", "Cl"], "cartesian": False}
+    jarvis["coords"] = [[0, 0, 0], [0.5, 0.5, 0.5]]
+    document = structure.as_dict()
+    texts = {
+        "cif": cif, "two": cif + cif.replace("data_CsCl", "data_other"), "poscar": poscar,
+        "frames": frame * 2,
+        "json": json.dumps(document), "list": json.dumps([document] * 2), "literal": str(document),
+        "ase": json.dumps(ase), "jarvis": json.dumps(jarvis), "gz": gzip.compress(cif.encode()),
+    }  # fmt: skip
+    expected = ["cif", "two#CsCl", "two#other", "poscar", "frames#0", "frames#1", "json", "list#0", "list#1"]
+    expected += ["literal", "ase", "jarvis"]
+    (tmp_path / "t.jsonl").write_text(
+        "\n".join(json.dumps({"id": i, "structure": t}) for i, t in texts.items() if isinstance(t, str))
+    )
+    pd.DataFrame({"id": list(texts)[:-1], "structure": list(texts.values())[:-1]}).to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    as_bytes = [t if isinstance(t, bytes) else t.encode() for t in texts.values()]
+    pq.write_table(pa.table({"id": list(texts), "structure": as_bytes}), tmp_path / "t.parquet")
+    for name in ("t.jsonl", "t.csv", "t.parquet"):
+        found = records(str(tmp_path / name))
+        assert [r.id for r in found] == expected + (["gz"] if name == "t.parquet" else [])
+        assert not any(r.refusal for r in found)
+        for record in found:
+            cell = read(record.payload, record.format)
+            assert cell.species == ("Cs", "Cl") and cell.lattice[0, 0] == 4.0
+
+
+def test_objects_in_parquet_have_no_nulls_of_their_neighbours(tmp_path: Path) -> None:
+    """Arrow gives each object the keys of all of them."""
+    site = {"species": [{"element": "Fe", "occu": 1.0}], "abc": [0.0, 0.0, 0.0]}
+    other = {"species": [{"element": "Fe", "occu": 1.0, "oxidation_state": 3.0}], "xyz": [0.0, 0.0, 0.0]}
+    lattice = {"matrix": [[3.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 3.0]]}
+    rows = [
+        {"id": str(i), "structure": {"lattice": lattice, "sites": [s]}} for i, s in enumerate((site, other))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    found = records(str(tmp_path / "t.parquet"))
+    assert [read(r.payload, r.format).species for r in found] == [("Fe",), ("Fe3+",)]
+
+
 # -- bad input
 
 
 def test_each_bad_row_is_refused_alone(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(
-        'id,cif,gap\na,data_a,1\nb,data_b\na,data_c,2\n,data_d,3\ne,,4\nf,data_f,wide\ng,"data\n_g",NaN\nh,data_h,True\n'
+        'id,cif,gap\na,data_a,1\nb,data_b\na,data_c,2\n,data_d,3\ne,,4\nf,data_f,wide\ng,"data_g\n_g",NaN\nh,data_h,True\n'
     )
     found = records({"kind": "table", "path": str(tmp_path / "t.csv"), "labels": {"gap": {"unit": "eV"}}})
     assert [(r.id, None if r.refusal is None else str(r.refusal)) for r in found] == [
@@ -261,7 +398,7 @@ def test_each_bad_row_is_refused_alone(tmp_path: Path) -> None:
     ]
     assert "line 3: 2 fields, the header has 3" in found[1].message
     assert "an earlier row has the id a already" in found[2].message
-    assert found[6].payload == "data\n_g" and found[6].labels == {} and found[7].labels == {"gap": 1.0}
+    assert found[6].payload == "data_g\n_g" and found[6].labels == {} and found[7].labels == {"gap": 1.0}
     (tmp_path / "t.jsonl").write_text(
         '{"id": "a", "cif": "data_a"}\n{"id": "b", "ci\n[1]\n{"id": "d", "cif": 5}\n'
     )
@@ -352,6 +489,8 @@ def test_memory_does_not_grow_with_a_json_table(tmp_path: Path) -> None:
 
     code = """
 import resource, sys
+from cloud_core.scope.encoder import encode_cell
+from cloud_core.scope.settings import EncoderSettings
 from cloud_core.sources.catalogue import open_source
 source = open_source({"kind": "table", "path": sys.argv[1], "id": "{row}", "structure": "structure"})
 n = sum(1 for p in source.partitions() for _ in source.read(p))
