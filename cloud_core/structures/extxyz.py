@@ -11,22 +11,19 @@ from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.sites import MAX_SITES, cell_of, check_lattice, fractions_of, periodicity_note
 
 _KEY_VALUE = re.compile(r"""([\w.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|\{([^}]*)\}|\[([^\]]*)\]|(\S+))""")
+_HEADER = re.compile(r"\b(lattice|properties)\s*=", re.IGNORECASE)
 _COUNT = re.compile(r"\s*\d{1,9}\s*")
 
 
 def is_extxyz(text: str) -> bool:
     """Whether a text looks like extended XYZ: a number of atoms, then a line with a lattice or columns."""
     head = text.lstrip("\n").split("\n", 2)
-    return (
-        len(head) > 1
-        and bool(_COUNT.fullmatch(head[0]))
-        and bool(re.search(r"\b(lattice|properties)\s*=", head[1], re.IGNORECASE))
-    )
+    return len(head) > 1 and bool(_COUNT.fullmatch(head[0])) and bool(_HEADER.search(head[1]))
 
 
 def split_frames(text: str) -> Iterator[str]:
-    """The text of each frame. One whose number of atoms cannot be read costs itself: reading goes on at the
-    next line that holds a number alone, followed by one with `=`."""
+    """The text of each frame. One whose number of atoms is wrong or cannot be read costs itself: reading goes
+    on at the next line of one word before a line with a lattice or columns."""
     lines = text.split("\n")
     at = 0
     while at < len(lines):
@@ -41,14 +38,17 @@ def split_frames(text: str) -> Iterator[str]:
 def _end_of_frame(lines: list[str], at: int) -> int:
     if _COUNT.fullmatch(lines[at]):
         end = at + 2 + int(lines[at])
-        if end >= len(lines) or not lines[end].strip() or _starts_frame(lines, end):
-            return min(end, len(lines))
+        if end < len(lines) and len(lines[end].split()) < 2:  # a line of an atom has four words
+            return end
     following = range(at + 1, len(lines))
     return next((place for place in following if _starts_frame(lines, place)), len(lines))
 
 
 def _starts_frame(lines: list[str], at: int) -> bool:
-    return at + 1 < len(lines) and bool(_COUNT.fullmatch(lines[at])) and "=" in lines[at + 1]
+    if at + 1 >= len(lines) or len(lines[at].split()) != 1:
+        return False
+    comment = lines[at + 1]
+    return bool(_HEADER.search(comment)) or ("=" in comment and bool(_COUNT.fullmatch(lines[at])))
 
 
 def read_extxyz(text: str) -> Cell:
@@ -56,13 +56,13 @@ def read_extxyz(text: str) -> Cell:
 
     Raises StructureError; the message names the line of the frame.
     """
-    lines = text.rstrip("\n").split("\n")
+    lines = text.rstrip().split("\n")
     if not _COUNT.fullmatch(lines[0]):
         raise _error(1, f"the number of atoms expected, not {lines[0][:40]!r}")
     count = int(lines[0])
     if count > MAX_SITES:
         raise StructureError(Reason.TOO_MANY_SITES, f"extended XYZ: {count} atoms")
-    if len(lines) < 2 + count:
+    if len(lines) != 2 + count:
         raise _error(1, f"{count} atoms announced, the frame has {max(len(lines) - 2, 0)}")
     comment = lines[1]
     info = {

@@ -68,7 +68,7 @@ def test_files(tmp_path: Path) -> None:
         "nul.cif": b"\0" * 5000,
         "inside.cif": cif(4.0).replace("0.5 0.5 0.5", "0.5 0.5 0.5\0"),
         "half.cif": b"\xff\xfe" + cif(4.0).encode("utf-16-le")[:-31],
-        "surrogate.cif": b"\xff\xfe\x00\xd8\x00\xd8" + cif(4.0).encode("utf-16-le"),
+        "surrogate.cif": b"\xff\xfe" + (cif(4.0) + "# ").encode("utf-16-le") + b"\x00\xd8\x00\xd8",
         "latin.cif": cif(4.0).encode() + b"# \xb0\xc5\n",
         "bomb.cif.gz": gzip.compress(b"\0" * (2 * MAX_BYTES), 1),
         "bomb.cif.bz2": bz2.compress(b"\0" * (2 * MAX_BYTES)),

@@ -10,6 +10,7 @@ import pytest
 
 from cloud_core.scope import encode
 from cloud_core.structures import Cell, Reason, StructureError, read
+from cloud_core.structures.formats import read_all
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +141,16 @@ def test_with_a_format_text_is_content_and_never_a_path() -> None:
     with pytest.raises(StructureError) as caught:
         read(__file__, "cif")
     assert caught.value.reason is Reason.PARSE_ERROR
+
+
+def test_each_bad_frame_costs_itself() -> None:
+    """Counts that are wrong, negative, huge or no number; no lattice; an atom too many."""
+    good = '1\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3\nPo 0 0 0\n'
+    rest = good.partition("\n")[2]
+    bad = ["-1\n" + rest, "999999999\n" + rest, "2\n" + rest, "many\n" + rest, "1\nno cell\nPo 0 0 0\n"]
+    bad.append(good + "Po 1 1 1\n")
+    for frame in bad:
+        for blank in ("", "\n"):
+            found = list(read_all(good + blank + frame + blank + good, "extxyz"))
+            assert [name for name, _ in found] == ["#0", "#1", "#2"], frame
+            assert [isinstance(cell, Cell) for _, cell in found] == [True, False, True], frame
