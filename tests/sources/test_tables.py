@@ -19,8 +19,10 @@ import zstandard
 from cloud_core.scope.encoder import encode_cell
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.sources.catalogue import open_source
+from cloud_core.sources.cells import structures_in
 from cloud_core.sources.record import Record, SourceError
 from cloud_core.structures.cell import Cell
+from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formats import read
 
 
@@ -363,6 +365,27 @@ def test_a_cell_of_several_structures_and_of_every_format(tmp_path: Path) -> Non
         for record in found:
             cell = read(record.payload, record.format)
             assert cell.species == ("Cs", "Cl") and cell.lattice[0, 0] == 4.0
+
+
+def test_python_literals_become_json() -> None:
+    values: list[Any] = [
+        {
+            "a": (1, -2.5e-3, True, None),
+            "it's": ["\\", "both ' and \"", "\n\t\x07é\u2028"],
+            "empty": ((), {}, []),
+        },
+        {"one": (1,), "deep": [[[{"x": (False,)}]]], "plain": "{[(,:"},
+    ]
+    for value in values:
+        text = f"{{'structure': {value!r}}}"
+        ((name, found, format),) = structures_in(text, None)
+        assert (name, format) == ("", "json")
+        assert json.loads(found) == json.loads(json.dumps({"structure": value}))
+    for text in ("{'a': f(1)}", "{'a': 1 + 1}", "{'a': [1, 2}", "{'a': 'open}", "{'a': 1}, 2"):
+        with pytest.raises(StructureError) as error:
+            for _, found, format in structures_in(text, None):
+                read(found, format)
+        assert error.value.reason is Reason.PARSE_ERROR
 
 
 def test_objects_in_parquet_have_no_nulls_of_their_neighbours(tmp_path: Path) -> None:
