@@ -8,9 +8,12 @@ import numpy as np
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.elements import SYMBOLS
 from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.numbers import to_float
 from cloud_core.structures.sites import MAX_SITES, cell_of, check_lattice, fractions_of, periodicity_note
 
-_KEY_VALUE = re.compile(r"""([\w.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|\{([^}]*)\}|\[([^\]]*)\]|(\S+))""")
+_KEY = re.compile(r"(?<![\w.-])([\w.-]++)\s*+=\s*+")
+_WORD = re.compile(r"\S*")
+_CLOSING = {'"': '"', "'": "'", "{": "}", "[": "]"}
 _COUNT = re.compile(r"\s*\d{1,9}\s*")
 
 
@@ -39,12 +42,12 @@ def split_frames(text: str) -> Iterator[str]:
 
 
 def _end_of_frame(lines: list[str], at: int) -> int:
+    following = next((place for place in range(at + 1, len(lines)) if _starts_frame(lines, place)), len(lines))
     if _COUNT.fullmatch(lines[at]):
         end = at + 2 + int(lines[at])
-        if end >= len(lines) or not lines[end].strip() or _starts_frame(lines, end):
-            return min(end, len(lines))
-    following = range(at + 1, len(lines))
-    return next((place for place in following if _starts_frame(lines, place)), len(lines))
+        if end <= following and (end == len(lines) or not lines[end].strip() or _COUNT.fullmatch(lines[end])):
+            return end
+    return following
 
 
 def _starts_frame(lines: list[str], at: int) -> bool:
@@ -56,7 +59,7 @@ def read_extxyz(text: str) -> Cell:
 
     Raises StructureError; the message names the line of the frame.
     """
-    lines = text.rstrip("\n").split("\n")
+    lines = text.rstrip().split("\n")
     if not _COUNT.fullmatch(lines[0]):
         raise _error(1, f"the number of atoms expected, not {lines[0][:40]!r}")
     count = int(lines[0])
@@ -64,10 +67,9 @@ def read_extxyz(text: str) -> Cell:
         raise StructureError(Reason.TOO_MANY_SITES, f"extended XYZ: {count} atoms")
     if len(lines) < 2 + count:
         raise _error(1, f"{count} atoms announced, the frame has {max(len(lines) - 2, 0)}")
-    comment = lines[1]
-    info = {
-        m[1].lower(): next(v for v in m.groups()[1:] if v is not None) for m in _KEY_VALUE.finditer(comment)
-    }
+    if len(lines) > 2 + count:
+        raise _error(1, f"{count} atoms announced, the frame has {len(lines) - 2}")
+    info = _key_values(lines[1])
     if "lattice" not in info:
         message = 'extended XYZ: no Lattice="…"; a molecule without a cell is no crystal'
         raise StructureError(Reason.INVALID_LATTICE, message)
@@ -79,7 +81,7 @@ def read_extxyz(text: str) -> Cell:
         fields = line.split()
         try:
             species.append(_symbol(fields[symbol], is_number))
-            x, y, z = (float(field) for field in fields[first : first + 3])
+            x, y, z = (to_float(field) for field in fields[first : first + 3])
         except (IndexError, ValueError) as error:
             raise _error(number, f"no atom of these columns: {line[:60]!r}") from error
         positions.append((x, y, z))
@@ -91,9 +93,29 @@ def read_extxyz(text: str) -> Cell:
     return cell_of(lattice, [{element: 1.0} for element in species], fractions, "extended XYZ", notes)
 
 
+def _key_values(comment: str) -> dict[str, str]:
+    """`key=value` of a comment line, keys in lower case; values may stand in quotes or brackets."""
+    values: dict[str, str] = {}
+    unclosed: set[str] = set()
+    at = 0
+    while found := _KEY.search(comment, at):
+        at = found.end()
+        closing = _CLOSING.get(comment[at : at + 1])
+        end = comment.find(closing, at + 1) if closing and closing not in unclosed else -1
+        if closing and end < 0:
+            unclosed.add(closing)  # not looked for again: a line may hold millions
+        if end < 0:
+            word = _WORD.match(comment, at)
+            value, at = (word[0], word.end()) if word else ("", at)
+        else:
+            value, at = comment[at + 1 : end], end + 1
+        values.setdefault(found[1].lower(), value)
+    return values
+
+
 def _lattice(text: str) -> np.ndarray:
     try:
-        lattice = np.array(text.replace(",", " ").split(), dtype=np.float64).reshape(3, 3)
+        lattice = np.array([to_float(word) for word in text.replace(",", " ").split()]).reshape(3, 3)
     except ValueError as error:
         message = f"extended XYZ: Lattice is not nine numbers: {text[:80]!r}"
         raise StructureError(Reason.INVALID_LATTICE, message) from error
@@ -120,6 +142,8 @@ def _columns(properties: str) -> tuple[int, bool, int]:
 def _symbol(word: str, is_number: bool) -> str:
     if not is_number:
         return word
+    if not word.isdecimal():
+        raise ValueError("no atomic number")
     number = int(word)
     return SYMBOLS[number - 1] if 1 <= number <= len(SYMBOLS) else "X"
 
