@@ -51,34 +51,35 @@ def check_form(form: str) -> None:
 
 @app.command()
 def scope(
-    files: Annotated[list[Path], typer.Argument(help="CIF, POSCAR or pymatgen JSON files.")],
+    files: Annotated[
+        list[Path], typer.Argument(help="CIF, POSCAR, extended XYZ or JSON files, compressed or not.")
+    ],
     form: Annotated[str, typer.Option(help="canonical, official or full.")] = "canonical",
     as_json: AsJson = False,
 ) -> None:
-    """Print the SCOPE string of each file.
+    """Print the SCOPE string of each structure of each file.
 
     Example: cloud scope NaCl.cif
     """
-    from cloud_core.scope import ScopeError, encode
-    from cloud_core.structures.errors import StructureError
+    from cloud_core.scope.inputs import Refused, encode_inputs
+    from cloud_core.scope.settings import EncoderSettings
 
     check_form(form)
-    failed = False
-    shown = []
     for path in files:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        try:
-            encoded = encode(path, forms=(form,))
-        except (StructureError, ScopeError) as error:
+    failed = False
+    shown = []
+    for place, name, outcome in encode_inputs(files, EncoderSettings(forms=(form,))):
+        path = files[place]
+        if isinstance(outcome, Refused):
             failed = True
-            print(f"cloud: {path}: {error}", file=sys.stderr)
-            continue
-        if as_json:
-            shown.append({"file": str(path), **plain(encoded)})
+            print(f"cloud: {path}{name}: {outcome.message}", file=sys.stderr)
+        elif as_json:
+            shown.append({"file": str(path), "name": name.removeprefix("#"), **plain(outcome.scope)})
         else:
-            text = getattr(encoded, form)
-            print(text if len(files) == 1 else f"{path}: {text}")
+            text = getattr(outcome.scope, form)
+            print(text if len(files) == 1 and not name else f"{path}{name}: {text}")
     if as_json:
         print(json.dumps(shown))
     if failed:

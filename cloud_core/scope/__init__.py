@@ -1,7 +1,7 @@
 """SCOPE: crystals as short strings, exact to the published encoding and canonical beside it."""
 
 from cloud_core.scope.canonical import canonicalise, equivalent
-from cloud_core.scope.encoder import Scope, encode
+from cloud_core.scope.encoder import Scope, encode, encode_all
 from cloud_core.scope.grammar import Parts, ScopeError, decode
 from cloud_core.scope.settings import EncoderSettings, fingerprint
 from cloud_core.scope.tokenizer import Tokenizer
@@ -15,6 +15,7 @@ __all__ = [
     "canonicalise",
     "decode",
     "encode",
+    "encode_all",
     "equivalent",
     "fingerprint",
 ]

@@ -1,6 +1,6 @@
 """Structure in, SCOPE out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,19 +60,46 @@ FLAGS = READER_FLAGS | {
 def encode(
     structure: Any, forms: Sequence[str] = ("canonical",), settings: EncoderSettings | None = None
 ) -> Scope:
-    """The SCOPE of a structure: CIF or POSCAR text, a path, JSON, a pymatgen Structure or a Cell.
+    """The SCOPE of one structure.
 
+    structure: content as text or bytes; a `Path` of a file; a JSON object; a pymatgen Structure; ASE Atoms; a
+    Cell. A text is never taken for a path.
     forms: what to compute, out of "canonical", "official", "full". settings: tolerances; its own `forms`
     rule where forms are left at the default. Raises StructureError with a reason code for a structure that
-    cannot be read or has no symmetry at the tolerance.
+    cannot be read or has no symmetry at the tolerance, and for an input of several structures.
     """
     from cloud_core.structures.formats import read
 
+    return encode_cell(
+        structure if isinstance(structure, Cell) else read(structure), _settings(forms, settings)
+    )
+
+
+def encode_all(
+    structures: Any, forms: Sequence[str] = ("canonical",), settings: EncoderSettings | None = None
+) -> Iterator[tuple[str, Scope | StructureError]]:
+    """(name, SCOPE or why it was refused) of each structure of an input, in order.
+
+    structures, forms, settings: as of `encode`. The name is "" for a single structure, `#name` of a CIF's block,
+    `#index` (from 0) of a frame, a list's item or a line. Raises StructureError where nothing can be read.
+    """
+    from cloud_core.structures.formats import read_all
+
+    settings = _settings(forms, settings)
+    for name, cell in read_all(structures):
+        if isinstance(cell, StructureError):
+            yield name, cell
+            continue
+        try:
+            yield name, encode_cell(cell, settings)
+        except StructureError as error:
+            yield name, error
+
+
+def _settings(forms: Sequence[str], settings: EncoderSettings | None) -> EncoderSettings:
     if settings is None:
-        settings = EncoderSettings(forms=tuple(forms))
-    elif tuple(forms) != ("canonical",):
-        settings = replace(settings, forms=tuple(forms))
-    return encode_cell(structure if isinstance(structure, Cell) else read(structure), settings)
+        return EncoderSettings(forms=tuple(forms))
+    return settings if tuple(forms) == ("canonical",) else replace(settings, forms=tuple(forms))
 
 
 def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:

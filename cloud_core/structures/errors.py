@@ -85,5 +85,7 @@ class StructureError(ValueError):
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
+        # half a surrogate pair, which an input may hold, can be neither printed nor stored
+        message = message.encode("utf-8", "backslashreplace").decode("utf-8")
         super().__init__(f"{message} ({reason.value}: {reason.remedy})")
         self.reason = reason

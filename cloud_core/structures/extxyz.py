@@ -1,54 +1,88 @@
 """Extended XYZ: frames of a file, and the cell of one."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from cloud_core.structures.cell import Cell
-from cloud_core.structures.elements import SYMBOLS
+from cloud_core.structures.cell import Cell, FloatArray, Note
 from cloud_core.structures.errors import Reason, StructureError
-from cloud_core.structures.sites import MAX_SITES, cell_of, check_lattice, fractions_of, periodicity_note
+from cloud_core.structures.numbers import to_float
+from cloud_core.structures.sites import (
+    MAX_SITES,
+    cell_of,
+    check_lattice,
+    fractions_of,
+    periodicity_note,
+    symbol_of_number,
+)
 
-_KEY_VALUE = re.compile(r"""([\w.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|\{([^}]*)\}|\[([^\]]*)\]|(\S+))""")
-_HEADER = re.compile(r"\b(lattice|properties)\s*=", re.IGNORECASE)
-_COUNT = re.compile(r"\s*\d{1,9}\s*")
+_NAME = "extended XYZ"
+_KEY = re.compile(r"(?<![\w.-])([\w.-]++)\s*+=\s*+")
+_WORD = re.compile(r"\S*")
+_CLOSING = {'"': '"', "'": "'", "{": "}", "[": "]"}
+_COUNT = re.compile(r"[ \t]*+\d{1,9}[ \t]*+")
+_OURS = ("lattice", "properties", "pbc")
+_TRUE, _FALSE = ("T", "TRUE", "1"), ("F", "FALSE", "0")
 
 
 def is_extxyz(text: str) -> bool:
-    """Whether a text looks like extended XYZ: a number of atoms, then a line with a lattice or columns."""
-    head = text.lstrip("\n").split("\n", 2)
-    return len(head) > 1 and bool(_COUNT.fullmatch(head[0])) and bool(_HEADER.search(head[1]))
+    """Whether a text begins like XYZ: a number of atoms, then a comment with keys or followed by an atom."""
+    lines = text.lstrip("\n").split("\n", 3)
+    if len(lines) < 2 or not _is_number(lines[0]):
+        return False
+    if re.search(r"\b(lattice|properties)\s*=", lines[1], re.IGNORECASE):
+        return True
+    return len(lines) > 2 and bool(re.match(r"\s*[A-Z][a-z]?(\s+[-+]?[\d.]+){3}", lines[2]))
 
 
 def split_frames(text: str) -> Iterator[str]:
-    """The text of each frame. One whose number of atoms is wrong or cannot be read costs itself: reading goes
-    on at the next line of one word before a line with a lattice or columns."""
+    """The text of each frame.
+
+    One whose number of atoms is wrong costs itself: it ends where the next one begins, a number alone and
+    then a line with a lattice.
+    """
     lines = text.split("\n")
-    at = 0
+    headers = [
+        place
+        for place in range(len(lines) - 1)
+        if _is_number(lines[place]) and "lattice" in lines[place + 1].lower()
+    ]
+    headers.append(len(lines))
+    at = passed = 0
     while at < len(lines):
         if not lines[at].strip():
             at += 1
             continue
-        end = _end_of_frame(lines, at)
+        while headers[passed] <= at:
+            passed += 1
+        end = at + 2 + int(lines[at]) if _COUNT.fullmatch(lines[at]) else len(lines) + 1
+        if end > headers[passed] or not _may_follow(lines, end):
+            end = headers[passed]
         yield "\n".join(lines[at:end]) + "\n"
         at = end
 
 
-def _end_of_frame(lines: list[str], at: int) -> int:
-    if _COUNT.fullmatch(lines[at]):
-        end = at + 2 + int(lines[at])
-        if end < len(lines) and len(lines[end].split()) < 2:  # a line of an atom has four words
-            return end
-    following = range(at + 1, len(lines))
-    return next((place for place in following if _starts_frame(lines, place)), len(lines))
+def _is_number(line: str) -> bool:
+    word = line.strip()
+    return len(word) < 20 and word.lstrip("+-").isdigit()
 
 
-def _starts_frame(lines: list[str], at: int) -> bool:
-    if at + 1 >= len(lines) or len(lines[at].split()) != 1:
+def _may_follow(lines: list[str], at: int) -> bool:
+    """Whether a frame may end before this line: it is none of an atom."""
+    if at >= len(lines):
+        return at == len(lines)
+    words = lines[at].split(maxsplit=20)
+    return len(words) < 4 or sum(map(_is_float, words)) < 3
+
+
+def _is_float(word: str) -> bool:
+    try:
+        to_float(word)
+    except ValueError:
         return False
-    comment = lines[at + 1]
-    return bool(_HEADER.search(comment)) or ("=" in comment and bool(_COUNT.fullmatch(lines[at])))
+    return True
 
 
 def read_extxyz(text: str) -> Cell:
@@ -61,68 +95,121 @@ def read_extxyz(text: str) -> Cell:
         raise _error(1, f"the number of atoms expected, not {lines[0][:40]!r}")
     count = int(lines[0])
     if count > MAX_SITES:
-        raise StructureError(Reason.TOO_MANY_SITES, f"extended XYZ: {count} atoms")
-    if len(lines) != 2 + count:
+        raise StructureError(Reason.TOO_MANY_SITES, f"{_NAME}: {count} atoms")
+    if len(lines) < 2 or len(lines) != 2 + count:
         raise _error(1, f"{count} atoms announced, the frame has {max(len(lines) - 2, 0)}")
-    comment = lines[1]
-    info = {
-        m[1].lower(): next(v for v in m.groups()[1:] if v is not None) for m in _KEY_VALUE.finditer(comment)
-    }
+    info = _key_values(lines[1])
     if "lattice" not in info:
-        message = 'extended XYZ: no Lattice="…"; a molecule without a cell is no crystal'
-        raise StructureError(Reason.INVALID_LATTICE, message)
+        message = f'{_NAME}: no Lattice="…"; a molecule without a cell is no crystal'
+        raise StructureError(Reason.UNSUPPORTED, message)
     lattice = _lattice(info["lattice"])
-    symbol, is_number, first = _columns(info.get("properties", "species:S:1:pos:R:3"))
+    columns = _columns(info.get("properties", ""))
     species: list[str] = []
     positions = []
-    for number, line in enumerate(lines[2 : 2 + count], 3):
-        fields = line.split()
+    for number, line in enumerate(lines[2:], 3):
         try:
-            species.append(_symbol(fields[symbol], is_number))
-            x, y, z = (float(field) for field in fields[first : first + 3])
-        except (IndexError, ValueError) as error:
-            raise _error(number, f"no atom of these columns: {line[:60]!r}") from error
-        positions.append((x, y, z))
-    fractions = fractions_of(lattice, np.array(positions, dtype=float).reshape(-1, 3), "extended XYZ")
-    periodic = [
-        word.upper() in ("T", "TRUE", "1") for word in info.get("pbc", "T T T").replace(",", " ").split()
-    ]
-    notes = periodicity_note(periodic, "extended XYZ")
-    return cell_of(lattice, [{element: 1.0} for element in species], fractions, "extended XYZ", notes)
+            symbol, position = columns.atom(line.split())
+        except StructureError:
+            raise
+        except ValueError as error:
+            raise _error(number, f"{error}: {line[:60]!r}") from error
+        species.append(symbol)
+        positions.append(position)
+    fractions = fractions_of(lattice, np.array(positions, dtype=float).reshape(-1, 3), _NAME)
+    return cell_of(lattice, [{symbol: 1.0} for symbol in species], fractions, _NAME, _periodicity(info))
 
 
-def _lattice(text: str) -> np.ndarray:
+def _key_values(comment: str) -> dict[str, str]:
+    """`key=value` of a comment line, keys in lower case; values may stand in quotes or brackets."""
+    values: dict[str, str] = {}
+    unclosed: set[str] = set()  # not looked for again: a line may hold millions
+    at = 0
+    while found := _KEY.search(comment, at):
+        at = found.end()
+        closing = "]]" if comment.startswith("[[", at) else _CLOSING.get(comment[at : at + 1])
+        end = comment.find(closing, at + 1) if closing and closing not in unclosed else -1
+        if closing and end < 0:
+            unclosed.add(closing)
+        if end < 0:
+            word = _WORD.match(comment, at)
+            value, at = (word[0], word.end()) if word else ("", at)
+        else:
+            value, at = comment[at + 1 : end], end + 1
+        key = found[1].lower()
+        if key in values and key in _OURS:
+            raise _error(2, f"{found[1][:40]} stands twice")
+        values[key] = value
+    return values
+
+
+def _words(value: str) -> list[str]:
+    """The words of a list: `1 0 0`, `[1, 0, 0]`, `[[1, 0], [0, 1]]`."""
+    return re.sub(r"[\[\]{},]", " ", value).split()
+
+
+def _lattice(text: str) -> FloatArray:
     try:
-        lattice = np.array(text.replace(",", " ").split(), dtype=np.float64).reshape(3, 3)
+        lattice = np.array([to_float(word) for word in _words(text)]).reshape(3, 3)
     except ValueError as error:
-        message = f"extended XYZ: Lattice is not nine numbers: {text[:80]!r}"
+        message = f"{_NAME}: Lattice is not nine numbers: {text[:80]!r}"
         raise StructureError(Reason.INVALID_LATTICE, message) from error
-    check_lattice(lattice, "extended XYZ")
+    check_lattice(lattice, _NAME)
     return lattice
 
 
-def _columns(properties: str) -> tuple[int, bool, int]:
-    """Where a line holds the species (whether as an atomic number) and the first coordinate."""
+def _periodicity(info: dict[str, str]) -> tuple[Note, ...]:
+    """Without `pbc` a lattice is one of a crystal."""
+    words = [word.upper() for word in _words(info.get("pbc", "T T T"))]
+    if len(words) == 1:
+        words *= 3
+    if len(words) != 3 or not set(words) <= {*_TRUE, *_FALSE}:
+        raise _error(2, f"pbc is {info['pbc'][:40]!r}")
+    return periodicity_note([word in _TRUE for word in words], _NAME)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where the line of an atom holds what. species or number may be None; width: None where it is open."""
+
+    species: int | None
+    number: int | None
+    position: int
+    width: int | None
+
+    def atom(self, fields: Sequence[str]) -> tuple[str, list[float]]:
+        """Symbol and coordinates of an atom. Raises ValueError for a line of other columns."""
+        if len(fields) != (self.width or max(len(fields), self.position + 3)):
+            raise ValueError(f"{len(fields)} columns, {self.width or 4} expected")
+        position = [to_float(word) for word in fields[self.position : self.position + 3]]
+        symbol = fields[self.species] if self.species is not None else ""
+        if self.number is not None:
+            named = symbol_of_number(to_float(fields[self.number]), _NAME)
+            if symbol and symbol != named:
+                raise ValueError(f"the atomic number of {named} beside {symbol}")
+            symbol = named
+        return symbol, position
+
+
+def _columns(properties: str) -> _Columns:
+    if not properties:
+        return _Columns(0, None, 1, None)
     parts = properties.split(":")
-    offsets: dict[str, int] = {}
+    offsets: dict[str, tuple[int, int]] = {}
     width = 0
-    for name, count in zip(parts[::3], parts[2::3], strict=False):
-        if not re.fullmatch(r"\d{1,4}", count):
+    for name, kind, count in zip(parts[::3], parts[1::3], parts[2::3], strict=False):
+        if kind not in ("S", "R", "I", "L") or not re.fullmatch(r"[1-9]\d?", count):
             raise _error(2, f"Properties: {properties[:60]!r}")
-        offsets[name.lower()] = width
+        if name.lower() in offsets:
+            raise _error(2, f"Properties has {name[:20]} twice")
+        offsets[name.lower()] = (width, int(count))
         width += int(count)
-    for name in ("species", "z", "numbers"):
-        if name in offsets and "pos" in offsets:
-            return offsets[name], name != "species", offsets["pos"]
-    raise _error(2, f"Properties lacks species (or Z) or pos: {properties[:60]!r}")
-
-
-def _symbol(word: str, is_number: bool) -> str:
-    if not is_number:
-        return word
-    number = int(word)
-    return SYMBOLS[number - 1] if 1 <= number <= len(SYMBOLS) else "X"
+    species = offsets.get("species") or offsets.get("element")
+    number = offsets.get("z") or offsets.get("numbers")
+    position, n = offsets.get("pos", (0, 0))
+    if len(parts) % 3 or (species is None and number is None) or n != 3:
+        raise _error(2, f"Properties lacks species (or Z) or pos: {properties[:60]!r}")
+    return _Columns(species and species[0], number and number[0], position, width)
 
 
 def _error(line: int, message: str) -> StructureError:
-    return StructureError(Reason.PARSE_ERROR, f"extended XYZ: line {line} of the frame: {message}")
+    return StructureError(Reason.PARSE_ERROR, f"{_NAME}: line {line} of the frame: {message}")

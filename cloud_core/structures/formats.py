@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -17,7 +18,7 @@ from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
 from cloud_core.structures.json_text import split_json
 from cloud_core.structures.poscar import read_poscar
 from cloud_core.structures.pymatgen import from_pymatgen
-from cloud_core.structures.text import check_size, decode, decompressed, read_file
+from cloud_core.structures.text import check_size, decode, decompressed, plain_text, read_file
 
 # "json" is an object of one of the four kinds that follow it, told by its keys.
 TextFormat = Literal["cif", "poscar", "extxyz", "json", "pymatgen", "ase", "jarvis", "optimade"]
@@ -56,9 +57,10 @@ def read(payload: Any, format: str | None = None, fast: bool = True) -> Cell:
         raise StructureError(Reason.NO_ATOMS, "no structure in it")
     second = next(found, None)
     if second is not None:
-        names = [name or "(the first)" for name in (first[0], second[0], *[name for name, *_ in found])]
-        shown = ", ".join(names[:4]) + (", …" if len(names) > 4 else "")
-        raise StructureError(Reason.SEVERAL_STRUCTURES, f"{len(names)} structures: {shown}")
+        names = [first[0], second[0], *[name for name, *_ in islice(found, 2)]]
+        count = len(names) + sum(1 for _ in found)
+        shown = ", ".join(names) + (", …" if count > len(names) else "")
+        raise StructureError(Reason.SEVERAL_STRUCTURES, f"{count} structures: {shown}")
     return read_part(*first[1:], fast=fast)
 
 
@@ -96,7 +98,7 @@ def split(payload: Any, format: str | None = None) -> Iterator[tuple[str, Any, s
         yield from split_text(text, format or format_of_name(payload.name) or format_of_text(text))
     elif isinstance(payload, bytes | str):
         check_size(payload)
-        text = payload if isinstance(payload, str) else _decoded(payload)
+        text = plain_text(payload) if isinstance(payload, str) else _decoded(payload)
         yield from split_text(text, format or format_of_text(text))
     elif isinstance(payload, Mapping | list):
         for name, document in split_document(payload):
@@ -190,10 +192,10 @@ def format_of_text(text: str) -> str:
         return "cif"
     if is_extxyz(text):
         return "extxyz"
-    lines = text.split("\n")
+    lines = text.split("\n", 8)
     if len(lines) > 6 and all(re.match(r"\s*[-+\d.]", line) for line in lines[1:5]):
         return "poscar"
-    if len(head.strip().split("\n")) == 1:
+    if "\n" not in head.strip():
         shown = head.strip()[:60]
         raise StructureError(
             Reason.UNKNOWN_FORMAT,

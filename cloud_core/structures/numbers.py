@@ -37,6 +37,13 @@ def parse_number(text: str) -> Number | None:
     return None
 
 
+def to_float(word: str) -> float:
+    """The number that a word is. Raises ValueError; so for "1_000", which Python reads and no program writes."""
+    if "_" in word:
+        raise ValueError(f"{word[:40]!r} is no number")
+    return float(word)
+
+
 def scale_to_one(
     amounts: Mapping[str, float], written: Sequence[Number], where: str
 ) -> tuple[float, Note | None]:

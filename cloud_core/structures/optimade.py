@@ -32,6 +32,8 @@ def read_optimade(payload: Mapping[str, Any]) -> Cell:
         raise StructureError(Reason.PARSE_ERROR, f"{name}: no {missing[0]}")
     if features := _UNSUPPORTED.intersection(attributes.get("structure_features") or ()):
         raise StructureError(Reason.UNSUPPORTED, f"{name}: structure feature {min(features)}")
+    if attributes.get("assemblies"):
+        raise StructureError(Reason.UNSUPPORTED, f"{name}: assemblies")
     dimensions = [bool(along) for along in attributes.get("dimension_types") or (1, 1, 1)]
     labels = [str(label) for label in attributes["species_at_sites"]]
     vectors = attributes["lattice_vectors"]
@@ -52,6 +54,8 @@ def _value(value: Any) -> Any:
 
 def _occupancy(kind: Mapping[str, Any]) -> dict[str, float]:
     occupancy: dict[str, float] = {}
+    if any(kind.get("attached") or ()):
+        raise StructureError(Reason.UNSUPPORTED, "optimade: atoms attached to a site, without coordinates")
     symbols = [str(symbol) for symbol in kind["chemical_symbols"]]
     concentrations = kind.get("concentration") or [1.0] * len(symbols)
     for symbol, amount in zip(symbols, concentrations, strict=True):

@@ -9,14 +9,15 @@ import re
 import numpy as np
 
 from cloud_core.structures.cell import Cell, Note
-from cloud_core.structures.elements import is_element
+from cloud_core.structures.elements import is_element, is_vacancy
 from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.numbers import to_float
 from cloud_core.structures.sites import MAX_SITES, cell_of, check_lattice, check_positions
 
 
 def read_poscar(text: str) -> Cell:
     """The cell of a POSCAR's text. Raises StructureError; the message names the line."""
-    lines = text.split("\n")
+    lines = text.split("\n", MAX_SITES + 100)
     lattice, scales = _lattice(lines)
     symbols, counts, at, notes = _species(lines)
     total = sum(counts)
@@ -33,11 +34,22 @@ def read_poscar(text: str) -> Cell:
         raise _error(at, f"{mode[:20]!r} in place of Direct or Cartesian")
     positions = np.array([_numbers(lines, at + 1 + i, 3, Reason.INVALID_POSITIONS) for i in range(total)])
     check_positions(positions, "POSCAR")
+    _check_end(lines, at + 1 + total, total)
     if is_cartesian:
         inverse = np.linalg.inv(lattice)
         positions = np.array([np.dot(position, inverse) for position in positions * scales])
     species = [symbol for symbol, count in zip(symbols, counts, strict=True) for _ in range(count)]
     return cell_of(lattice, [{symbol: 1.0} for symbol in species], positions, "POSCAR", notes)
+
+
+def _check_end(lines: list[str], at: int, total: int) -> None:
+    """Raise StructureError where coordinates go on beyond the atoms: the numbers of atoms are wrong then.
+
+    A blank line or a word stands before velocities.
+    """
+    words = _line(lines, at).split() if at < len(lines) else []
+    if len(words) >= 3 and all(re.fullmatch(r"[+-]?\d*\.?\d+([eEdD][+-]?\d+)?", word) for word in words[:3]):
+        raise _error(at, f"{total} atoms announced, more coordinates follow: {lines[at][:60]!r}")
 
 
 def _lattice(lines: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +112,7 @@ def _species(lines: list[str]) -> tuple[list[str], list[int], int, list[Note]]:
 def _element(word: str) -> str:
     """The element of "Fe", "Fe_pv", "Fe/1a2b3c", "Fe.3"."""
     symbol = re.split(r"[/_.]", word)[0]
-    if not is_element(symbol):
+    if not is_element(symbol) and not is_vacancy(symbol):
         raise StructureError(Reason.UNKNOWN_ELEMENT, f"POSCAR: {word[:40]!r} is no element")
     return symbol
 
@@ -127,7 +139,7 @@ def _numbers(lines: list[str], at: int, count: int, reason: Reason) -> list[floa
     if len(words) < count:  # Fortran leaves no blank before a minus sign where the columns are full
         words = re.sub(r"(?<=[\d.])-", " -", _line(lines, at)).split()[:count]
     try:
-        values = [float(word.replace("d", "e").replace("D", "E")) for word in words]
+        values = [to_float(word.replace("d", "e").replace("D", "E")) for word in words]
     except ValueError as error:
         raise _error(at, f"{count} numbers expected: {lines[at][:60]!r}") from error
     if len(values) < count:

@@ -1,5 +1,6 @@
 """Sites as readers find them, put together as a cell."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,8 @@ from cloud_core.structures.numbers import parse_number, scale_to_one
 
 NO_PERIOD = "{}: not periodic in three dimensions"
 MAX_SITES = 100_000
+# An element with its charge and spin as pymatgen writes them: "Fe", "Fe3+", "Fe2.5+,spin=5"; not "OH", "Fe1".
+_SPECIES = re.compile(r"[A-Z][a-z]?(\d*\.?\d*(e[+-]\d+)?[+-])?(,spin=.{1,40})?")
 
 
 def cell_of(
@@ -65,7 +68,7 @@ def _cleaned(mixture: Mapping[str, float], where: str) -> tuple[dict[str, float]
     for species, amount in mixture.items():
         if is_vacancy(species):
             continue
-        if not is_element(symbol_of(species)):
+        if not _SPECIES.fullmatch(species) or not is_element(symbol_of(species)):
             raise StructureError(Reason.UNKNOWN_ELEMENT, f"{where}: {species[:40]!r} is no element")
         if not 0 <= amount < 1e3:
             raise StructureError(Reason.INVALID_OCCUPANCY, f"{where}: an occupancy of {amount} of {species}")

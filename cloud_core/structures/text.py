@@ -146,6 +146,12 @@ def decode(data: bytes) -> str:
             text = data.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = data.decode("latin-1")
+    return plain_text(text)
+
+
+def plain_text(text: str) -> str:
+    """A text without the byte order mark, line ends as LF."""
+    text = text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
