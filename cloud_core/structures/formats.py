@@ -1,23 +1,21 @@
 """Readers: whatever a structure comes as, a Cell comes out. The one list of formats."""
 
-import json
+import io
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-import numpy as np
-
+from cloud_core.structures.ase import is_atoms
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.cif import read_cif, read_plain
 from cloud_core.structures.cif_block import blocks_of, split_blocks
-from cloud_core.structures.documents import ase_cell, read_document, split_document, symbol_of_number
+from cloud_core.structures.documents import read_document, split_document
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
-from cloud_core.structures.json_text import split_json
-from cloud_core.structures.poscar import read_poscar
-from cloud_core.structures.pymatgen import from_pymatgen
+from cloud_core.structures.json_text import loads, split_json
+from cloud_core.structures.poscar import is_poscar, read_poscar
 from cloud_core.structures.text import check_size, decode, decompressed, plain_text, read_file
 
 # "json" is an object of one of the four kinds that follow it, told by its keys.
@@ -36,6 +34,7 @@ SUFFIXES = {
     ".jsonl": "json",
     ".ndjson": "json",
 }
+_IS_CIF = re.compile(r"^[ \t]*(data_|_cell|_atom_site|loop_)", re.IGNORECASE | re.MULTILINE)
 _HAS_SITES = re.compile(r"^[ \t]*_atom_site[_.](fract|cartn|label|type_symbol)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -100,13 +99,16 @@ def split(payload: Any, format: str | None = None) -> Iterator[tuple[str, Any, s
         check_size(payload)
         text = plain_text(payload) if isinstance(payload, str) else _decoded(payload)
         yield from split_text(text, format or format_of_text(text))
-    elif isinstance(payload, Mapping | list):
-        for name, document in split_document(payload):
+    elif isinstance(payload, Mapping | list | tuple):
+        for name, document in split_document(list(payload) if isinstance(payload, tuple) else payload):
             yield name, document, format or "json"
     elif hasattr(payload, "lattice") and hasattr(payload, "frac_coords"):
         yield "", payload, "cell"
-    elif hasattr(payload, "get_atomic_numbers") and hasattr(payload, "get_cell"):
+    elif is_atoms(payload):
         yield "", payload, "ase"
+    elif hasattr(payload, "cart_coords"):
+        message = f"{type(payload).__name__}: no lattice; a molecule is no crystal"
+        raise StructureError(Reason.UNSUPPORTED, message)
     else:
         raise StructureError(Reason.UNKNOWN_FORMAT, f"cannot read a structure from {type(payload).__name__}")
 
@@ -141,17 +143,11 @@ def read_part(part: Any, format: str, fast: bool = True) -> Cell:
         if format == "extxyz":
             return read_extxyz(part)
         if format in DOCUMENTS:
-            return read_document(_loads(part), None if format == "json" else format)
+            return read_document(loads(part))
         raise StructureError(Reason.UNKNOWN_FORMAT, f"no text is of the format {format!r}")
     if isinstance(part, Cell):
         return part
-    if isinstance(part, Mapping):
-        return read_document(part, None if format == "json" else format)
-    if hasattr(part, "lattice") and hasattr(part, "frac_coords"):
-        return from_pymatgen(part)
-    if hasattr(part, "get_atomic_numbers") and hasattr(part, "get_cell"):
-        return _from_ase(part)
-    raise StructureError(Reason.PARSE_ERROR, f"structure JSON: an object is expected, not {str(part)[:40]!r}")
+    return read_document(part)
 
 
 # -- telling formats
@@ -188,13 +184,12 @@ def format_of_text(text: str) -> str:
     head = text.lstrip("\ufeff \t\r\n")
     if head[:1] in ("{", "["):
         return "json"
-    if re.search(r"^\s*(data_|_cell|_atom_site|loop_)", text, re.MULTILINE | re.IGNORECASE):
+    if _IS_CIF.search(text):
         return "cif"
+    if is_poscar(text):
+        return "poscar"
     if is_extxyz(text):
         return "extxyz"
-    lines = text.split("\n", 8)
-    if len(lines) > 6 and all(re.match(r"\s*[-+\d.]", line) for line in lines[1:5]):
-        return "poscar"
     if "\n" not in head.strip():
         shown = head.strip()[:60]
         raise StructureError(
@@ -208,18 +203,16 @@ def format_of_text(text: str) -> str:
 
 
 def _decoded(data: bytes) -> str:
-    import io
-
     return decode(decompressed(io.BytesIO(data), "content"))
 
 
 def _split_cif(text: str) -> Iterator[tuple[str, str]]:
-    """(name, text) of the blocks that list atoms; the whole text where there is one block."""
+    """(name, text) of the blocks that list atoms; the whole text where no more than one does."""
     blocks = split_blocks(text) if len(re.findall(r"data_", text, re.IGNORECASE)) > 1 else []
     with_sites = [(name, block) for name, block in blocks if _HAS_SITES.search(block)]
     if len(with_sites) > 1:
         with_sites = [(name, block) for name, block in with_sites if _may_hold_atoms(block)]
-    if len(blocks) < 2 or not with_sites:
+    if len(with_sites) < 2:
         yield "", text
         return
     seen: dict[str, int] = {}
@@ -234,26 +227,3 @@ def _may_hold_atoms(block: str) -> bool:
         return any(found.has_atoms for found in blocks_of(block))
     except StructureError:
         return True
-
-
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise StructureError(Reason.PARSE_ERROR, "structure JSON: nested too deeply") from error
-    except ValueError as error:  # also integers of too many digits
-        raise StructureError(Reason.PARSE_ERROR, f"structure JSON: {str(error)[:200]}") from error
-
-
-def _from_ase(atoms: Any) -> Cell:
-    """The cell of ASE's Atoms. Occupancies that ASE keeps beside the atoms cannot be told site by site."""
-    occupancy = atoms.info.get("occupancy") if isinstance(atoms.info, Mapping) else None
-    if occupancy and any(set(kind.values()) != {1.0} for kind in occupancy.values()):
-        raise StructureError(
-            Reason.UNSUPPORTED,
-            "ase: partial occupancies (atoms.info['occupancy']); give the file they came from",
-        )
-    symbols = [symbol_of_number(number) for number in atoms.get_atomic_numbers().tolist()]
-    lattice = np.array(atoms.get_cell()[:], dtype=float).reshape(3, 3)
-    positions = np.array(atoms.get_positions(), dtype=float).reshape(-1, 3)
-    return ase_cell(symbols, lattice, positions, [bool(along) for along in atoms.get_pbc()])

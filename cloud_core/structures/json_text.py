@@ -4,14 +4,40 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
+from typing import Any
 
+from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.text import MAX_BYTES
 
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["\[\]{}]', re.DOTALL)
 _IN_STRING = re.compile(r'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _SPACE = re.compile(r"[\s\ufeff]*+")
 _MAX_MEMBERS = 100_000  # of one object that are looked at
+_OTHER_ENTRY = re.compile(r'"type"\s*:\s*"(?!structures")\w+"')
 _SCALAR = re.compile(r'[^\s,:"\[\]{}]*+')
+
+
+def loads(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises StructureError for what is none, for a key that stands twice in an object, and for what is nested
+    too deeply to be built.
+    """
+    try:
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_object)
+    except RecursionError as error:
+        raise StructureError(Reason.PARSE_ERROR, "JSON: nested too deeply") from error
+    except ValueError as error:  # also integers of too many digits
+        raise StructureError(Reason.PARSE_ERROR, f"JSON: {str(error)[:200]}") from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:40]!r} stands twice in one object")
+    return found
 
 
 class JsonError(ValueError):
@@ -258,7 +284,11 @@ def _lines(text: str) -> list[str] | None:
     except JsonError:
         pass
     lines = [line for line in text.lstrip("\ufeff").split("\n") if line.strip()]
-    return lines if len(lines) > 1 and all(line.lstrip()[:1] == "{" for line in lines) else None
+    if len(lines) < 2 or not all(line.lstrip()[:1] == "{" for line in lines):
+        return None
+    if '"x-optimade"' in lines[0]:  # a header; entries that are no structures may stand between
+        return [line for line in lines[1:] if not _OTHER_ENTRY.search(line)]
+    return lines
 
 
 def _items(members: Mapping[str, str]) -> Iterator[str] | None:

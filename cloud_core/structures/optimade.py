@@ -1,65 +1,118 @@
 """OPTIMADE structures (specification 1.2, entry type `structures`) as cells."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
+from cloud_core.structures.arrays import matrix, number, vectors
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.json_text import loads
 from cloud_core.structures.sites import cell_of, check_lattice, fractions_of, periodicity_note
 
 _NEEDED = ("lattice_vectors", "cartesian_site_positions", "species_at_sites")
 _UNSUPPORTED = {"assemblies", "unknown_positions", "implicit_atoms", "site_attachments"}
 
 
-def is_optimade(payload: Mapping[str, Any]) -> bool:
-    """Whether a JSON object is an OPTIMADE structure, whole or its attributes alone."""
-    attributes = payload.get("attributes")
-    return isinstance(attributes, Mapping) or "species_at_sites" in payload
+def is_optimade(value: Any) -> bool:
+    """Whether a value is an OPTIMADE structure, whole or its attributes alone."""
+    if not isinstance(value, Mapping):
+        return False
+    return isinstance(value.get("attributes"), Mapping) or any(key in value for key in _NEEDED)
 
 
-def read_optimade(payload: Mapping[str, Any]) -> Cell:
-    """The cell of an OPTIMADE structure. Raises StructureError.
+def read_optimade(entry: Mapping[str, Any]) -> Cell:
+    """The cell of an OPTIMADE structure, whole or its attributes alone. Raises StructureError.
 
     Vacancies lower the occupancy of their site. One that is not periodic in three dimensions has a note.
     A value may be JSON text, as tables of OPTIMADE structures have it (LeMat-Bulk: `species`).
     """
-    attributes = {key: _value(value) for key, value in payload.get("attributes", payload).items()}
-    name = f"optimade: {str(payload.get('id', 'entry'))[:60]}"
+    attributes = entry["attributes"] if isinstance(entry.get("attributes"), Mapping) else entry
+    attributes = {key: _value(value) for key, value in attributes.items()}
+    name = f"optimade: {str(entry.get('id', 'entry'))[:60]}"
     if missing := [key for key in _NEEDED if attributes.get(key) is None]:
         raise StructureError(Reason.PARSE_ERROR, f"{name}: no {missing[0]}")
-    if features := _UNSUPPORTED.intersection(attributes.get("structure_features") or ()):
+    if features := _UNSUPPORTED.intersection(_names(attributes.get("structure_features"), name)):
         raise StructureError(Reason.UNSUPPORTED, f"{name}: structure feature {min(features)}")
     if attributes.get("assemblies"):
         raise StructureError(Reason.UNSUPPORTED, f"{name}: assemblies")
-    dimensions = [bool(along) for along in attributes.get("dimension_types") or (1, 1, 1)]
-    labels = [str(label) for label in attributes["species_at_sites"]]
-    vectors = attributes["lattice_vectors"]
-    if any(entry is None for vector in vectors for entry in vector or (None,)):
+    labels = _names(attributes["species_at_sites"], name)
+    vectors_given = attributes["lattice_vectors"]
+    if isinstance(vectors_given, list) and any(
+        v is None or (isinstance(v, list) and None in v) for v in vectors_given
+    ):
         raise StructureError(Reason.UNSUPPORTED, f"{name}: not periodic in three dimensions")
-    lattice = np.array(vectors, dtype=float).reshape(3, 3)
+    lattice = matrix(vectors_given, f"{name}: lattice_vectors")
     check_lattice(lattice, name)
-    positions = np.array(attributes["cartesian_site_positions"], dtype=float).reshape(len(labels), 3)
-    kinds = {str(kind["name"]): _occupancy(kind) for kind in attributes.get("species") or ()}
-    mixtures = [kinds.get(label, {label: 1.0}) for label in labels]
+    positions = vectors(attributes["cartesian_site_positions"], f"{name}: cartesian_site_positions")
+    if len(positions) != len(labels) or attributes.get("nsites") not in (None, len(labels)):
+        raise StructureError(
+            Reason.INVALID_POSITIONS,
+            f"{name}: {len(labels)} species at sites, {len(positions)} positions, "
+            f"nsites {str(attributes.get('nsites'))[:20]}",
+        )
+    kinds = _kinds(attributes.get("species"), name)
+    mixtures = [_mixture(label, kinds, name) for label in labels]
     fractions = fractions_of(lattice, positions, name)
-    return cell_of(lattice, mixtures, fractions, name, periodicity_note(dimensions, name))
+    return cell_of(lattice, mixtures, fractions, name, periodicity_note(_periodic(attributes, name), name))
 
 
 def _value(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
+    return loads(value) if isinstance(value, str) and value.lstrip()[:1] == "[" else value
 
 
-def _occupancy(kind: Mapping[str, Any]) -> dict[str, float]:
-    occupancy: dict[str, float] = {}
-    if any(kind.get("attached") or ()):
-        raise StructureError(Reason.UNSUPPORTED, "optimade: atoms attached to a site, without coordinates")
-    symbols = [str(symbol) for symbol in kind["chemical_symbols"]]
-    concentrations = kind.get("concentration") or [1.0] * len(symbols)
-    for symbol, amount in zip(symbols, concentrations, strict=True):
-        # at 1e-8 a whole atom is meant
-        value = 1.0 if abs(float(amount) - 1) < 1e-8 else float(amount)
-        occupancy[symbol] = occupancy.get(symbol, 0.0) + value
-    return occupancy
+def _periodic(attributes: Mapping[str, Any], name: str) -> tuple[bool, ...]:
+    types = attributes.get("dimension_types")
+    if types is None:
+        return (attributes.get("nperiodic_dimensions", 3) in (3, None),) * 3
+    if not isinstance(types, list | tuple) or len(types) != 3 or any(kind not in (0, 1) for kind in types):
+        raise StructureError(Reason.PARSE_ERROR, f"{name}: dimension_types {str(types)[:40]}")
+    return tuple(kind == 1 for kind in types)
+
+
+def _names(value: Any, name: str) -> list[str]:
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise StructureError(
+            Reason.PARSE_ERROR, f"{name}: a list of names is expected, not {str(value)[:40]!r}"
+        )
+    return list(value)
+
+
+def _kinds(species: Any, name: str) -> dict[str, dict[str, float]] | None:
+    """Name of a species → what it stands for; None where the entry has no list of species."""
+    if species is None:
+        return None
+    if not isinstance(species, list | tuple) or not all(isinstance(kind, Mapping) for kind in species):
+        raise StructureError(Reason.PARSE_ERROR, f"{name}: species is no list of objects")
+    kinds: dict[str, dict[str, float]] = {}
+    for kind in species:
+        label = str(kind.get("name"))
+        if label in kinds:
+            raise StructureError(Reason.PARSE_ERROR, f"{name}: two species are named {label[:40]!r}")
+        if any(symbol != "vacancy" for symbol in _names(kind.get("attached"), name)):
+            raise StructureError(Reason.UNSUPPORTED, f"{name}: atoms attached to {label[:40]!r}")
+        symbols = _names(kind.get("chemical_symbols"), name)
+        amounts = kind.get("concentration")
+        if amounts is None and len(symbols) == 1:
+            amounts = [1.0]
+        if not symbols or not isinstance(amounts, list | tuple) or len(amounts) != len(symbols):
+            raise StructureError(
+                Reason.INVALID_OCCUPANCY,
+                f"{name}: species {label[:40]!r} has no concentration for each symbol",
+            )
+        kinds[label] = {}
+        for symbol, given in zip(symbols, amounts, strict=True):
+            amount = number(given, f"{name}: concentration", Reason.INVALID_OCCUPANCY)
+            # at 1e-8 a whole atom is meant
+            amount = 1.0 if abs(amount - 1) < 1e-8 else amount
+            kinds[label][symbol] = kinds[label].get(symbol, 0.0) + amount
+    return kinds
+
+
+def _mixture(label: str, kinds: dict[str, dict[str, float]] | None, name: str) -> dict[str, float]:
+    if kinds is None:
+        return {label: 1.0}
+    if label not in kinds:
+        raise StructureError(Reason.PARSE_ERROR, f"{name}: no species is named {label[:40]!r}")
+    return kinds[label]

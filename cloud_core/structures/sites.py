@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from cloud_core.structures.cell import Cell, FloatArray, Note
-from cloud_core.structures.elements import ISOTOPES, is_element, is_vacancy
+from cloud_core.structures.elements import ISOTOPES, SYMBOLS, is_element, is_vacancy
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.numbers import parse_number, scale_to_one
 
-NO_PERIOD = "{}: not periodic in three dimensions"
 MAX_SITES = 100_000
-# An element with its charge and spin as pymatgen writes them: "Fe", "Fe3+", "Fe2.5+,spin=5"; not "OH", "Fe1".
-_SPECIES = re.compile(r"[A-Z][a-z]?(\d*\.?\d*(e[+-]\d+)?[+-])?(,spin=.{1,40})?")
+# "Fe", "Fe3+", "O2-", "Cl-", "Fe2.50+,spin=5".
+_SPECIES = re.compile(r"([A-Z][a-z]?)(?:\d*\.?\d*[+-])?(?:,spin=[-+.\de]+)?")
+# The sum of occupancies up to which a site is full to pymatgen, and the amount that it takes for none.
+_SUM_TOLERANCE = 1e-8
 
 
 def cell_of(
@@ -68,25 +70,35 @@ def _cleaned(mixture: Mapping[str, float], where: str) -> tuple[dict[str, float]
     for species, amount in mixture.items():
         if is_vacancy(species):
             continue
-        if not _SPECIES.fullmatch(species) or not is_element(symbol_of(species)):
+        if symbol_of(species) is None:
             raise StructureError(Reason.UNKNOWN_ELEMENT, f"{where}: {species[:40]!r} is no element")
         if not 0 <= amount < 1e3:
             raise StructureError(Reason.INVALID_OCCUPANCY, f"{where}: an occupancy of {amount} of {species}")
-        if amount > 0:
+        if amount >= _SUM_TOLERANCE:
             amounts[species] = float(amount)
-    written = [number for amount in amounts.values() if (number := parse_number(repr(amount))) is not None]
-    written = [number if number.value != 1.0 else parse_number("1") or number for number in written]
-    divisor, note = scale_to_one(amounts, written, where)
-    if divisor != 1.0:
+    note = None
+    if sum(amounts.values()) > 1 + _SUM_TOLERANCE:
+        written = [number for amount in amounts.values() if (number := parse_number(f"{amount!r}"))]
+        written = [number if number.value != 1.0 else parse_number("1") or number for number in written]
+        divisor, note = scale_to_one(amounts, written, where)
         amounts = {species: amount / divisor for species, amount in amounts.items()}
-    if note is None and len({s for s in map(symbol_of, amounts) if ISOTOPES.get(s, s) == "H"}) > 1:
+    if note is None and len({s for s in map(symbol_of, amounts) if s and ISOTOPES.get(s, s) == "H"}) > 1:
         note = Note("isotope", f"{where}: isotopes of hydrogen on one site")
     return amounts, note
 
 
-def symbol_of(species: str) -> str:
-    """The element's symbol of a species: "Fe" of "Fe3+", "Fe3+,spin=5"."""
-    return species[:2] if species[1:2].isalpha() and species[1:2].islower() else species[:1]
+@lru_cache(maxsize=4096)
+def symbol_of(species: str) -> str | None:
+    """The element's symbol of a species: "Fe" of "Fe3+", "Fe3+,spin=5"; None where it is no species."""
+    found = _SPECIES.fullmatch(species)
+    return found[1] if found and is_element(found[1]) else None
+
+
+def symbol_of_number(number: float, name: str) -> str:
+    """The element of an atomic number; 0, which ASE calls X, is none. Raises StructureError."""
+    if not 1 <= number <= len(SYMBOLS) or number != int(number):
+        raise StructureError(Reason.UNKNOWN_ELEMENT, f"{name}: {number:g} is no element's atomic number")
+    return SYMBOLS[int(number) - 1]
 
 
 def check_lattice(lattice: FloatArray, name: str) -> None:
@@ -104,7 +116,7 @@ def fractions_of(lattice: FloatArray, positions: FloatArray, name: str) -> Float
 
 
 def check_positions(positions: FloatArray, name: str) -> None:
-    """Raise StructureError for positions that are too many or not finite."""
+    """Raise StructureError for positions `[n, 3]` that are too many or not finite."""
     if len(positions) > MAX_SITES:
         raise StructureError(Reason.TOO_MANY_SITES, f"{name}: {len(positions)} sites")
     if not np.isfinite(positions).all() or (len(positions) and np.abs(positions).max() > 1e6):

@@ -13,7 +13,9 @@ from typing import IO, Any
 from cloud_core.structures.errors import Reason, StructureError
 
 MAX_BYTES = 64_000_000  # of one record, decompressed; more is no crystal structure
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+# First bytes; those of bzip2 are followed by a digit, and by a block or the end.
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MAGIC |= {b"BZh%d%b" % (n, mark): "bz2" for n in range(1, 10) for mark in (b"1AY&SY", b"\x17rE8P\x90")}
 
 
 def read_file(path: Path) -> str:
@@ -61,7 +63,7 @@ def decompressing(stream: IO[bytes]) -> tuple[IO[bytes], str | None]:
 
     Reading it raises EOFError, zlib.error, lzma.LZMAError or OSError on damaged data.
     """
-    head = stream.read(6)
+    head = stream.read(10)
     whole = io.BufferedReader(_Chained(head, stream), 1 << 16)
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
     return _opened(whole, kind), kind
@@ -137,16 +139,19 @@ class _Zstandard(io.RawIOBase):
 
 
 def decode(data: bytes) -> str:
-    """Text of a structure file: UTF-8 or UTF-16 by its mark, else Latin-1 (what goes beyond ASCII stands in
-    comments and names, which no structure depends on). Line ends become LF."""
+    """Text of a structure file, as `plain_text` leaves it: UTF-8 or UTF-16, told by its mark or zeros, else
+    Latin-1 (what goes beyond ASCII stands in comments and names, which no structure depends on)."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = data.decode("utf-16", "replace")
-    else:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("latin-1")
-    return plain_text(text)
+        return plain_text(data.decode("utf-16", "replace"))
+    first, second = data[:64:2], data[1:64:2]
+    if second and not any(second) and all(first):
+        return plain_text(data.decode("utf-16-le", "replace"))
+    if second and not any(first) and all(second):
+        return plain_text(data.decode("utf-16-be", "replace"))
+    try:
+        return plain_text(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return plain_text(data.decode("latin-1"))
 
 
 def plain_text(text: str) -> str:
