@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from cloud_core.lake.schemas import ENCODED, QUARANTINED, STRUCTURES
+from cloud_core.scope.isolation import Encoded, Refused, encode_many
 from cloud_core.scope.settings import EncoderSettings, fingerprint
-from cloud_core.scope.workers import Encoded, Refused, encode_many
 from cloud_core.sources.record import Record
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import StructureError

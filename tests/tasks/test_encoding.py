@@ -21,8 +21,8 @@ from distributed import Future
 
 from cloud_core.lake.maintenance import settle
 from cloud_core.lake.table import Table
+from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import EncoderSettings
-from cloud_core.scope.workers import Encoded, encode_many
 from cloud_core.sources.record import Partition, Record, Refusal, SourceError
 from cloud_core.structures.cell import Cell
 from tasks.chunks import Item, read_back, written_out
