@@ -5,7 +5,7 @@
 
 One core, one process a route; the processes take turns on blocks of the same structures, so that a change
 of the machine's speed meets all alike. Ours read a block before they encode it, as the workers of
-`cloud_core.scope.workers` do. The floor is the bare call of the symmetry library on prepared arrays
+`cloud_core.scope.isolation` do. The floor is the bare call of the symmetry library on prepared arrays
 and gemmi's bare parse for files. Input is read and converted before the clock starts; the published route
 gets real files, since that is what it reads. Times are CPU times, since others may use the machine.
 """

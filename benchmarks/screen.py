@@ -27,9 +27,9 @@ from cloud_core.inference.predictor import Predictor
 from cloud_core.models.encoder import EncoderConfig, Packing
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.scope import encode
+from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.tokenizer import Tokenizer
-from cloud_core.scope.workers import Encoded, encode_many
 from cloud_core.sources.catalogue import open_source
 from cloud_core.training.finetune import Precision
 

@@ -1,23 +1,19 @@
 """A chunk's work, as Dask's workers run it: records in, rows of the table out. Imports no Prefect."""
 
-import gc
 import json
 import marshal
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
 
 from cloud_core.lake.schemas import ENCODED, QUARANTINED, STRUCTURES
+from cloud_core.scope import Scope
+from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import EncoderSettings, fingerprint
-from cloud_core.scope.workers import Encoded, Refused, encode_many
 from cloud_core.sources.record import Record
-from cloud_core.structures.cell import Cell
-from cloud_core.structures.errors import StructureError
+from cloud_core.structures.cell import Cell, Note
 
 # Columns that say what is to be encoded; the others say what came of it.
 INPUT_COLUMNS = (
@@ -32,8 +28,6 @@ INPUT_COLUMNS = (
     "modified_at",
 )
 CELL_FORMAT = "cell"
-# A process has one alarm clock; a worker with several threads would reset it for each other.
-_ONE_AT_A_TIME = threading.Lock()
 
 
 def input_rows(records: Sequence[Record], settings: EncoderSettings) -> pa.Table:
@@ -54,10 +48,10 @@ def input_rows(records: Sequence[Record], settings: EncoderSettings) -> pa.Table
 
 
 class Item(NamedTuple):
-    """What a worker has to know of a record; a Cell as plain bytes."""
+    """What a worker has to know of a record."""
 
     id: str
-    packed: str | tuple[Any, ...]
+    data: str | bytes  # the payload: text, or the bytes of a Cell
     format: str
     refusal: str | None
     message: str
@@ -65,28 +59,12 @@ class Item(NamedTuple):
     @classmethod
     def of(cls, record: Record) -> Self:
         payload, refusal = record.payload, record.refusal
-        if isinstance(payload, Cell):
-            packed: str | tuple[Any, ...] = (
-                np.ascontiguousarray(payload.lattice, float).tobytes(),
-                payload.species,
-                np.ascontiguousarray(payload.fractions, float).tobytes(),
-                payload.occupancies and tuple(dict(site) for site in payload.occupancies),
-            )
-        else:
-            packed = payload
-        return cls(record.id, packed, record.format, refusal and refusal.value, record.message)
+        data = payload.to_bytes() if isinstance(payload, Cell) else payload
+        return cls(record.id, data, record.format, refusal and refusal.value, record.message)
 
     @property
     def payload(self) -> str | Cell:
-        if isinstance(self.packed, str):
-            return self.packed
-        lattice, species, fractions, occupancies = self.packed
-        return Cell(
-            np.frombuffer(lattice).reshape(3, 3),
-            species,
-            np.frombuffer(fractions).reshape(-1, 3),
-            occupancies,
-        )
+        return self.data if isinstance(self.data, str) else Cell.from_bytes(self.data)
 
 
 def pack(items: Sequence[Item]) -> bytes:
@@ -95,42 +73,18 @@ def pack(items: Sequence[Item]) -> bytes:
 
 
 def encode_packed(
-    packed: bytes, settings: EncoderSettings, timeout_s: float, memory_mb: int | None, isolated: bool
+    packed: bytes, settings: EncoderSettings, timeout_s: float, memory_mb: int | None
 ) -> pa.Table:
     """`encode_chunk` of what `pack` made."""
-    items = [Item(*values) for values in marshal.loads(packed)]
-    return encode_chunk(items, settings, timeout_s, memory_mb, isolated)
+    return encode_chunk([Item(*values) for values in marshal.loads(packed)], settings, timeout_s, memory_mb)
 
 
 def encode_chunk(
-    items: Sequence[Item],
-    settings: EncoderSettings,
-    timeout_s: float,
-    memory_mb: int | None,
-    isolated: bool = False,
+    items: Sequence[Item], settings: EncoderSettings, timeout_s: float, memory_mb: int | None
 ) -> pa.Table:
-    """OUTCOME of each item, in order.
-
-    Not isolated, the structures are encoded in this process, as fast as it goes: one that hangs, crashes or
-    eats memory ends the process, and the caller tries the chunk again, isolated. Then each structure is in
-    the hands of `scope.workers`, which ends and names the guilty one and goes on with its neighbours.
-    """
-    with _ONE_AT_A_TIME:
-        return _encode_chunk(items, settings, timeout_s, memory_mb, isolated)
-
-
-def _encode_chunk(
-    items: Sequence[Item],
-    settings: EncoderSettings,
-    timeout_s: float,
-    memory_mb: int | None,
-    isolated: bool,
-) -> pa.Table:
+    """OUTCOME of each item, in order. Limits as in `encode_many`."""
     readable = [item for item in items if item.refusal is None]
-    if isolated:
-        outcomes = encode_many(readable, settings, timeout_s=timeout_s, memory_mb=memory_mb)
-    else:
-        outcomes = _encode_here(readable, settings, timeout_s)
+    outcomes = encode_many(readable, settings, timeout_s=timeout_s, memory_mb=memory_mb)
     rows = []
     for item in items:
         if item.refusal is not None:
@@ -142,32 +96,6 @@ def _encode_chunk(
         else:
             rows.append(refused(item, outcome.reason.value, outcome.message))
     return outcome_table(rows, settings)
-
-
-def _encode_here(
-    items: Sequence[Item], settings: EncoderSettings, timeout_s: float
-) -> Iterator[Encoded | Refused]:
-    from cloud_core.scope.encoder import encode_cell
-    from cloud_core.structures.formats import read
-
-    _freeze()
-    try:
-        for item in items:
-            # The kernel's default for SIGALRM ends the process. No thread of ours could: a C library that
-            # hangs does so with the interpreter's lock in its hands.
-            signal.setitimer(signal.ITIMER_REAL, timeout_s)
-            try:
-                yield Encoded(item.id, encode_cell(read(item.payload, item.format), settings))
-            except StructureError as error:
-                yield Refused(item.id, error.reason, str(error))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-@cache
-def _freeze() -> None:
-    """What is imported by now stays; the search for garbage need not walk through it again and again."""
-    gc.freeze()
 
 
 def outcome_table(rows: Sequence[dict[str, Any]], settings: EncoderSettings) -> pa.Table:
@@ -187,7 +115,7 @@ OUTCOME = pa.schema(
 )
 
 
-def encoded(scope: Any) -> dict[str, Any]:
+def encoded(scope: Scope) -> dict[str, Any]:
     elements = sorted(scope.composition)
     return {
         "status": ENCODED,
@@ -204,6 +132,7 @@ def encoded(scope: Any) -> dict[str, Any]:
         "n_atoms_primitive": scope.n_atoms_primitive,
         "n_atoms_conventional": scope.n_atoms_conventional,
         "flags": list(scope.flags),
+        "message": _text(scope.message) or None,
     }
 
 
@@ -222,25 +151,33 @@ def written_out(payload: str | Cell, payload_format: str) -> tuple[str, str]:
     """A payload as text and its format, as quarantine keeps it; `read_back` is the way back."""
     if isinstance(payload, str):
         return _text(payload), payload_format
-    values = {
-        "lattice": payload.lattice.tolist(),
-        "species": list(payload.species),
-        "fractions": payload.fractions.tolist(),
-        "occupancies": None if payload.occupancies is None else [dict(site) for site in payload.occupancies],
-    }
-    return json.dumps(values), CELL_FORMAT
+    return json.dumps(_values(payload)), CELL_FORMAT
 
 
 def read_back(payload: str, payload_format: str) -> str | Cell:
-    if payload_format != CELL_FORMAT:
-        return payload
-    values = json.loads(payload)
+    return _of_values(json.loads(payload)) if payload_format == CELL_FORMAT else payload
+
+
+def _values(cell: Cell) -> dict[str, Any]:
+    return {
+        "lattice": cell.lattice.tolist(),
+        "species": list(cell.species),
+        "fractions": cell.fractions.tolist(),
+        "occupancies": None if cell.occupancies is None else [dict(site) for site in cell.occupancies],
+        "notes": [list(note) for note in cell.notes],
+        "alternatives": [_values(other) for other in cell.alternatives],
+    }
+
+
+def _of_values(values: dict[str, Any]) -> Cell:
     occupancies = values["occupancies"]
     return Cell(
         np.array(values["lattice"], float),
         tuple(values["species"]),
         np.array(values["fractions"], float).reshape(-1, 3),
         None if occupancies is None else tuple(occupancies),
+        tuple(Note(*note) for note in values.get("notes", ())),  # rows of encoder version 1 have none
+        tuple(_of_values(other) for other in values.get("alternatives", ())),
     )
 
 

@@ -27,7 +27,7 @@ from cloud_core.lake.index import IdSet, hash_strings
 from cloud_core.lake.runs import grid
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.table import Table
-from cloud_core.scope.settings import EncoderSettings, fingerprint
+from cloud_core.scope.settings import EncoderSettings, Judgement, fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal, Source, SourceError
 from tasks.chunks import Item, input_rows
 from tasks.cluster import LazyCluster
@@ -60,9 +60,25 @@ class EncodingOptions(BaseModel):
     check_tolerance: bool = Field(
         default=False, description="flag structures whose space group moves at symprec / 2 or · 2"
     )
-    timeout_s: float = Field(default=30.0, gt=0, description="time limit of one structure, s")
+    formula: Judgement = Field(
+        default="refuse",
+        description="sites that give another composition than the stated formula: refuse or flag",
+    )
+    overlaps: Judgement = Field(
+        default="refuse",
+        description="atoms closer than 0.5 Å (hydrogen: 0.3 Å) with occupancies that sum to more than 1: "
+        "refuse or flag",
+    )
+    assume_periodic: bool = Field(
+        default=False, description="encode molecules, chains and layers as the crystals of their cells"
+    )
+    timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="CPU time that reading one structure may take, and that encoding it may take, s",
+    )
     memory_mb: int | None = Field(
-        default=1024, ge=256, description="memory limit of the encoding process, MB"
+        default=1024, ge=256, description="memory that an encoding process may take for its work, MiB"
     )
     chunk_rows: int = Field(default=2000, ge=1, description="structures in one Dask task and one commit")
     shard_rows: int = Field(default=50_000, ge=1, description="structures in one Prefect task, about")
@@ -74,6 +90,9 @@ class EncodingOptions(BaseModel):
             angle_tolerance=self.angle_tolerance,
             forms=self.forms,
             check_tolerance=self.check_tolerance,
+            formula=self.formula,
+            overlaps=self.overlaps,
+            assume_periodic=self.assume_periodic,
         )
 
 

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_core.evaluation.phonon_dos import heat_capacity, internal_energy
 from cloud_core.evaluation.wbm import read_table
+from cloud_core.scope.isolation import Refused, encode_many
 from cloud_core.scope.settings import EncoderSettings
-from cloud_core.scope.workers import Refused, encode_many
 from cloud_core.sources.catalogue import open_source
 from cloud_core.training.thermal import ThermalError, split_by_string
 from tasks.debye import Split

@@ -18,7 +18,7 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target, target_from
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
-from cloud_core.scope.workers import Encoded, encode_many
+from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.training.examples import Examples
 from cloud_core.training.property import LABELS
 

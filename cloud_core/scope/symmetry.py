@@ -88,7 +88,7 @@ def moyo_symmetry(lattice: FloatArray, fractions: FloatArray, numbers: list[int]
         # A panic of the Rust library is no Exception and has no importable name.
         if type(error).__name__ != "PanicException":
             raise
-        raise StructureError(Reason.CRASHED, f"moyo panicked: {error}") from error
+        raise StructureError(Reason.SYMMETRY_FAILED, f"moyo panicked: {error}") from error
     notes: tuple[Note, ...] = ()
     if dataset.symprec != symprec:
         text = f"moyo found no symmetry at symprec {symprec} Å, but at {dataset.symprec:.3g} Å"

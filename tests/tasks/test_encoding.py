@@ -4,8 +4,6 @@ import copy
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,8 +19,8 @@ from distributed import Future
 
 from cloud_core.lake.maintenance import settle
 from cloud_core.lake.table import Table
+from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import EncoderSettings
-from cloud_core.scope.workers import Encoded, encode_many
 from cloud_core.sources.record import Partition, Record, Refusal, SourceError
 from cloud_core.structures.cell import Cell
 from tasks.chunks import Item, read_back, written_out
@@ -37,7 +35,7 @@ OPTIONS = EncodingOptions(chunk_rows=40, timeout_s=4.0, memory_mb=256)
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[LazyCluster]:
-    """Two workers in whose processes marked structures hang, crash and eat memory (see poison/)."""
+    """Two workers in whose children marked structures hang, crash and eat memory (see poison/)."""
     with ExitStack() as stack:
         path = str(Path(__file__).parent / "poison")
         before = os.environ.get("PYTHONPATH")
@@ -295,32 +293,6 @@ def test_a_worker_killed_at_random_moments(
     assert counts.n_encoded == 300
     assert table.content_hash() == undisturbed.content_hash()
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() == "running" for pid in killed)
-
-
-TWO_THREADS = """
-import sys, threading, time
-from cloud_core.scope.settings import EncoderSettings
-from tasks.chunks import Item, encode_chunk
-def encode(mark):
-    item = Item("a", open(sys.argv[1]).read() + mark, "cif", None, "")
-    encode_chunk([item], EncoderSettings(), timeout_s=3.0, memory_mb=None)
-threading.Thread(target=encode, args=("\\n# sleep\\n",)).start()
-time.sleep(1)
-encode("")
-"""
-
-
-def test_threads_of_one_worker_leave_each_others_alarm_clock_alone(project: Path) -> None:
-    """The one that ends first must not stop the clock of the one that hangs."""
-    held_out = project / "flows" / "demo_data" / "held_out.cif"
-    path = f"{Path(__file__).parent / 'poison'}:{project}"
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_THREADS, str(held_out)],
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        timeout=200,
-    )
-    assert done.returncode == -signal.SIGALRM, done.stderr.decode()
 
 
 def test_submissions_are_bounded(records: list[Record], client: LazyCluster, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Makes the encoder do to marked structures what C libraries have done: hang, crash, eat memory.
+"""Makes readers do to marked structures what C libraries have done: hang, crash, eat memory.
 
-On PYTHONPATH of the workers (and so of their helper processes). A mark is a comment at the end of a CIF.
+On PYTHONPATH of the processes that start children to encode. A mark is a comment at the end of a CIF.
 """
 
 import importlib.abc
@@ -24,6 +24,13 @@ def _misbehave(text: str) -> None:
         import ctypes
 
         ctypes.string_at(0)
+    if text.endswith("# abort\n"):
+        import os
+
+        os.write(2, b"lattice: assertion failed\n")
+        os.abort()
+    if text.endswith("# raise\n"):
+        raise ZeroDivisionError("a lattice without volume")
     if text.endswith("# eat memory\n"):
         hoard = []
         while True:
