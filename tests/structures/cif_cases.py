@@ -129,10 +129,14 @@ def atoms() -> Iterator[Case]:
         "OH2": "O",
         "H2O": "O",
         "OH-": "O",
+        "H3O": "O",
+        "D2O": "O",
+        "OD": "O",
         "NH": "N",
         "NH2": "N",
         "NH3": "N",
         "NH4": "N",
+        "ND4": "N",
     }
     for symbol, heavy in (of_hydrogen | {"NH4+": "N", "CH": "C", "CH2": "C", "CH3": "C", "Wat": "O"}).items():
         yield read_case(
@@ -187,6 +191,16 @@ def atoms() -> Iterator[Case]:
     )
     yield refused_case(
         "symbol X in the formula", *NACL, "X1 X .25 .25 .25", formula="Na Cl X", reasons="unknown_element"
+    )
+    for symbol in ("NO3", "SO4", "PO4", "CO3", "SCN", "CN", "COOH"):
+        yield refused_case(
+            f"symbol {symbol}, several heavy atoms",
+            *NACL,
+            f"A1 {symbol} .25 .25 .25",
+            reasons="unknown_element",
+        )
+    yield read_case(
+        "symbol CO of the formula", "A1 CO 0 0 0", NACL[1], formula="Co Cl", composition="Co1 Cl1"
     )
     yield refused_case("symbol Zz", *NACL, "Z1 Zz 0.25 0.25 0.25", reasons="unknown_element", says="Zz")
     yield read_case(
