@@ -589,8 +589,8 @@ class Readings:
 
 
 def readings(crystal: Crystal, candidates: Iterable[Setting], known: str) -> Readings:
-    """`known` of the atoms in the cell: "nothing", their "ratio", their "number" (by formula and Z, or density), or
-    their "multiplicities"."""
+    """`known` of the atoms in the cell: "nothing", their "ratio", their "number" (by formula and Z, or
+    density), or their "multiplicities"."""
     keys: set[str] = set()
     clear = True
     for setting in candidates:

@@ -308,7 +308,7 @@ def identity_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibli
     """The operator x,y,z alone beside the symbol: with all atoms of the cell, and with one of each orbit."""
     truth = crystal.setting
     symbol = f"{truth.table.hm}{_colon(truth)}"
-    if truth.number < 3 or truth.hall_number is None:
+    if truth.number < 3 or truth.hall_number is None or len(crystal.cell) * len(truth.rotations) > 2000:
         return
     everything = replace(
         crystal,
