@@ -8,8 +8,6 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 from cloud_core.scope import EncoderSettings
 from cloud_core.scope.encoder import element_of, encode_cell
 from cloud_core.structures import Cell, StructureError
