@@ -157,8 +157,15 @@ def status(
     Example: cloud status runs/lake/structures
     """
     from cloud_core.lake.status import status as table_status
+    from cloud_core.scope.settings import ENCODER_VERSION
 
-    show(table_status(table, version=version), as_json)
+    found = table_status(table, version=version)
+    if old := sum(n for known, n in found["encoder_versions"].items() if int(known) < ENCODER_VERSION):
+        found["encoded_before"] = (
+            f"{old:,} rows of an earlier encoder than version {ENCODER_VERSION}: the next encode or sync of "
+            "their source reads them again"
+        )
+    show(found, as_json)
     if quarantine is not None:
         from pyarrow import csv
 
@@ -352,15 +359,19 @@ def predict(
         if "|" not in file and not Path(file).is_file():
             raise FileNotFoundError(f"{file}: no such file")
     predictor = Predictor.load(model_folder)
-    answers = predictor.predict([f if "|" in f else Path(f) for f in files])
+    rows = predictor.predict_named([file if "|" in file else Path(file) for file in files])
     if as_json:
-        print(json.dumps([{"input": file, **plain(row)} for file, row in zip(files, answers, strict=True)]))
+        answers = [
+            {"input": files[place], "name": name.removeprefix("#"), **plain(row)} for place, name, row in rows
+        ]
+        print(json.dumps(answers))
     else:
-        for file, row in zip(files, answers, strict=True):
+        for place, name, row in rows:
             known = ((k, f"{v:.6g}" if isinstance(v, float) else v) for k, v in row.items() if v is not None)
             units = predictor.units
-            print(f"{file}: " + ", ".join(f"{k} {v} {units.get(k, '')}".rstrip() for k, v in known))
-    if any(row["error"] is not None for row in answers):
+            values = ", ".join(f"{k} {v} {units.get(k, '')}".rstrip() for k, v in known)
+            print(f"{files[place]}{name}: {values}")
+    if any(row["error"] is not None for _, _, row in rows):
         raise typer.Exit(1)
 
 

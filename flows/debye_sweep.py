@@ -1,5 +1,6 @@
 """θ_D and curves of single crystals: `cloud debye MODEL FILE… --temperatures 0:1000:10`."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from cloud_core.evaluation.thermal_plots import sweep_figure
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye_model import DebyeModel
+from cloud_core.structures.formats import stem_of_name
 from tasks.registry import resolve
 from tasks.thermal import ThermalError, parse_temperatures
 
@@ -56,12 +58,14 @@ def sweep(
     folder = Path(to)
     folder.mkdir(parents=True, exist_ok=True)
     results = []
-    answers = predictor.predict([s if "|" in str(s) else Path(s) for s in structures])
-    for number, (structure, answer) in enumerate(zip(structures, answers, strict=True), start=1):
+    answers = predictor.predict_named([s if "|" in str(s) else Path(s) for s in structures])
+    for number, (place, name, answer) in enumerate(answers, start=1):
+        structure = f"{structures[place]}{name}"
         if answer["error"] is not None:
-            results.append(Sweep(structure=str(structure), error=answer["error"]))
+            results.append(Sweep(structure=structure, error=answer["error"]))
             continue
-        stem = f"crystal-{number}" if "|" in str(structure) else Path(structure).stem
+        stem = f"crystal-{number}" if "|" in structure else stem_of_name(str(structures[place]))
+        stem += re.sub(r"[^\w.+-]", "_", name)
         curves: dict[str, Any] = {
             name: np.array(values) for name, values in answer.items() if isinstance(values, list)
         }
@@ -70,7 +74,7 @@ def sweep(
         sweep_figure(curves, f"{stem}: θ = {answer['debye_temperature']:.0f} K").savefig(picture, dpi=110)
         results.append(
             Sweep(
-                structure=str(structure),
+                structure=structure,
                 scope=answer["scope"],
                 debye_temperature=answer["debye_temperature"],
                 table=str(table),

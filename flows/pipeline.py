@@ -201,8 +201,8 @@ def predict_from_registry(uri: str, files: tuple[str, ...]) -> list[Prediction]:
 
     if not files:
         return []
-    answers = Predictor.load(resolve(uri)).predict([Path(file) for file in files])
-    return [Prediction(file=file, values=values) for file, values in zip(files, answers, strict=True)]
+    answers = Predictor.load(resolve(uri)).predict_named([Path(file) for file in files])
+    return [Prediction(file=f"{files[place]}{name}", values=values) for place, name, values in answers]
 
 
 def encode_line(result: EncodeResult) -> str:

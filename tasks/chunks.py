@@ -11,7 +11,7 @@ import pyarrow as pa
 from cloud_core.lake.schemas import ENCODED, QUARANTINED, STRUCTURES
 from cloud_core.scope import Scope
 from cloud_core.scope.isolation import Encoded, encode_many
-from cloud_core.scope.settings import EncoderSettings, fingerprint
+from cloud_core.scope.settings import ENCODER_VERSION, EncoderSettings, fingerprint
 from cloud_core.sources.record import Record
 from cloud_core.structures.cell import Cell, Note
 
@@ -103,6 +103,7 @@ def outcome_table(rows: Sequence[dict[str, Any]], settings: EncoderSettings) -> 
     columns: dict[str, list[Any]] = {field.name: [row.get(field.name) for row in rows] for field in OUTCOME}
     columns["symprec"] = [settings.symprec] * len(rows)
     columns["angle_tolerance"] = [settings.angle_tolerance] * len(rows)
+    columns["encoder_version"] = [ENCODER_VERSION] * len(rows)
     return pa.table(columns, schema=OUTCOME)
 
 

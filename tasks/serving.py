@@ -11,7 +11,11 @@ from mlflow.pyfunc import PythonModel
 
 
 class CloudModel(PythonModel):
-    """One column `structure` (CIF or POSCAR text, pymatgen JSON, a SCOPE string) in, properties out."""
+    """One column `structure` in: the text of a structure file or a SCOPE string, never the name of a file.
+
+    Out: a row for each structure, in order: `input` (row of the request, from 0), `name` ("" for the only
+    structure of a text), `scope`, properties, `error`.
+    """
 
     def load_context(self, context: Any) -> None:
         from cloud_core.inference.predictor import Predictor
@@ -21,7 +25,9 @@ class CloudModel(PythonModel):
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        return pd.DataFrame(self.predictor.predict(model_input["structure"].tolist()))
+        inputs = [text if isinstance(text, str | bytes) else "" for text in model_input["structure"]]
+        rows = self.predictor.predict_named(inputs)
+        return pd.DataFrame([{"input": place, "name": name, **row} for place, name, row in rows])
 
 
 mlflow.models.set_model(CloudModel())

@@ -1,6 +1,6 @@
 """From structures or SCOPE strings to properties, with any trained model folder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from cloud_core.models.checkpoint import CheckpointError, read_config
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.heads import PropertyModel
-from cloud_core.scope import ScopeError, decode, encode
-from cloud_core.structures.errors import StructureError
+from cloud_core.scope import EncoderSettings, ScopeError, decode
+from cloud_core.scope.inputs import Refused, encode_inputs
+from cloud_core.structures.cell import Cell
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Precision, outputs
 
@@ -24,7 +25,7 @@ Model = PropertyModel | Ensemble | DebyeModel
 class Predictor:
     """A trained model that takes structures.
 
-    >>> Predictor.load("runs/models/formation_energy").predict(["NaCl.cif"])
+    >>> Predictor.load("runs/models/formation_energy").predict(Path("NaCl.cif"))
     """
 
     def __init__(self, model: Model, metadata: dict[str, Any], device: str | None = None) -> None:
@@ -62,43 +63,56 @@ class Predictor:
             return dict(UNITS)
         return {target.name: target.unit for target in self.model.targets}
 
-    def predict(self, structures: Sequence[Any]) -> list[dict[str, Any]]:
+    def predict(self, structures: Any) -> list[dict[str, Any]]:
         """One mapping for each structure, in order.
 
         Args:
-            structures: paths, CIF or POSCAR text, pymatgen structures or their JSON, or SCOPE strings of the
-                form that the model was trained on.
+            structures: one or many of: a `Path` of a file; the content of one as text or bytes; a JSON
+                object; a pymatgen Structure; ASE Atoms; a Cell; a SCOPE string of the form that the model was
+                trained on. A text is never taken for a path. A file of several structures gives a row each.
 
         Returns:
             `scope`, then each target (a class: `<target>`, and `<target>_probability` of each class), its
             `<target>_std` from an ensemble, and `error`: None, or why there is no prediction.
         """
-        rows: list[dict[str, Any]] = []
-        for structure in structures:
-            try:
-                rows.append({"scope": self.scope(structure), "error": None})
-            except (ScopeError, StructureError) as error:
-                rows.append({"scope": None, "error": str(error)})
-        good = [row for row in rows if row["error"] is None]
+        return [row for _, _, row in self.predict_named(structures)]
+
+    def predict_named(self, structures: Any) -> list[tuple[int, str, dict[str, Any]]]:
+        """`predict`, each row with the place of its input among those given and its name there, as of
+        `encode_all`: "" for a single structure."""
+        inputs = [structures] if _is_one(structures) else list(structures)
+        rows: list[tuple[int, str, dict[str, Any]]] = []
+        for place, name, scope, error in self._scopes(inputs):
+            rows.append((place, name, {"scope": scope, "error": error}))
+        good = [row for _, _, row in rows if row["error"] is None]
         arrays = self.predict_texts([row["scope"] for row in good])
         names = list(arrays)
-        for row in rows:
+        for _, _, row in rows:
             row |= dict.fromkeys(names)
         for index, row in enumerate(good):
             row |= {name: arrays[name][index].tolist() for name in names}
-        return [{key: row[key] for key in ("scope", *names, "error")} for row in rows]
+        keys = ("scope", *names, "error")
+        return [(place, name, {key: row[key] for key in keys}) for place, name, row in rows]
 
-    def scope(self, structure: Any) -> str:
-        """The SCOPE string of one structure, in the model's form.
-
-        Raises:
-            ScopeError, StructureError: it is refused, with the reason.
-        """
-        if isinstance(structure, str) and structure.count("|") == 2 and "\n" not in structure.strip():
-            decode(structure.strip())
-            return structure.strip()
-        text = getattr(encode(structure, forms=(self.form,)), self.form)
-        return str(text)
+    def _scopes(self, inputs: Sequence[Any]) -> Iterator[tuple[int, str, str | None, str | None]]:
+        """(place, name, SCOPE string in the model's form, None or why there is none) of each structure."""
+        places = [place for place, given in enumerate(inputs) if not is_scope_string(given)]
+        encoded = encode_inputs([inputs[place] for place in places], EncoderSettings(forms=(self.form,)))
+        outcome = next(encoded, None)
+        for place, given in enumerate(inputs):
+            if is_scope_string(given):
+                try:
+                    decode(given.strip())
+                    yield place, "", given.strip(), None
+                except ScopeError as error:
+                    yield place, "", None, str(error)
+            while outcome is not None and places[outcome[0]] == place:
+                _, name, found = outcome
+                if isinstance(found, Refused):
+                    yield place, name, None, found.message
+                else:
+                    yield place, name, getattr(found.scope, self.form), None
+                outcome = next(encoded, None)
 
     def predict_texts(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Arrays `[n]` by quantity for SCOPE strings of the model's form, unchecked: the fast path."""
@@ -120,3 +134,16 @@ class Predictor:
                 for index, name in enumerate(target.classes):
                     arrays[f"{target.name}_probability_{name}"] = probabilities[:, index]
         return arrays
+
+
+def is_scope_string(given: Any) -> bool:
+    """Whether an input is meant as a SCOPE string: one line of three fields."""
+    return isinstance(given, str) and given.count("|") == 2 and "\n" not in given.strip()
+
+
+def _is_one(given: Any) -> bool:
+    """Whether an input is one structure, or file of structures, and no collection of them. A pymatgen
+    Structure and ASE's Atoms are collections too, of sites."""
+    if isinstance(given, str | bytes | Path | Mapping | Cell) or not isinstance(given, Iterable):
+        return True
+    return hasattr(given, "frac_coords") or hasattr(given, "get_atomic_numbers")

@@ -75,6 +75,7 @@ def settle(table: Table, target_size: int = FILE_SIZE) -> int:
             table.delta,
             pa.RecordBatchReader.from_batches(STRUCTURES, in_a_thread(first_revisions())),
             mode="overwrite",
+            schema_mode="overwrite",
             target_file_size=target_size,
             writer_properties=WRITER,
             commit_properties=CommitProperties(custom_metadata={"cloud": "settle"}, max_commit_retries=0),

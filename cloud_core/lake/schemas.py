@@ -30,6 +30,7 @@ STRUCTURES = pa.schema(
         pa.field("flags", pa.list_(pa.string())),
         pa.field("content_hash", pa.string()),  # of the payload alone
         pa.field("fingerprint", pa.string()),  # of the encoder and its settings
+        pa.field("encoder_version", pa.int32()),  # null in rows that were written before it had a column: 1
         pa.field("request", pa.string()),  # the fingerprint asked for; a replay may use other tolerances
         pa.field("symprec", pa.float64()),  # Å
         pa.field("angle_tolerance", pa.float64()),  # degrees
@@ -47,4 +48,7 @@ STRUCTURES = pa.schema(
 )
 
 # What says how a row came into the table, not what it is: left out of a table's content hash.
-PROVENANCE = ("modified_at", "encoded_at", "chunk_key", "revision")
+# (The encoder's version is part of the fingerprint.)
+PROVENANCE = ("modified_at", "encoded_at", "chunk_key", "revision", "encoder_version")
+# Columns that tables written by earlier versions lack: null there, and added by the next commit.
+LATER_COLUMNS = ("encoder_version",)

@@ -6,7 +6,7 @@ from typing import Any
 from cloud_core.lake.errors import naming
 from cloud_core.lake.pins import pins
 from cloud_core.lake.runs import latest, unfinished
-from cloud_core.lake.schemas import QUARANTINED
+from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 
@@ -15,7 +15,8 @@ LATEST = 10  # versions that are told one by one
 
 
 def status(uri: str, version: int | None = None, storage: Storage | None = None) -> dict[str, Any]:
-    """Rows, files, versions, quarantine by reason, pins, and what an unfinished run lacks.
+    """Rows, by status and by version of the encoder, files, versions, quarantine by reason, pins, and what an
+    unfinished run lacks.
 
     Args:
         version: a past version; default: the newest.
@@ -25,9 +26,13 @@ def status(uri: str, version: int | None = None, storage: Storage | None = None)
     """
     table = Table.open(uri, storage, version)
     reasons: dict[str, int] = defaultdict(int)
-    for batch in table.batches(QUARANTINED, ["reason"]):
-        for item in batch["reason"].value_counts().to_pylist():
-            reasons[item["values"]] += item["counts"]
+    versions: dict[int, int] = defaultdict(int)
+    for kind in (ENCODED, QUARANTINED):
+        for batch in table.batches(kind, ["reason", "encoder_version"]):
+            for item in batch["encoder_version"].fill_null(1).value_counts().to_pylist():
+                versions[item["values"]] += item["counts"]
+            for item in batch["reason"].drop_null().value_counts().to_pylist():
+                reasons[item["values"]] += item["counts"]
     with naming(uri):
         history = table.delta.history()  # newest first
     return {
@@ -37,6 +42,7 @@ def status(uri: str, version: int | None = None, storage: Storage | None = None)
         "rows": table.counts(),
         "files": len(table.files()),
         "settled": table.is_settled,
+        "encoder_versions": {str(version): versions[version] for version in sorted(versions)},
         "quarantine": dict(sorted(reasons.items())),
         "unfinished": unfinished(history) if version is None else None,
         "pins": pins(uri, table.storage),

@@ -25,6 +25,7 @@ from cloud_core.lake.index import STATE_COLUMNS, Index, hash_strings, states_of
 from cloud_core.lake.rows import conform, content_hash, stamp
 from cloud_core.lake.schemas import (
     ENCODED,
+    LATER_COLUMNS,
     PROVENANCE,
     QUARANTINED,
     STATUSES,
@@ -91,7 +92,8 @@ class Table:
             raise LakeError(
                 f"{uri}: no version {version} here; `cloud status` lists them ({error})"
             ) from error
-        missing = [name for name in STRUCTURES.names if name not in {f.name for f in delta.schema().fields}]
+        needed = [name for name in STRUCTURES.names if name not in LATER_COLUMNS]
+        missing = [name for name in needed if name not in {f.name for f in delta.schema().fields}]
         if missing:
             raise LakeError(f"{uri}: a Delta table, but not of structures (no column {', '.join(missing)})")
         table = cls(delta, uri, storage)
@@ -333,7 +335,12 @@ class Table:
         )
         try:
             write_deltalake(
-                self.delta, rows, mode="append", commit_properties=properties, writer_properties=WRITER
+                self.delta,
+                rows,
+                mode="append",
+                schema_mode="merge",  # of LATER_COLUMNS
+                commit_properties=properties,
+                writer_properties=WRITER,
             )
         except CommitFailedError:
             return False

@@ -230,3 +230,28 @@ def test_the_examples_are_valid(project: Path) -> None:
     assert len(files) >= 3
     for file in files:
         assert EncodeConfig.from_yaml(file).source
+
+
+def test_rows_of_an_earlier_encoder_are_read_again(
+    folder: Path, tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new version of the encoder reads every row again, once; status counts those that are left."""
+    from cloud_core.scope import settings
+
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(folder.iterdir())[:20]:
+        (few / path.name).write_bytes(path.read_bytes())
+    uri = str(tmp_path / "lake")
+    with monkeypatch.context() as patch:
+        patch.setattr(settings, "ENCODER_VERSION", 1)
+        patch.setattr("tasks.chunks.ENCODER_VERSION", 1)
+        settings.fingerprint.cache_clear()
+        first = encode(config(few, uri, cluster={"workers": 1}))
+    settings.fingerprint.cache_clear()
+    assert first.n_records == 20
+    assert set(status(uri)["encoder_versions"].values()) == {20}
+    second = encode(config(few, uri, cluster={"workers": 1}))
+    assert (second.n_records, second.n_skipped) == (20, 0)
+    assert status(uri)["encoder_versions"] == {str(settings.ENCODER_VERSION): 20}
+    assert encode(config(few, uri, cluster={"workers": 1})).n_skipped == 20
