@@ -11,8 +11,8 @@ from itertools import chain, islice
 from typing import Any
 
 from cloud_core.scope.encoder import encode_cell
+from cloud_core.scope.isolation import Encoded, Refused, encode_many
 from cloud_core.scope.settings import EncoderSettings
-from cloud_core.scope.workers import Encoded, Refused, encode_many
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formats import read_quickly, split
 

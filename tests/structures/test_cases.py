@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cloud_core.scope import EncoderSettings, encode
-from cloud_core.scope.workers import Encoded, Refused, encode_many
+from cloud_core.scope.isolation import Encoded, Refused, encode_many
 from cloud_core.sources.catalogue import open_source
 from cloud_core.structures import Reason, StructureError
 from tests.structures.cif_cases import CASES, KINDS, ROCKSALT, Case, cif
