@@ -92,7 +92,7 @@ def encode_chunk(
             continue
         outcome = next(outcomes)
         if isinstance(outcome, Encoded):
-            rows.append(encoded(outcome.scope))
+            rows.append(encoded(outcome.scope, item.message))
         else:
             rows.append(refused(item, outcome.reason.value, outcome.message))
     return outcome_table(rows, settings)
@@ -115,7 +115,8 @@ OUTCOME = pa.schema(
 )
 
 
-def encoded(scope: Scope) -> dict[str, Any]:
+def encoded(scope: Scope, message: str = "") -> dict[str, Any]:
+    """The row of a SCOPE. message: what the source had to say of the record."""
     elements = sorted(scope.composition)
     return {
         "status": ENCODED,
@@ -132,7 +133,7 @@ def encoded(scope: Scope) -> dict[str, Any]:
         "n_atoms_primitive": scope.n_atoms_primitive,
         "n_atoms_conventional": scope.n_atoms_conventional,
         "flags": list(scope.flags),
-        "message": _text(scope.message) or None,
+        "message": _text("; ".join(filter(None, (message, scope.message)))) or None,
     }
 
 

@@ -80,8 +80,9 @@ def encode_all(
 ) -> Iterator[tuple[str, Scope | StructureError]]:
     """(name, SCOPE or why it was refused) of each structure of an input, in order.
 
-    structures, forms, settings: as of `encode`. The name is "" for a single structure, `#name` of a CIF's block,
-    `#index` (from 0) of a frame, a list's item or a line. Raises StructureError where nothing can be read.
+    structures, forms, settings: as of `encode`. The name is "" for a single structure, `#name` of a CIF's
+    block, `#index` (from 0) of a frame, a list's item or a line. Raises StructureError where nothing can be
+    read.
     """
     from cloud_core.structures.formats import read_all
 

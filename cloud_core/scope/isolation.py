@@ -29,7 +29,6 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Protocol
 
-import numpy as np
 import orjson
 from pebble import ProcessExpired, ProcessPool
 
@@ -257,11 +256,13 @@ def _wall(timeout_s: float) -> float:
 
 def _pack(payload: Any, format: str | None) -> tuple[tuple[Any, ...], int]:
     """A payload as bytes, text or path, and its length. Raises StructureError for an object that is none."""
-    if isinstance(payload, Mapping):
+    if isinstance(payload, Mapping | list):
         try:
             payload = orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
         except TypeError as error:
-            raise StructureError(Reason.PARSE_ERROR, f"a mapping that is no JSON: {error}") from error
+            raise StructureError(
+                Reason.PARSE_ERROR, f"{type(payload).__name__} that is no JSON: {error}"
+            ) from error
     if isinstance(payload, str | bytes):
         return (payload, format), len(payload)
     if isinstance(payload, Path):
@@ -378,6 +379,7 @@ os.register_at_fork(after_in_child=_kept.clear)  # the children are those of the
 # -- in the child
 
 _progress: Any = None
+_AXES = {"a": "alpha", "b": "beta", "c": "gamma"}
 
 
 def _start(progress: Any, words: str, memory_mb: int) -> None:
@@ -393,6 +395,8 @@ def _start(progress: Any, words: str, memory_mb: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _load()
     if memory_mb:
+        import scipy.spatial  # noqa: F401 (for large cells; to be mapped before the limit)
+
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
         limit = pages * resource.getpagesize() + (memory_mb << 20)
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -407,15 +411,12 @@ def _end_with_parent() -> None:
 
 
 def _load() -> None:
-    """Read and encode a crystal by each way, so that no structure pays for loading libraries."""
-    sites = "loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\nPo1 0 0 0\n"
-    lengths = "".join(f"_cell_length_{axis} 3.3\n" for axis in "abc")
-    angles = "".join(f"_cell_angle_{angle} 90\n" for angle in ("alpha", "beta", "gamma"))
+    """Read and encode a crystal, so that no structure pays for loading libraries."""
+    cell = "".join(f"_cell_length_{axis} 3.3\n_cell_angle_{angle} 90\n" for axis, angle in _AXES.items())
     symmetry = "loop_\n_symmetry_equiv_pos_as_xyz\nx,y,z\n-x,-y,-z\n"
-    read(f"data_x\n{lengths}{angles}{symmetry}{sites}", "cif")
-    read("Po\n1\n3 0 0\n0 3 0\n0 0 3\nPo\n1\nDirect\n0 0 0\n", "poscar")
-    cell = Cell(3.3 * np.eye(3), ("Po",), np.zeros((1, 3)))
-    encode_cell(cell, EncoderSettings(forms=("canonical", "official")))
+    sites = "loop_\n_atom_site_label\n_atom_site_fract_x\n_atom_site_fract_y\n_atom_site_fract_z\nPo1 0 0 0\n"
+    polonium = read(f"data_x\n{cell}{symmetry}{sites}", "cif")
+    encode_cell(polonium, EncoderSettings(forms=("canonical", "official")))
 
 
 def _encode_batch(

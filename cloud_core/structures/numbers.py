@@ -38,7 +38,7 @@ def parse_number(text: str) -> Number | None:
 
 
 def to_float(word: str) -> float:
-    """The number that a word is. Raises ValueError; so for "1_000", which Python reads and no program writes."""
+    """The number that a word is. Raises ValueError, also for "1_000", which only Python reads as one."""
     if "_" in word:
         raise ValueError(f"{word[:40]!r} is no number")
     return float(word)

@@ -129,10 +129,14 @@ def atoms() -> Iterator[Case]:
         "OH2": "O",
         "H2O": "O",
         "OH-": "O",
+        "H3O": "O",
+        "D2O": "O",
+        "OD": "O",
         "NH": "N",
         "NH2": "N",
         "NH3": "N",
         "NH4": "N",
+        "ND4": "N",
     }
     for symbol, heavy in (of_hydrogen | {"NH4+": "N", "CH": "C", "CH2": "C", "CH3": "C", "Wat": "O"}).items():
         yield read_case(
@@ -187,6 +191,16 @@ def atoms() -> Iterator[Case]:
     )
     yield refused_case(
         "symbol X in the formula", *NACL, "X1 X .25 .25 .25", formula="Na Cl X", reasons="unknown_element"
+    )
+    for symbol in ("NO3", "SO4", "PO4", "CO3", "SCN", "CN", "COOH"):
+        yield refused_case(
+            f"symbol {symbol}, several heavy atoms",
+            *NACL,
+            f"A1 {symbol} .25 .25 .25",
+            reasons="unknown_element",
+        )
+    yield read_case(
+        "symbol CO of the formula", "A1 CO 0 0 0", NACL[1], formula="Co Cl", composition="Co1 Cl1"
     )
     yield refused_case("symbol Zz", *NACL, "Z1 Zz 0.25 0.25 0.25", reasons="unknown_element", says="Zz")
     yield read_case(
@@ -352,6 +366,62 @@ def coordinates() -> Iterator[Case]:
     )  # fmt: skip
 
 
+def special_positions() -> Iterator[Case]:
+    """What is moved and what is not, under mirrors at 0 in a cell of 5.64 Å."""
+    rest = "Cl1 Cl .5 .1 .2"
+    for x, moved in (
+        ("0.0004", True),
+        ("0.00", True),
+        (".999", False),
+        ("1.0", True),
+        ("0.002", False),
+        ("0.01", False),
+    ):
+        if moved:
+            yield read_case(
+                f"x {x} on a mirror", f"Na1 Na {x} .3 .3", rest, symmetry=MMM, composition="Na1 Cl1", group=47
+            )
+        else:
+            yield refused_case(
+                f"x {x} beside a mirror", f"Na1 Na {x} .3 .3", rest, symmetry=MMM, reasons="overlapping_sites"
+            )
+        yield read_case(
+            f"half an atom at x {x}", f"Na1 Na {x} .3 .3 .5", f"{rest} 1", columns=FILLED, symmetry=MMM,
+            composition="Na1 Cl2" if moved else "Na1 Cl1", group=47, flags=("disordered",),
+        )  # fmt: skip
+    hcp = (2.5, 2.5, 4.1, 90, 90, 120)
+    p63mmc = "_symmetry_space_group_name_H-M 'P 63/m m c'"
+    for third, two in (
+        ("0.33", "0.67"),
+        ("0.333", "0.667"),
+        ("0.3333", "0.6667"),
+        ("0.33", "0.66"),
+        ("1/3", "2/3"),
+    ):
+        yield read_case(
+            f"thirds as {third} {two}",
+            f"Mg1 Mg {third} {two} 0.25",
+            cell=hcp,
+            symmetry=p63mmc,
+            composition="Mg1",
+            group=194,
+        )
+        yield read_case(
+            f"a mixture on thirds as {third} {two} and 0.33333 0.66667",
+            f"Fe1 Fe {third} {two} .25 .5", "Co1 Co 0.33333 0.66667 .25 .5",
+            columns=FILLED, cell=hcp, symmetry=p63mmc, composition="Fe1 Co1", group=194,
+        )  # fmt: skip
+    yield read_case(
+        "two charges of one element on a site", "Fe1 Fe2+ 0 0 0 .3", "Fe2 Fe3+ 0 0 0 .7", "Cl1 Cl .5 .5 .5 1",
+        columns=FILLED, composition="Fe1 Cl1", group=221, without=("disordered",),
+    )  # fmt: skip
+    yield refused_case(
+        "all atoms of the cell beside operators",
+        "Cs1 Cs 0 0 0", "Cl1 Cl .5 0 0", "Cl2 Cl 0 .5 0", "Cl3 Cl 0 0 .5",
+        symmetry=PRIMITIVE, reasons="overlapping_sites",
+    )  # fmt: skip
+
+
 def lattices() -> Iterator[Case]:
     for word in ("-5.64", "0", "nan", "1e300", "inf", "?", ".", "abc", "5,64"):
         yield refused_case(
@@ -488,6 +558,76 @@ def symmetry() -> Iterator[Case]:
     )  # fmt: skip
 
 
+def origins_and_axes() -> Iterator[Case]:
+    """Diamond in both origins, and bismuth telluride on both axes: the symbol says which."""
+    diamond = (5.431, 5.431, 5.431, 90, 90, 90)
+    for origin, position, symbols in (
+        (
+            "1",
+            "0 0 0",
+            ("F d -3 m :1", "F d -3 m:1", "Fd-3m:1", "F d -3 m S", "Fd-3mS", "F d 3 m S", "F d 3 m :1"),
+        ),
+        (
+            "2",
+            ".125 .125 .125",
+            ("F d -3 m :2", "Fd-3m :2", "F d -3 m Z", "FD3MZ", "F 41/d -3 2/m :2", "F_d_-3_m_:2"),
+        ),
+        ("2", ".125 .125 .125", ("F d -3 m (origin choice 2)", "F d \N{MINUS SIGN}3 m Z", "Fd3\u0305m:2")),
+    ):
+        for symbol in symbols:
+            yield read_case(
+                f"diamond in origin {origin}: {symbol}", f"C1 C {position}",
+                cell=diamond, symmetry=f"_symmetry_space_group_name_H-M '{symbol}'",
+                composition="C1", group=227,
+            )  # fmt: skip
+    yield refused_case(
+        "diamond in an unknown origin", "C1 C .125 .125 .125",
+        cell=diamond, symmetry="_symmetry_space_group_name_H-M 'F d -3 m'", reasons="ambiguous_setting",
+    )  # fmt: skip
+    evidences: tuple[dict[str, str], ...] = (
+        {"formula": "Si", "z": "8"},
+        {"formula": "Si8", "z": "8"},
+        {"extra": "_exptl_crystal_density_diffrn 2.33"},
+    )
+    for evidence in evidences:
+        yield read_case(
+            f"silicon in an unknown origin, {evidence}", "Si1 Si .125 .125 .125", cell=diamond,
+            symmetry="_symmetry_space_group_name_H-M 'F d -3 m'", composition="Si1", group=227, **evidence,
+        )  # fmt: skip
+    telluride = ("Bi1 Bi {0} {0} {1}", "Te1 Te 0 0 0", "Te2 Te {2} {2} {3}")
+    hexagonal = [site.format("0", "0.4", "0", "0.212") for site in telluride]
+    rhombohedral = [site.format("0.4", "0.4", "0.212", "0.212") for site in telluride]
+    for axes, sites, cell in (
+        ("hexagonal", hexagonal, (4.386, 4.386, 30.497, 90, 90, 120)),
+        ("rhombohedral", rhombohedral, (10.473, 10.473, 10.473, 24.17, 24.17, 24.17)),
+    ):
+        letter, other = ("H", "R") if axes == "hexagonal" else ("R", "H")
+        for symbol in ("R -3 m", "R-3m", f"R -3 m :{letter}", f"R -3 m {letter}", f"R-3m{letter}"):
+            yield read_case(
+                f"{symbol} on {axes} axes", *sites, cell=cell, composition="Bi2 Te3", group=166,
+                symmetry=f"_symmetry_space_group_name_H-M '{symbol}'",
+            )  # fmt: skip
+        yield read_case(
+            f"number 166 on {axes} axes", *sites, cell=cell, composition="Bi2 Te3", group=166,
+            symmetry="_symmetry_Int_Tables_number 166",
+        )  # fmt: skip
+        yield refused_case(
+            f"R -3 m :{other} on {axes} axes", *sites, cell=cell,
+            symmetry=f"_symmetry_space_group_name_H-M 'R -3 m :{other}'", reasons="contradictory_symmetry",
+        )  # fmt: skip
+    yield refused_case(
+        "a cubic symbol on orthorhombic axes",
+        *NACL,
+        cell=BOX,
+        symmetry=ROCKSALT,
+        reasons="contradictory_symmetry",
+    )
+    yield read_case(
+        "a cubic cell within its digits", *NACL, cell=(5.64, 5.641, 5.64, 90, 89.99, 90), symmetry=ROCKSALT,
+        composition="Na1 Cl1", group=225,
+    )  # fmt: skip
+
+
 def formulas() -> Iterator[Case]:
     fluorite = ("Ca1 Ca 0 0 0", "F1 F .25 .25 .25")
     for formula, z in (
@@ -497,6 +637,18 @@ def formulas() -> Iterator[Case]:
         yield read_case(
             f"formula {formula}, Z {z}", *fluorite, symmetry=ROCKSALT, formula=formula, z=z,
             composition="Ca1 F2", group=225, without=("formula_mismatch",),
+        )  # fmt: skip
+    for formula in (
+        "La1-x Srx Mn O3",
+        "Ca F2 n(H2 O)",
+        "[Ca F2]",
+        "(Ca F2)2",
+        "Ca+2 F-1 2",
+        "calcium fluoride",
+    ):
+        yield read_case(
+            f"formula {formula}, which is no sum or no contradiction", *fluorite,
+            symmetry=ROCKSALT, formula=formula, composition="Ca1 F2", group=225,
         )  # fmt: skip
     for formula in ("Ca F", "Ca F3", "Sr F2", "Ca F2 Na", "Ca"):
         yield refused_case(
@@ -631,9 +783,11 @@ KINDS: tuple[Callable[[], Iterator[Case]], ...] = (
     hydrogens,
     occupancies,
     coordinates,
+    special_positions,
     lattices,
     overlaps,
     symmetry,
+    origins_and_axes,
     formulas,
     syntax,
     other_dialects,

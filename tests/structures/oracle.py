@@ -45,20 +45,23 @@ class Reading:
         return len(self.names)
 
 
-def read_independently(path: Path) -> Reading:
-    """The first crystal in a CIF file (gzip too). Raises UnreadableError."""
+def read_independently(path: Path) -> list[Reading | UnreadableError]:
+    """The crystals in a CIF file (gzip too), one for each block with sites; or why there are none."""
     try:
         document = gemmi.cif.read(str(path))
     except (ValueError, RuntimeError, UnicodeDecodeError) as error:
-        raise UnreadableError(f"gemmi: {error}") from error
+        return [UnreadableError(f"gemmi: {error}")]
+    found: list[Reading | UnreadableError] = []
     for block in document:
         try:
             small = gemmi.make_small_structure_from_block(block)
+            if small.sites:
+                found.append(_reading(small))
+        except UnreadableError as error:
+            found.append(error)
         except (ValueError, RuntimeError) as error:
-            raise UnreadableError(f"gemmi: {error}") from error
-        if small.sites:
-            return _reading(small)
-    raise UnreadableError("gemmi: no block with sites")
+            found.append(UnreadableError(f"gemmi: {error}"))
+    return found or [UnreadableError("gemmi: no block with sites")]
 
 
 def _reading(small: gemmi.SmallStructure) -> Reading:

@@ -178,7 +178,7 @@ def made_up(
 ) -> Crystal:
     """A crystal without clashes whose space group is that of the setting, on special and general
     positions."""
-    for _ in range(400):
+    for _ in range(3000):
         metric = _metric(setting, rng)
         sites = [(elements[0], _special(setting, rng))]
         sites += [(element, _special(setting, rng)) for element in elements[1 : int(rng.integers(2, 4))]]
@@ -589,12 +589,15 @@ class Readings:
 
 
 def readings(crystal: Crystal, candidates: Iterable[Setting], known: str) -> Readings:
-    """`known` of the atoms in the cell: "nothing", their "ratio", or their "number" (by formula and Z, or
-    density)."""
+    """`known` of the atoms in the cell: "nothing", their "ratio", their "number" (by formula and Z, or
+    density), or their "multiplicities"."""
     keys: set[str] = set()
     clear = True
     for setting in candidates:
         if not fits(setting, crystal.lattice):
+            continue
+        orders = [len(images(setting, site.position)) for site in crystal.sites]
+        if known == "multiplicities" and orders != [site.multiplicity for site in crystal.sites]:
             continue
         cell = expand(setting, crystal.lattice, [(site.element, site.position) for site in crystal.sites])
         counts = {element: cell.species.count(element) for element in set(cell.species)}
