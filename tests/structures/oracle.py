@@ -14,6 +14,7 @@ import gemmi
 import numpy as np
 import spglib
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 FloatArray = NDArray[np.float64]
 SYMPREC = 0.01  # Å
@@ -104,15 +105,18 @@ def merged(
     lattice: FloatArray, fractions: FloatArray, contents: list[tuple[str, float]]
 ) -> tuple[FloatArray, list[int]]:
     """Positions and kinds for spglib, which takes one number a position: sites within 0.01 Å are one."""
-    at: list[list[int]] = []
-    for i in range(len(fractions)):
-        for place in at:
-            between = fractions[i] - fractions[place[0]]
-            if np.linalg.norm((between - np.rint(between)) @ lattice) < SYMPREC:
-                place.append(i)
-                break
-        else:
-            at.append([i])
+    inside = fractions % 1.0 % 1.0
+    thinnest = 1.0 / np.linalg.norm(np.linalg.inv(lattice), axis=0).max()
+    tree = cKDTree(inside, boxsize=1.0)
+    place_of = list(range(len(inside)))
+    for i, j in sorted(tree.query_pairs(SYMPREC / thinnest)):
+        between = inside[i] - inside[j]
+        if np.linalg.norm((between - np.rint(between)) @ lattice) < SYMPREC:
+            place_of[j] = place_of[i]
+    groups: dict[int, list[int]] = {}
+    for i, place in enumerate(place_of):
+        groups.setdefault(place, []).append(i)
+    at = list(groups.values())
     mixtures = []
     for place in at:
         amounts: dict[str, float] = {}
