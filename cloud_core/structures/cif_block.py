@@ -154,7 +154,7 @@ def blocks_of(text: str) -> list[Block]:
             try:
                 blocks += _parsed(part)
             except StructureError:
-                if re.search(r"^\s*_atom_site[_.](fract|cartn)", part, re.MULTILINE | re.IGNORECASE):
+                if re.search(r"^[ \t]*_atom_site[_.](fract|cartn)", part, re.MULTILINE | re.IGNORECASE):
                     raise
         if not blocks:
             raise error

@@ -414,6 +414,9 @@ def _named(name: str) -> tuple[Setting, ...]:
         return found
     is_symbol = ":" not in name and len(name.split()) <= 4
     known = gemmi.find_spacegroup_by_name(name.strip()) if is_symbol else None
+    if known is None and is_symbol:
+        short = [s for s in settings() if s.is_monoclinic and _bare(s.name) == _bare(name)]
+        return tuple(s for s in short if s.unique_axis == short[0].unique_axis)
     if known is None or not _has_axes(name, known.hm):
         return ()
     return tuple(s for s in settings_of(known.number) if s.name == known.hm)
