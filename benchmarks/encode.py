@@ -141,6 +141,37 @@ def race(routes: dict[str, tuple[Any, Any, list[Any]]], count: int) -> dict[str,
     return times
 
 
+def read_by_pymatgen(text: str) -> Any:
+    from pymatgen.io.cif import CifParser
+
+    return CifParser.from_str(text).parse_structures(primitive=False)[0]
+
+
+def symmetric(texts: Sequence[str], count: int) -> list[str]:
+    """Files with operators, as pymatgen writes them, of the first `count` structures that it can write so."""
+    from pymatgen.core import Structure
+    from pymatgen.io.cif import CifWriter
+
+    found: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for text in texts:
+            structure = Structure.from_str(text, fmt="cif")
+            if len(structure) <= 100:
+                found.append(str(CifWriter(structure, symprec=0.01)))
+            if len(found) == count:
+                break
+    return found
+
+
+def report_reading(times: dict[str, np.ndarray]) -> None:
+    ours, theirs = times["ours"], times["pymatgen"]
+    print(f"\nReading files with operators: {len(ours)} structures, CPU ms each")
+    for name, values in times.items():
+        print(f"{name:12s}{values.mean():10.3f}{np.median(values):10.3f}")
+    print(f"pymatgen / ours: mean {theirs.mean() / ours.mean():.2f}, median {np.median(theirs / ours):.2f}")
+
+
 def identity(item: Any) -> Any:
     return item
 
@@ -169,6 +200,7 @@ def main() -> None:
     parser.add_argument("--cifs", type=Path, help="parquet file with a column `cif`")
     parser.add_argument("--arrays", type=Path, help="parquet file with lattice, abc, species")
     parser.add_argument("--structures", type=int, default=1000)
+    parser.add_argument("--symmetric", type=int, default=100, help="files with operators, read alone")
     parser.add_argument("--max-sites", type=int, default=None, help="only cells up to this size")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -196,6 +228,16 @@ def main() -> None:
                 len(texts),
             )
         report(f"CIF files of {options.cifs.name}", times)
+        with_operators = symmetric(texts, options.symmetric)
+        report_reading(
+            race(
+                {
+                    "pymatgen": ([read_by_pymatgen], identity, with_operators),
+                    "ours": ([read_text], identity, with_operators),
+                },
+                len(with_operators),
+            )
+        )
     if options.arrays:
         table = pd.read_parquet(options.arrays)
         rows = table.iloc[rng.choice(len(table), options.structures, replace=False)]
