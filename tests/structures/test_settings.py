@@ -214,26 +214,22 @@ _UNUSUAL = ("lower case", "unspaced upper case", "full", "screws as 2(1)")
 
 
 def symbol_without_setting(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    if crystal.setting.hall_number is None:
+        return
     yield from _by_evidence(crystal, rng, same_symbol(crystal.setting), hm=crystal.setting.table.hm)
     short = crystal.setting.table.hm.replace(" ", "")
     yield from _by_evidence(crystal, rng, same_symbol(crystal.setting), hm=short)
 
 
 def number_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    if crystal.setting.hall_number is None:
+        return
     for sibling in _by_evidence(crystal, rng, same_number(crystal.setting), number=crystal.setting.number):
         # Which axes a number means is told by convention too; only a wrong crystal is a fault.
         yield replace(sibling, refused=MAY)
 
 
-# Evidence in the file → what it says about the atoms in the cell.
-_KNOWN = {
-    "nothing": "nothing",
-    "unit": "ratio",
-    "sum": "number",
-    "cell": "number",
-    "density": "number",
-    "multiplicities": "multiplicities",
-}
+EVIDENCE = ("nothing", "unit", "sum", "cell", "density", "multiplicities")
 
 
 def _multiplicities(crystal: Crystal) -> list[int]:
@@ -248,8 +244,8 @@ def _by_evidence(
     number: int | None = None,
 ) -> Iterator[Sibling]:
     """The symmetry stated as given, with nothing beside it, with formula and Z, with the density."""
-    for evidence, known in _KNOWN.items():
-        found = readings(crystal, candidates, known)
+    for evidence in EVIDENCE:
+        found = readings(crystal, candidates, evidence)
         certain = NEVER if found.keys == {crystal.key} else MUST
         doubt = certain if found.clear else MAY
         statement = Statement(
@@ -270,7 +266,7 @@ def contradicted(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling
     others = [
         other
         for other in (*same_number(truth), settings()[int(rng.integers(len(settings())))])
-        if set(other.operators()) != set(truth.operators())
+        if set(other.operators()) != set(truth.operators()) and other.hall_number is not None
     ]
     if not others:
         return
@@ -291,7 +287,7 @@ def contradicted(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling
             ),
         ):
             agreed = kind == "number" and other.number == truth.number
-            found = readings(crystal, [truth, other], "number" if formula else "nothing")
+            found = readings(crystal, [truth, other], formula or "nothing")
             decided = found.clear and len(found.keys) == 1
             if agreed or (decided and formula):
                 doubt = NEVER
@@ -315,8 +311,7 @@ def identity_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibli
         setting=_P1,
         sites=tuple(Site(*at, 1) for at in zip(crystal.cell.species, crystal.cell.fractions, strict=True)),
     )
-    for evidence in ("nothing", "unit", "sum", "cell", "density"):
-        known = _KNOWN[evidence]
+    for evidence in EVIDENCE[:-1]:
         statement = Statement(
             ["x,y,z"],
             hm=symbol,
@@ -324,7 +319,7 @@ def identity_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibli
             density=crystal.density if evidence == "density" else None,
         )
         for name, written in (("all atoms", everything), ("one of each orbit", crystal)):
-            found = readings(written, [_P1, truth], known)
+            found = readings(written, [_P1, truth], evidence)
             certain = NEVER if found.keys == {crystal.key} else MUST
             doubt = certain if found.clear else MAY
             kind = f"{truth.symbol} {name}, evidence {evidence}: {sorted(found.keys)}"
