@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import gemmi
@@ -379,26 +380,25 @@ def damaged_operators(crystal: Crystal, rng: np.random.Generator) -> Iterator[Si
 
 
 def few_digits(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
-    """Coordinates of two to four decimals, rounded or cut."""
-    for decimals in (2, 3, 4):
-        for cut in (False, True):
-            written = as_written(crystal, decimals, cut)
-            if written is None:
-                continue
-            far = farthest_move(crystal, decimals, cut)
-            # A site is not moved further than 0.1 Å, and a cut digit may be a whole unit off.
-            doubt = MAY if far > 0.09 or cut else NEVER
-            for statement in (
-                Statement(shuffled(crystal, rng), formula=None),
-                Statement(shuffled(crystal, rng), formula="sum"),
-                Statement(hall=crystal.setting.table.hall, formula="cell"),
-                Statement(
-                    shuffled(crystal, rng), multiplicities=[site.multiplicity for site in crystal.sites]
-                ),
-            ):
-                statement = replace(statement, decimals=decimals, cut=cut)
-                name = f"{crystal.setting.symbol} {decimals} decimals, cut {cut}, {far:.3f} Å"
-                yield Sibling(name, write(crystal, statement), written.key, doubt)
+    """Coordinates of two to four decimals, rounded or cut, in a cell as it is and in a larger one."""
+    for decimals, cut, scale in product((2, 3, 4), (False, True), (1.0, 1.8)):
+        written = as_written(replace(crystal, lattice=crystal.lattice * scale), decimals, cut)
+        if written is None:
+            continue
+        exact = replace(crystal, lattice=written.lattice)
+        far = farthest_move(exact, decimals, cut)
+        # A site is not moved further than 0.1 Å, and a cut digit may be a whole unit off.
+        doubt = MAY if far > 0.09 or cut else NEVER
+        multiplicities = _multiplicities(crystal)
+        for statement in (
+            Statement(shuffled(crystal, rng)),
+            Statement(shuffled(crystal, rng), formula="sum"),
+            Statement(hall=crystal.setting.table.hall, formula="cell"),
+            Statement(shuffled(crystal, rng), multiplicities=multiplicities),
+        ):
+            text = write(exact, replace(statement, decimals=decimals, cut=cut))
+            name = f"{crystal.setting.symbol} {decimals} decimals, cut {cut}, {scale} times, {far:.3f} Å"
+            yield Sibling(name, text, written.key, doubt)
 
 
 def thirds(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
