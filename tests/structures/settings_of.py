@@ -121,8 +121,7 @@ class Crystal:
     @property
     def density(self) -> float:
         """In g/cm³."""
-        mass = sum(gemmi.Element(element).weight * count for element, count in self.counts.items())
-        return float(mass) * _DALTON / self.volume
+        return _mass(self.counts) * _DALTON / self.volume
 
 
 def images(setting: Setting, position: FloatArray) -> FloatArray:
@@ -588,23 +587,24 @@ class Readings:
     clear: bool
 
 
-def readings(crystal: Crystal, candidates: Iterable[Setting], known: str) -> Readings:
-    """`known` of the atoms in the cell: "nothing", their "ratio", their "number" (by formula and Z, or
-    density), or their "multiplicities"."""
+def readings(crystal: Crystal, candidates: Iterable[Setting], evidence: str) -> Readings:
+    """What the sites give in each setting that neither the lattice nor the evidence nor a clash excludes.
+
+    evidence: "nothing", or what a file states: "unit" (a formula), "sum" (a formula and Z), "cell" (the sum
+    of the cell, with Z), "density", "multiplicities".
+    """
     keys: set[str] = set()
     clear = True
     for setting in candidates:
         if not fits(setting, crystal.lattice):
             continue
         orders = [len(images(setting, site.position)) for site in crystal.sites]
-        if known == "multiplicities" and orders != [site.multiplicity for site in crystal.sites]:
+        counts: dict[str, int] = {}
+        for site, order in zip(crystal.sites, orders, strict=True):
+            counts[site.element] = counts.get(site.element, 0) + order
+        if not _allowed(crystal, evidence, counts, orders):
             continue
         cell = expand(setting, crystal.lattice, [(site.element, site.position) for site in crystal.sites])
-        counts = {element: cell.species.count(element) for element in set(cell.species)}
-        if known == "number" and counts != crystal.counts:
-            continue
-        if known == "ratio" and _reduced(counts) != _reduced(crystal.counts):
-            continue
         near = shortest(cell)
         if near < 0.45:
             continue
@@ -615,6 +615,25 @@ def readings(crystal: Crystal, candidates: Iterable[Setting], known: str) -> Rea
         except StructureError:
             clear = False
     return Readings(frozenset(keys), clear)
+
+
+def _allowed(crystal: Crystal, evidence: str, counts: dict[str, int], orders: list[int]) -> bool:
+    """Whether the atoms in the cell are what the evidence says of the crystal."""
+    truth = crystal.counts
+    units = math.gcd(*truth.values())
+    if evidence == "multiplicities":
+        return orders == [site.multiplicity for site in crystal.sites]
+    if evidence == "density":
+        return abs(_mass(counts) / _mass(truth) - 1) < 0.03
+    if evidence == "nothing" or _reduced(counts) != _reduced(truth):
+        return evidence == "nothing"
+    times = sum(counts.values()) / sum(truth.values()) * units  # how many formulas are in the cell
+    # The cell's own sum, written beside Z, reads as that of a formula too; a reduced one is none of a cell.
+    return times in {"unit": {times}, "sum": {units}, "cell": {units, units**2}}[evidence]
+
+
+def _mass(counts: dict[str, int]) -> float:
+    return float(sum(gemmi.Element(element).weight * count for element, count in counts.items()))
 
 
 def _reduced(counts: dict[str, int]) -> dict[str, int]:

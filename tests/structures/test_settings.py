@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import gemmi
@@ -214,26 +215,22 @@ _UNUSUAL = ("lower case", "unspaced upper case", "full", "screws as 2(1)")
 
 
 def symbol_without_setting(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    if crystal.setting.hall_number is None:
+        return
     yield from _by_evidence(crystal, rng, same_symbol(crystal.setting), hm=crystal.setting.table.hm)
     short = crystal.setting.table.hm.replace(" ", "")
     yield from _by_evidence(crystal, rng, same_symbol(crystal.setting), hm=short)
 
 
 def number_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
+    if crystal.setting.hall_number is None:
+        return
     for sibling in _by_evidence(crystal, rng, same_number(crystal.setting), number=crystal.setting.number):
         # Which axes a number means is told by convention too; only a wrong crystal is a fault.
         yield replace(sibling, refused=MAY)
 
 
-# Evidence in the file → what it says about the atoms in the cell.
-_KNOWN = {
-    "nothing": "nothing",
-    "unit": "ratio",
-    "sum": "number",
-    "cell": "number",
-    "density": "number",
-    "multiplicities": "multiplicities",
-}
+EVIDENCE = ("nothing", "unit", "sum", "cell", "density", "multiplicities")
 
 
 def _multiplicities(crystal: Crystal) -> list[int]:
@@ -248,8 +245,8 @@ def _by_evidence(
     number: int | None = None,
 ) -> Iterator[Sibling]:
     """The symmetry stated as given, with nothing beside it, with formula and Z, with the density."""
-    for evidence, known in _KNOWN.items():
-        found = readings(crystal, candidates, known)
+    for evidence in EVIDENCE:
+        found = readings(crystal, candidates, evidence)
         certain = NEVER if found.keys == {crystal.key} else MUST
         doubt = certain if found.clear else MAY
         statement = Statement(
@@ -270,7 +267,7 @@ def contradicted(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling
     others = [
         other
         for other in (*same_number(truth), settings()[int(rng.integers(len(settings())))])
-        if set(other.operators()) != set(truth.operators())
+        if set(other.operators()) != set(truth.operators()) and other.hall_number is not None
     ]
     if not others:
         return
@@ -291,7 +288,7 @@ def contradicted(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling
             ),
         ):
             agreed = kind == "number" and other.number == truth.number
-            found = readings(crystal, [truth, other], "number" if formula else "nothing")
+            found = readings(crystal, [truth, other], formula or "nothing")
             decided = found.clear and len(found.keys) == 1
             if agreed or (decided and formula):
                 doubt = NEVER
@@ -315,8 +312,7 @@ def identity_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibli
         setting=_P1,
         sites=tuple(Site(*at, 1) for at in zip(crystal.cell.species, crystal.cell.fractions, strict=True)),
     )
-    for evidence in ("nothing", "unit", "sum", "cell", "density"):
-        known = _KNOWN[evidence]
+    for evidence in EVIDENCE[:-1]:
         statement = Statement(
             ["x,y,z"],
             hm=symbol,
@@ -324,7 +320,7 @@ def identity_alone(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibli
             density=crystal.density if evidence == "density" else None,
         )
         for name, written in (("all atoms", everything), ("one of each orbit", crystal)):
-            found = readings(written, [_P1, truth], known)
+            found = readings(written, [_P1, truth], evidence)
             certain = NEVER if found.keys == {crystal.key} else MUST
             doubt = certain if found.clear else MAY
             kind = f"{truth.symbol} {name}, evidence {evidence}: {sorted(found.keys)}"
@@ -384,26 +380,25 @@ def damaged_operators(crystal: Crystal, rng: np.random.Generator) -> Iterator[Si
 
 
 def few_digits(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
-    """Coordinates of two to four decimals, rounded or cut."""
-    for decimals in (2, 3, 4):
-        for cut in (False, True):
-            written = as_written(crystal, decimals, cut)
-            if written is None:
-                continue
-            far = farthest_move(crystal, decimals, cut)
-            # A site is not moved further than 0.1 Å, and a cut digit may be a whole unit off.
-            doubt = MAY if far > 0.09 or cut else NEVER
-            for statement in (
-                Statement(shuffled(crystal, rng), formula=None),
-                Statement(shuffled(crystal, rng), formula="sum"),
-                Statement(hall=crystal.setting.table.hall, formula="cell"),
-                Statement(
-                    shuffled(crystal, rng), multiplicities=[site.multiplicity for site in crystal.sites]
-                ),
-            ):
-                statement = replace(statement, decimals=decimals, cut=cut)
-                name = f"{crystal.setting.symbol} {decimals} decimals, cut {cut}, {far:.3f} Å"
-                yield Sibling(name, write(crystal, statement), written.key, doubt)
+    """Coordinates of two to four decimals, rounded or cut, in a cell as it is and in a larger one."""
+    for decimals, cut, scale in product((2, 3, 4), (False, True), (1.0, 1.8)):
+        written = as_written(replace(crystal, lattice=crystal.lattice * scale), decimals, cut)
+        if written is None:
+            continue
+        exact = replace(crystal, lattice=written.lattice)
+        far = farthest_move(exact, decimals, cut)
+        # A site is not moved further than 0.1 Å, and a cut digit may be a whole unit off.
+        doubt = MAY if far > 0.09 or cut else NEVER
+        multiplicities = _multiplicities(crystal)
+        for statement in (
+            Statement(shuffled(crystal, rng)),
+            Statement(shuffled(crystal, rng), formula="sum"),
+            Statement(hall=crystal.setting.table.hall, formula="cell"),
+            Statement(shuffled(crystal, rng), multiplicities=multiplicities),
+        ):
+            text = write(exact, replace(statement, decimals=decimals, cut=cut))
+            name = f"{crystal.setting.symbol} {decimals} decimals, cut {cut}, {scale} times, {far:.3f} Å"
+            yield Sibling(name, text, written.key, doubt)
 
 
 def thirds(crystal: Crystal, rng: np.random.Generator) -> Iterator[Sibling]:
