@@ -1,7 +1,7 @@
 """What a person hands over, files and objects, encoded under the limits of `encode_many`.
 
-Files are taken apart here (text only, no parser of another library); each structure is read and encoded in a
-child process, so that one that hangs, crashes or eats memory costs itself alone.
+Files are taken apart here, as text (of a CIF with several blocks gemmi tells which hold atoms); each structure
+is read and encoded in a child process, so that one that hangs, crashes or eats memory costs itself alone.
 """
 
 from collections import deque
