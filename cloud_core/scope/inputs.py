@@ -1,6 +1,6 @@
 """What a person hands over, files and objects, encoded under the limits of `encode_many`.
 
-Files are taken apart here, as text (of a CIF with several blocks gemmi tells which hold atoms); each structure
+Files are taken apart here, as text (of a CIF of several, gemmi tells which blocks hold atoms); each structure
 is read and encoded in a child process, so that one that hangs, crashes or eats memory costs itself alone.
 """
 
