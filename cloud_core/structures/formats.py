@@ -3,14 +3,14 @@
 import io
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from cloud_core.structures.ase import is_atoms
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.cif import read_cif, read_plain
-from cloud_core.structures.cif_block import blocks_of, split_blocks
+from cloud_core.structures.cif_block import split_blocks
 from cloud_core.structures.documents import read_document, split_document
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
@@ -222,8 +222,15 @@ def _split_cif(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _may_hold_atoms(block: str) -> bool:
-    """Whether a block has sites with known coordinates, or cannot be read, which its own record will tell."""
-    try:
-        return any(found.has_atoms for found in blocks_of(block))
-    except StructureError:
-        return True
+    """Whether a site of a block may have known coordinates: a line of its list without three question marks.
+
+    Told from the text, since nothing is parsed here; where it cannot be told, the block has its own record.
+    """
+    lines = iter(block.split("\n"))
+    rows: list[str] = []
+    for line in lines:
+        if _HAS_SITES.match(line):
+            rows = [row for row in lines if not row.lstrip().startswith("_")]
+    listed = takewhile(lambda row: not re.match(r"\s*(loop_|#|data_)", row, re.IGNORECASE), rows)
+    known = [row.split().count("?") < 3 for row in listed if row.strip()]
+    return any(known) or not known
