@@ -21,7 +21,8 @@ from cloud_core.scope import EncoderSettings, Scope, encode, encode_all
 from cloud_core.scope.isolation import Encoded, Refused, encode_many
 from cloud_core.sources.catalogue import open_source
 from cloud_core.structures import Reason, StructureError
-from tests.structures.cif_cases import CASES, KINDS, ROCKSALT, Case, cif
+from tests.structures.cif_cases import CASES, KINDS
+from tests.structures.small_cif import ROCKSALT, Case, cif
 
 
 def shared_cases(shared: Path) -> list[tuple[Path, Case]]:

@@ -14,8 +14,10 @@ import pytest
 
 from cloud_core.scope import encode
 from cloud_core.structures import Cell, StructureError, read
-from tests.structures.cif_cases import CASES, FILLED, MMM, NACL, PAIR, ROCKSALT, cif
-from tests.structures.settings_of import Statement, made_up, settings, write
+from tests.structures.cif_cases import CASES
+from tests.structures.cif_text import Statement, write
+from tests.structures.crystals import made_up, settings
+from tests.structures.small_cif import FILLED, MMM, NACL, PAIR, ROCKSALT, cif
 
 SECONDS = 20.0  # for one input of some MB, on a busy machine
 
