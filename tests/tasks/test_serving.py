@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory, mlflow_store: str) -> Iterator
 
         yield ask
     finally:
+        os.killpg(process.pid, signal.SIGTERM)  # uvicorn is a child of mlflow's shell
         stop(process)
 
 
