@@ -43,13 +43,13 @@ class Setting:
     @cached_property
     def hall_number(self) -> int | None:
         """spglib's number of the setting, None for those that only gemmi has."""
-        return _hall_numbers().get(_fingerprint(self.rotations, self.translations))
+        return _hall_numbers().get(fingerprint(self.rotations, self.translations))
 
     def operators(self) -> list[str]:
         return [op.triplet() for op in self.table.operations()]
 
 
-def _fingerprint(rotations: FloatArray, translations: FloatArray) -> frozenset[tuple[int, ...]]:
+def fingerprint(rotations: FloatArray, translations: FloatArray) -> frozenset[tuple[int, ...]]:
     turns = np.rint(rotations).astype(int).reshape(-1, 9)
     shifts = np.rint(translations * 24).astype(int) % 24
     return frozenset(tuple(row) for row in np.hstack([turns, shifts]).tolist())
@@ -60,7 +60,7 @@ def _hall_numbers() -> dict[frozenset[tuple[int, ...]], int]:
     numbers: dict[frozenset[tuple[int, ...]], int] = {}
     for number in range(1, 531):
         operators = spglib.get_symmetry_from_database(number)
-        numbers.setdefault(_fingerprint(operators["rotations"], operators["translations"]), number)
+        numbers.setdefault(fingerprint(operators["rotations"], operators["translations"]), number)
     return numbers
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from tests.structures.crystals import (
     FloatArray,
     Setting,
     expand,
+    fingerprint,
     images,
     mass,
     on_all,
@@ -129,3 +131,15 @@ def same_symbol(setting: Setting) -> list[Setting]:
 
 def same_number(setting: Setting) -> list[Setting]:
     return [other for other in settings() if other.number == setting.number]
+
+
+def differ_by_origin(one: Setting, other: Setting) -> bool:
+    """Whether two settings have the same operators about two origins."""
+    if one.number != other.number or len(one.rotations) != len(other.rotations):
+        return False
+    grid = np.array(list(product(range(8), repeat=3))) / 8
+    for origin in grid:
+        shifts = one.translations + (np.eye(3) - one.rotations) @ origin
+        if fingerprint(one.rotations, shifts) == fingerprint(other.rotations, other.translations):
+            return True
+    return False

@@ -150,6 +150,18 @@ def origins_and_axes() -> Iterator[Case]:
             f"R -3 m :{other} on {axes} axes", *sites, cell=cell,
             symmetry=f"_symmetry_space_group_name_H-M 'R -3 m :{other}'", reasons="contradictory_symmetry",
         )  # fmt: skip
+    for symbol, angles in (
+        ("P 21/a", (90, 90, 89.67)),
+        ("P 21/b", (90, 90, 97.3)),
+        ("P 21/c", (90, 90.4, 90)),
+        ("P 21/n", (90, 97.3, 90)),
+        ("P 21/b", (90.4, 90, 90)),
+    ):
+        yield read_case(
+            f"{symbol} with angles {angles}", "Ca1 Ca .5 0 .5", "Ti1 Ti .751 .447 .653",
+            cell=(5.53, 5.8, 8.11, *angles), symmetry=f"_symmetry_space_group_name_H-M '{symbol}'",
+            composition="Ca1 Ti2", group=14,
+        )  # fmt: skip
     yield refused_case(
         "a cubic symbol on orthorhombic axes",
         *NACL,
