@@ -68,6 +68,20 @@ def syntax() -> Iterator[Case]:
         "an unterminated text field": text.replace(" 'F m -3 m'", "\n;F m -3 m"),
     }.items():
         yield Case(name, content, reasons=("parse_error",))
+    for column, columns in (
+        ("fract_z", ("label", "fract_x", "fract_y")),
+        ("Cartn_z", ("label", "Cartn_x", "Cartn_y")),
+    ):
+        matrix = "\n".join(
+            f"_atom_sites_Cartn_tran_matrix_{i}{j} {5.64 if i == j else 0}"
+            for i in (1, 2, 3)
+            for j in (1, 2, 3)
+        )
+        yield refused_case(
+            f"{column} outside of the loop", "Na1 0 0", "Cl1 .5 .5",
+            columns=columns, extra=f"{matrix}\n_atom_site_{column} 0",
+            reasons=("parse_error", "invalid_positions", "no_atoms"),
+        )  # fmt: skip
     yield Case("an empty file", "", reasons=("parse_error", "unknown_format", "no_atoms"))
     yield Case("no sites", text.partition("loop_")[0], reasons=("no_atoms",))
     yield Case(
