@@ -16,7 +16,7 @@ from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formula import Amount, Comparison, compare, parse_formula
 from cloud_core.structures.numbers import parse_number
 from cloud_core.structures.orbits import Orbit, orbit
-from cloud_core.structures.space_group import Operators, wyckoff_multiplicities
+from cloud_core.structures.space_group import CLOSE_FIT, Operators, wyckoff_multiplicities
 
 MAX_IMAGES = 500_000  # of all sites under all operators
 _GRAMS = 1.66053907  # g/cm³ of one dalton in one Å³
@@ -213,7 +213,10 @@ def choose(
     def readings(groups: Sequence[Operators]) -> list[Reading]:
         return [read_under(sites, group, lattice, evidence) for group in groups if group.fit(lattice)]
 
-    found = readings(stated.candidates)
+    candidates = stated.candidates
+    if not any(group.fit(lattice, CLOSE_FIT) for group in candidates):
+        candidates = tuple(g for g in stated.others if g.fit(lattice, CLOSE_FIT)) or candidates
+    found = readings(candidates)
     if len(stated.candidates) == 1 and not stated.others and not stated.conflict:
         if not found:
             raise StructureError(

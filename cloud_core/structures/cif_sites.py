@@ -299,6 +299,8 @@ def _from_cartesian(block: Block, columns: list[list[str]], lattice: FloatArray)
         raise StructureError(
             Reason.INVALID_POSITIONS, "CIF: the _atom_sites transformation matrix is not that of the cell"
         )
+    if len({len(column) for column in columns}) > 1:
+        raise StructureError(Reason.PARSE_ERROR, "CIF: columns of coordinates of different length")
     words = [[parse_number(word) for word in column] for column in columns]
     rows = zip(*words, strict=True)
     converted: list[tuple[str, ...]] = []

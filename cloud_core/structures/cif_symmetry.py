@@ -188,7 +188,9 @@ def _agrees(operators: Operators, symbol: Symbol) -> bool:
     named = symbol.settings
     if symbol.is_exact:
         return any(operators.codes == setting.operators.codes for setting in named)
-    if symbol.is_open or symbol.number <= 2:
+    if symbol.number <= 2:  # the centring alone can differ
+        return len(operators) == len(named[0].operators)
+    if symbol.is_open:
         return True
     return any(operators.shape == setting.operators.shape for setting in named)
 

@@ -16,7 +16,7 @@ from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
 from cloud_core.structures.json_text import loads, split_json
 from cloud_core.structures.poscar import is_poscar, read_poscar
-from cloud_core.structures.text import check_size, decode, decompressed, plain_text, read_file
+from cloud_core.structures.text import MAX_BYTES, check_size, decode, decompressed, plain_text, read_file
 
 # "json" is an object of one of the four kinds that follow it, told by its keys.
 TextFormat = Literal["cif", "poscar", "extxyz", "json", "pymatgen", "ase", "jarvis", "optimade"]
@@ -50,6 +50,11 @@ def read(payload: Any, format: str | None = None, fast: bool = True) -> Cell:
     """
     if isinstance(payload, Cell):
         return payload
+    if fast and format == "cif" and isinstance(payload, str) and len(payload) <= MAX_BYTES:
+        cell = read_plain(payload)
+        if cell is not None:
+            return cell
+        fast = False  # no need to look again
     found = split(payload, format)
     first = next(found, None)
     if first is None:

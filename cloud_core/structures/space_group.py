@@ -17,6 +17,8 @@ from cloud_core.structures.cell import FloatArray
 
 IntArray = NDArray[np.int64]
 MAX_OPERATORS = 2000
+# Relative misfit of cell and operators: at most, and where both are of one setting up to their digits.
+FIT, CLOSE_FIT = 0.005, 0.0005
 _STEPS = 10080  # translations are compared in these parts of a cell edge: 2⁵·3²·5·7
 _DENOMINATORS = (1, 2, 3, 4, 6, 8, 12, 5, 16, 24)
 _TERM = re.compile(r"([+-]?)(?:(\d+\.?\d*|\.\d+)(?:/(\d+\.?\d*))?)?\*?([xyz]?)")
@@ -74,7 +76,7 @@ class Operators:
         """
         return frozenset(_intrinsic(r, t) for r, t in zip(self.rotations, self.translations, strict=True))
 
-    def fit(self, lattice: FloatArray, tolerance: float = 0.03) -> bool:
+    def fit(self, lattice: FloatArray, tolerance: float = FIT) -> bool:
         """Whether the rotations carry a lattice (rows, Å) onto itself: no angle's cosine and no length moves
         by more than the tolerance."""
         metric = lattice @ lattice.T
