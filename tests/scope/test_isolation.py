@@ -197,7 +197,8 @@ def test_a_child_that_somebody_stops_or_kills_costs_nothing(
     items: list[Item], monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
 ) -> None:
     """It is at work on a structure all the while, which another child then does."""
-    monkeypatch.setattr(isolation, "_WALL_S", 3.0)
+    # short where it is waited for, and long enough for a busy machine
+    monkeypatch.setattr(isolation, "_WALL_S", 10.0 if sent is signal.SIGSTOP else 120.0)
     monkeypatch.setattr(isolation, "_WALL_FACTOR", 0.1)
     list(encode_many(items[:2], SETTINGS))  # a cold child would be met while it loads its libraries
     some = [SLOW, *items[:100]]
