@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cloud_core.lake.schemas import ENCODED, QUARANTINED, STRUCTURES
 from cloud_core.scope import Scope
-from cloud_core.scope.isolation import Encoded, encode_many
+from cloud_core.scope.isolation import Encoded, PackedCell, encode_many
 from cloud_core.scope.settings import ENCODER_VERSION, EncoderSettings, fingerprint
 from cloud_core.sources.record import Record
 from cloud_core.structures.cell import Cell, Note
@@ -63,8 +63,8 @@ class Item(NamedTuple):
         return cls(record.id, data, record.format, refusal and refusal.value, record.message)
 
     @property
-    def payload(self) -> str | Cell:
-        return self.data if isinstance(self.data, str) else Cell.from_bytes(self.data)
+    def payload(self) -> str | PackedCell:
+        return self.data if isinstance(self.data, str) else PackedCell(self.data)
 
 
 def pack(items: Sequence[Item]) -> bytes:
@@ -139,7 +139,8 @@ def encoded(scope: Scope, message: str = "") -> dict[str, Any]:
 
 
 def refused(item: Item, reason: str, message: str) -> dict[str, Any]:
-    payload, payload_format = written_out(item.payload, item.format)
+    data = item.data if isinstance(item.data, str) else Cell.from_bytes(item.data)
+    payload, payload_format = written_out(data, item.format)
     return {
         "status": QUARANTINED,
         "reason": reason,

@@ -20,13 +20,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import connection, spawn
 from multiprocessing.context import SpawnContext, SpawnProcess
 from multiprocessing.util import Finalize
+from operator import attrgetter
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import orjson
@@ -38,13 +40,18 @@ from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formats import read, read_quickly
 
-_BATCH, _BATCH_BYTES = 64, 1 << 20
+_BATCH, _BATCH_BYTES = 128, 1 << 20
 _QUEUED = 2  # batches that a child is given: one in work, one to go on with
-_WINDOW = 16  # batches that a child may be ahead of the first unfinished one
+_WINDOW = 8  # batches that a child may be ahead of the first unfinished one
 _ATTEMPTS = 3  # to start a child
+_LOOK_S = 5.0  # without an answer, after which the pools are looked at
 # Wall-clock limit of a batch, which a child leaves after `timeout_s` s: that of a structure that sleeps.
 _WALL_FACTOR, _WALL_S = 10.0, 60.0
 _OUT_OF_MEMORY = ("memory allocation of", "MemoryError", "bad_alloc")  # a library's last words
+
+
+class PackedCell(bytes):
+    """A Cell as `Cell.to_bytes` made it; a payload that has travelled already."""
 
 
 class Record(Protocol):
@@ -112,7 +119,7 @@ class _Batch:
     was printed there last.
     """
 
-    work: list[tuple[int, str, tuple[Any, ...]]]
+    work: list[tuple[int, str, bytes]]
     without_official: str = ""
     tries: int = 0
     guilty: int | None = None
@@ -135,7 +142,7 @@ class _Run:
         self._children = children
         self._again: deque[_Batch] = deque()
         self._held = Counter[_Child]()
-        self._futures: set[Future[Any]] = set()
+        self._futures: dict[Future[Any], ProcessPool] = {}
         self._ended: SimpleQueue[tuple[_Child, _Batch, Future[Any]]] = SimpleQueue()
         self._done: dict[int, Encoded | Refused] = {}
         self._next = self._taken = 0
@@ -149,10 +156,20 @@ class _Run:
                 yield self._done.pop(self._next)
                 self._next += 1
             if self._futures:
-                child, batch, future = self._ended.get()
-                self._futures.remove(future)
-                self._held[child] -= 1
-                self._collect(batch, future)
+                self._wait()
+
+    def _wait(self) -> None:
+        try:
+            child, batch, future = self._ended.get(timeout=_LOOK_S)
+        except Empty:
+            # A pool that breaks forgets what it is given in that moment.
+            for future, pool in self._futures.items():
+                if not pool.active and not future.done():
+                    future.set_exception(BrokenProcessPool("the pool broke"))
+            return
+        del self._futures[future]
+        self._held[child] -= 1
+        self._collect(batch, future)
 
     def leave(self) -> None:
         """Have nothing done any more."""
@@ -167,7 +184,8 @@ class _Run:
                     settings = self._settings
                     if batch.without_official:
                         settings = replace(settings, forms=("canonical",))
-                    self._futures.add(child.submit(batch, settings, self._timeout_s, self._ended))
+                    future, pool = child.submit(batch, settings, self._timeout_s, self._ended)
+                    self._futures[future] = pool
                     self._held[child] += 1
 
     def _next_batch(self) -> _Batch | None:
@@ -178,12 +196,12 @@ class _Run:
         for place, record in islice(self._records, room):
             self._taken = place + 1
             try:
-                item, length = _pack(record.payload, record.format)
+                item = _pack(record.payload, record.format)
             except StructureError as error:
                 self._done[place] = Refused(record.id, error.reason, str(error))
                 continue
             batch.work.append((place, record.id, item))
-            size += length
+            size += len(item)
             if len(batch.work) == _BATCH or size > _BATCH_BYTES:
                 break
         return batch if batch.work else None
@@ -227,7 +245,8 @@ class _Run:
             self._done[place] = Encoded(name, scope)
             return
         reason, message = Reason(answer[0]), answer[1]
-        has_more = "canonical" in self._settings.forms != ("canonical",) and not batch.without_official
+        forms = self._settings.forms
+        has_more = "canonical" in forms and len(forms) > 1 and not batch.without_official
         if has_more and reason in (Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASHED):
             self._again.append(_Batch([batch.work[index]], without_official=message))
         else:
@@ -254,21 +273,30 @@ def _wall(timeout_s: float) -> float:
     return _WALL_FACTOR * timeout_s + _WALL_S
 
 
-def _pack(payload: Any, format: str | None) -> tuple[tuple[Any, ...], int]:
-    """A payload as bytes, text or path, and its length. Raises StructureError for an object that is none."""
+def _pack(payload: Any, format: str | None) -> bytes:
+    """A payload for the way to a child; `_unpack` is the way back. Raises StructureError for an object that
+    is no structure."""
     if isinstance(payload, Mapping | list):
         try:
             payload = orjson.dumps(payload, option=orjson.OPT_SERIALIZE_NUMPY)
         except TypeError as error:
-            raise StructureError(
-                Reason.PARSE_ERROR, f"{type(payload).__name__} that is no JSON: {error}"
-            ) from error
-    if isinstance(payload, str | bytes):
-        return (payload, format), len(payload)
+            text = f"a {type(payload).__name__} that is no JSON: {error}"
+            raise StructureError(Reason.PARSE_ERROR, text) from error
+    if isinstance(payload, PackedCell):
+        return marshal.dumps(("cell", bytes(payload), format))
     if isinstance(payload, Path):
-        return (payload, format), 0
-    data = (payload if isinstance(payload, Cell) else read(payload, format)).to_bytes()
-    return (data,), len(data)
+        return marshal.dumps(("path", str(payload), format))
+    if isinstance(payload, str | bytes):
+        return marshal.dumps(("content", payload, format))
+    cell = payload if isinstance(payload, Cell) else read(payload, format)
+    return marshal.dumps(("cell", cell.to_bytes(), format))
+
+
+def _unpack(item: bytes) -> tuple[Any, str | None]:
+    kind, payload, format = marshal.loads(item)
+    if kind == "cell":
+        return Cell.from_bytes(payload), format
+    return Path(payload) if kind == "path" else payload, format
 
 
 class _Process(SpawnProcess):
@@ -315,15 +343,15 @@ class _Child:
 
     def submit(
         self, batch: _Batch, settings: EncoderSettings, timeout_s: float, ended: "SimpleQueue[Any]"
-    ) -> "Future[Any]":
+    ) -> "tuple[Future[Any], ProcessPool]":
         """Have a batch encoded; at its end this child, the batch and the future are put into the queue."""
         items = [item for _, _, item in batch.work]
         with self._lock:
             if not self._pool.active:
                 self.end()
                 self._pool = self._new_pool()
-            number = next(self._numbers)
-            future = self._pool.schedule(
+            pool, number = self._pool, next(self._numbers)
+            future = pool.schedule(
                 _encode_batch, (number, settings, timeout_s, items), timeout=_wall(timeout_s)
             )
 
@@ -335,7 +363,7 @@ class _Child:
             ended.put((self, batch, future))
 
         future.add_done_callback(look)
-        return future
+        return future, pool
 
     def end(self) -> None:
         self._pool.stop()
@@ -419,9 +447,7 @@ def _load() -> None:
     encode_cell(polonium, EncoderSettings(forms=("canonical", "official")))
 
 
-def _encode_batch(
-    number: int, settings: EncoderSettings, timeout_s: float, items: list[tuple[Any, ...]]
-) -> bytes:
+def _encode_batch(number: int, settings: EncoderSettings, timeout_s: float, items: list[bytes]) -> bytes:
     """The fields of each structure's Scope, or reason and message; of fewer than all if time runs on."""
     os.ftruncate(2, 0)  # last words are of this batch
     until = time.monotonic() + timeout_s
@@ -441,11 +467,13 @@ def _encode_batch(
         return refusal.reason.value, str(refusal)
 
     # Plain ones are read ahead: code that has just run is still in the processor's caches.
-    cells = [attempt(index, _read_quickly, item) for index, item in enumerate(items)]
+    cells = [
+        attempt(index, lambda item: read_quickly(*_unpack(item)), item) for index, item in enumerate(items)
+    ]
     answers = []
     for index, (cell, item) in enumerate(zip(cells, items, strict=True)):
         if cell is None:
-            cell = attempt(index, read, *item)
+            cell = attempt(index, lambda item: read(*_unpack(item)), item)
         answers.append(attempt(index, _fields, cell, settings) if isinstance(cell, Cell) else cell)
         if time.monotonic() > until:
             break
@@ -453,10 +481,8 @@ def _encode_batch(
     return marshal.dumps(answers)  # at a third of the cost of pickling them
 
 
-def _read_quickly(item: tuple[Any, ...]) -> Cell | None:
-    return Cell.from_bytes(*item) if len(item) == 1 else read_quickly(*item)
+_fields_of = attrgetter(*Scope.__slots__)
 
 
-def _fields(cell: Cell, settings: EncoderSettings) -> tuple[Any, ...]:
-    scope = encode_cell(cell, settings)
-    return tuple([getattr(scope, name) for name in Scope.__slots__])
+def _fields(cell: Cell, settings: EncoderSettings) -> Any:
+    return _fields_of(encode_cell(cell, settings))

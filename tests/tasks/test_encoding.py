@@ -1,6 +1,7 @@
 """Encoding through Dask: what is written, what is left alone, and what a bad structure costs."""
 
 import copy
+import json
 import os
 import random
 import signal
@@ -22,7 +23,7 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.sources.record import Partition, Record, Refusal, SourceError
-from cloud_core.structures.cell import Cell
+from cloud_core.structures.cell import Cell, Note
 from tasks.chunks import Item, read_back, written_out
 from tasks.cluster import ClusterConfig, LazyCluster
 from tasks.encoding import Counts, EncodeError, Encoding, EncodingOptions, Shard, plan
@@ -337,12 +338,47 @@ def test_plan_groups_partitions() -> None:
 
 
 def test_payloads_come_back_from_quarantine_as_they_were() -> None:
+    """With what their reader had to say of them, which is no part of their content."""
     generator = np.random.default_rng(0)
-    cell = Cell(
+    plain = Cell(
         generator.normal(size=(3, 3)), ("Fe3+", "O"), generator.random((2, 3)), ({"Fe": 0.5}, {"O": 1.0})
     )
+    other = replace(plain, fractions=generator.random((2, 3)))
+    cell = replace(plain, notes=(Note("not_periodic", "a layer"),), alternatives=(other,))
     record = Record("a", cell, "cell", "s")
-    for back in (read_back(*written_out(cell, "cell")), Item.of(record).payload):
+    for back in (read_back(*written_out(cell, "cell")), Cell.from_bytes(Item.of(record).payload)):
         assert isinstance(back, Cell)
+        assert written_out(back, "cell") == written_out(cell, "cell")
         assert replace(record, payload=back).content_hash == record.content_hash
+    assert replace(record, payload=plain).content_hash == record.content_hash
     assert written_out("data_\ud800x", "cif") == ("data_\\ud800x", "cif")
+    written = json.loads(written_out(plain, "cell")[0])
+    earlier = {key: written[key] for key in ("lattice", "species", "fractions", "occupancies")}
+    back = read_back(json.dumps(earlier), "cell")  # as encoder version 1 wrote it
+    assert isinstance(back, Cell) and written_out(back, "cell") == written_out(plain, "cell")
+
+
+def test_what_is_flagged_is_told_in_the_row(
+    records: list[Record], client: LazyCluster, tmp_path: Path
+) -> None:
+    """A layer is refused, or encoded with the flag and its words, as the options say; a replay too."""
+    layer = Cell(3.0 * np.eye(3), ("C",), np.zeros((1, 3)), notes=(Note("not_periodic", "pbc is T T F"),))
+    close = Cell(np.eye(3) * 5.0, ("Na", "Cl"), np.array([[0, 0, 0], [0.05, 0, 0]]))
+    source = Listed([records[0], Record("l", layer, "cell", "listed"), Record("c", close, "cell", "listed")])
+    table = Table.create(str(tmp_path / "structures"))
+    counts = run(source, table, client)
+    assert dict(counts.reasons) == {"unsupported": 1, "overlapping_sites": 1}
+    replay = Replay(table, None, client, OPTIONS.model_copy(update={"assume_periodic": True}))
+    replay.encode_shard(Shard(1, ()))
+    assert (replay.counts.n_encoded, replay.counts.n_quarantined) == (1, 1)
+    lenient = OPTIONS.model_copy(update={"assume_periodic": True, "overlaps": "flag"})
+    assert run(source, table, client, lenient).n_encoded == 3
+    rows = {row["structure_id"]: row for row in table.scope(["structure_id", "flags", "message"]).to_pylist()}
+    assert rows["listed:l"] == {
+        "structure_id": "listed:l",
+        "flags": ["not_periodic"],
+        "message": "pbc is T T F",
+    }
+    assert rows["listed:c"]["flags"] == ["overlapping_sites"]
+    assert "0.250 Å apart" in rows["listed:c"]["message"]
+    assert rows[f"listed:{records[0].id}"]["message"] is None
