@@ -70,7 +70,9 @@ def scope(
             raise FileNotFoundError(f"{path}: no such file")
     failed = False
     shown = []
-    for place, name, outcome in encode_inputs(files, EncoderSettings(forms=(form,))):
+    for place, name, outcome in encode_inputs(
+        files, EncoderSettings(forms=(form,)), one_in_this_process=True
+    ):
         path = files[place]
         if isinstance(outcome, Refused):
             failed = True

@@ -42,15 +42,17 @@ def encode_inputs(
     settings: EncoderSettings,
     timeout_s: float = TIMEOUT_S,
     memory_mb: int = MEMORY_MB,
+    one_in_this_process: bool = False,
 ) -> Iterator[tuple[int, str, Encoded | Refused]]:
     """(place of the input, name, outcome) of each structure of each input, in order.
 
     inputs: what `structures.read` takes. An input of which nothing can be read has one outcome. timeout_s,
-    memory_mb: as of `encode_many`. One plain CIF alone is encoded in this process, which starts no other.
+    memory_mb: as of `encode_many`. one_in_this_process: encode one plain CIF that comes alone here, without
+    limits, and start no child for it; for a person at a terminal.
     """
     parts = _parts(inputs)
     first = list(islice(parts, 2))
-    if len(first) == 1 and isinstance(part := first[0], Part):
+    if one_in_this_process and len(first) == 1 and isinstance(part := first[0], Part):
         cell = read_quickly(part.payload, part.format)
         if cell is not None:
             try:

@@ -130,3 +130,27 @@ def test_reading_a_document_loads_no_module_that_it_names() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
+
+
+PLAIN = """
+import sys
+from pathlib import Path
+import psutil
+from cloud_core.scope import EncoderSettings
+from cloud_core.scope.inputs import encode_inputs
+text = Path(sys.argv[1]).read_text()
+for here in (True, False):
+    ((_, _, outcome),) = encode_inputs([text], EncoderSettings(), one_in_this_process=here)
+    children = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    print(outcome.scope.space_group, len(children))
+"""
+
+
+def test_one_plain_file_is_encoded_in_a_child_too_unless_asked_otherwise(project: Path) -> None:
+    path = project / "flows" / "demo_data" / "held_out.cif"
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(path)], capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first.split()[0] == second.split()[0]
+    assert (first.split()[1], second.split()[1]) == ("0", "1")
