@@ -8,9 +8,13 @@ from typing import Any
 from zipfile import ZipFile
 
 import pytest
+from deltalake import write_deltalake
 
 from cloud_core.lake.pins import pins
+from cloud_core.lake.schemas import LATER_COLUMNS
+from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
+from cloud_core.scope import settings
 from cloud_core.sources.catalogue import open_source
 from flows.configs import ConfigError
 from flows.sync import SyncConfig, SyncResult, named, sync
@@ -203,6 +207,32 @@ def test_quarantine_and_duplicates_are_accounted(database: Database, tmp_path: P
     table.write_text("\n".join([*lines[:2], f"b,{texts[1]},0.5"]) + "\n")
     again = database.sync(source=source)
     assert (again.n_changed, again.n_withdrawn, again.n_quarantined) == (1, 2, 0)
+
+
+def test_rows_of_an_earlier_encoder_are_read_again(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table as version 1 wrote it, and a source that has not moved since."""
+    names = sorted(database.cifs)
+    database.put(*names[:10])
+    (database.folder / "bad.cif").write_text("data_bad")
+    with monkeypatch.context() as patch:
+        patch.setattr(settings, "ENCODER_VERSION", 1)
+        settings.fingerprint.cache_clear()
+        database.sync()
+    settings.fingerprint.cache_clear()
+    table = database.table()
+    earlier = table.rows().drop_columns(list(LATER_COLUMNS))
+    write_deltalake(table.delta, earlier, mode="overwrite", schema_mode="overwrite")
+    assert status(database.table_uri)["encoder_versions"] == {"1": 11}
+    before = database.held()
+
+    again = database.sync()
+    assert (again.n_records, again.n_new, again.n_changed, again.n_withdrawn) == (11, 0, 11, 0)
+    assert status(database.table_uri)["encoder_versions"] == {str(settings.ENCODER_VERSION): 11}
+    assert status(database.table_uri)["rows"] == {"encoded": 10, "quarantined": 1, "withdrawn": 0}
+    assert database.held() == before
+    assert database.sync().n_records == 0
 
 
 def test_an_unknown_name_lists_those_there_are(tmp_path: Path) -> None:

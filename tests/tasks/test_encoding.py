@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from deltalake import write_deltalake
 from distributed import Future
 
 from cloud_core.lake.maintenance import settle
+from cloud_core.lake.schemas import LATER_COLUMNS
+from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
 from cloud_core.scope.isolation import Encoded, encode_many
-from cloud_core.scope.settings import EncoderSettings
+from cloud_core.scope.settings import ENCODER_VERSION, EncoderSettings
 from cloud_core.sources.record import Partition, Record, Refusal, SourceError
 from cloud_core.structures.cell import Cell, Note
 from tasks.chunks import Item, read_back, written_out
@@ -204,6 +207,24 @@ def test_what_a_replay_with_other_tolerances_found_is_kept(
     replay.encode_shard(Shard(1, ()))
     assert set(table.scope(["symprec"])["symprec"].to_pylist()) == {0.05}
     assert run(source, table, client).n_skipped == 5
+
+
+def test_the_quarantine_of_an_earlier_table_is_replayed(
+    records: list[Record], client: LazyCluster, tmp_path: Path
+) -> None:
+    """A table without the columns that came later."""
+    table = Table.create(str(tmp_path / "structures"))
+    layer = Cell(3.0 * np.eye(3), ("C",), np.zeros((1, 3)), notes=(Note("not_periodic", "a layer"),))
+    run(Listed([*records[:5], Record("l", layer, "cell", "listed")]), table, client)
+    earlier = table.rows().drop_columns(list(LATER_COLUMNS))
+    write_deltalake(table.delta, earlier, mode="overwrite", schema_mode="overwrite")
+    table = Table.open(table.uri)
+    assert status(table.uri)["encoder_versions"] == {"1": 6}
+    replay = Replay(table, None, client, OPTIONS.model_copy(update={"assume_periodic": True}))
+    replay.encode_shard(Shard(1, ()))
+    replay.check()
+    assert table.counts() == {"encoded": 6, "quarantined": 0, "withdrawn": 0}
+    assert status(table.uri)["encoder_versions"] == {"1": 5, str(ENCODER_VERSION): 1}
 
 
 def test_a_replay_asks_for_what_the_first_run_asked_for(
