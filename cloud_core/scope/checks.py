@@ -38,8 +38,10 @@ def check_numbers(cell: Cell, max_sites: int) -> None:
 def judged_notes(cell: Cell, kinds: Kinds, settings: EncoderSettings) -> tuple[Note, ...]:
     """The notes of the reader and of the distances. Raises StructureError where the settings refuse one."""
     notes = cell.notes
-    if pairs := close_pairs(cell.lattice, cell.fractions, OVERLAP):
+    if cell.clearance < OVERLAP and (pairs := close_pairs(cell.lattice, cell.fractions, OVERLAP)):
         notes += _overlaps(cell, kinds, pairs)
+    if not notes:
+        return notes
     for note in notes:
         if note.flag == "formula_mismatch" and settings.formula == "refuse":
             raise StructureError(Reason.FORMULA_MISMATCH, note.text)

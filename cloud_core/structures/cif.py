@@ -7,11 +7,8 @@ for whatever it does not cover for certain. Both give the same cells.
 """
 
 import math
-import operator
 import re
-from collections import Counter
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +16,7 @@ import orjson
 
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.cif_block import CELL_TAGS, blocks_of
+from cloud_core.structures.distances import OVERLAP, close_pairs
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.lattice import RANKS, lattice_from_parameters
 
@@ -38,7 +36,7 @@ _DECLINED = (
 )
 _PLAIN_SYMMETRY = frozenset(("'P 1'", "P1", "'P1'", '"P 1"', "1", "?", ".", "triclinic"))
 _TERM = re.compile(r"([A-Z][a-z]?)(\d*)")
-_SITE_TOLERANCE = 1e-4
+_LARGEST = 4000.0  # Å: sites that coincide by 1e-4 in each coordinate are closer than 0.5 Å in smaller cells
 _WHOLE = frozenset(("1", "1.0", "1.00", "1.000", "1.0000"))
 
 
@@ -105,9 +103,7 @@ def _values_of_pymatgen(text: str) -> _Values | None:
     if (head := _HEAD.match(text)) is None:
         return None
     words = text[head.end() :].split()
-    if len(words) % 7 or not "".join(words[1::7]).isalnum() or not "".join(words[2::7]).isdigit():
-        return None
-    if set(words[2::7]) != {"1"}:
+    if len(words) % 7 or not "".join(words[1::7]).isalnum() or words[2::7].count("1") * 7 != len(words):
         return None
     parameters = list(head.groups())
     formula = parameters.pop().strip("'")
@@ -148,7 +144,8 @@ def _cell(
         return None
     try:
         ranks = [RANKS[symbol] for symbol in species]
-        lattice = lattice_from_parameters(*map(float, parameters))
+        sizes = list(map(float, parameters))
+        lattice = lattice_from_parameters(*sizes)
         # Most values are neither near a third nor outside the cell; -0.0 becomes 0.0.
         values = [
             (value or 0.0)
@@ -158,30 +155,31 @@ def _cell(
         ]
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
-    count = len(species)
-    x, y, z = values[:count], values[count : 2 * count], values[2 * count :]
-    if lattice is None or _may_coincide(x, y, z):
+    if lattice is None:
         return None
-    values[0::3], values[1::3], values[2::3] = x, y, z
-    fractions = np.array(values).reshape(count, 3)
+    count = len(species)
+    fractions = np.array(values).reshape(3, count).T
+    # Sites that may coincide are the whole reader's.
+    if sum(sizes[:3]) > _LARGEST or close_pairs(lattice, fractions, OVERLAP):
+        return None
     if sorted(ranks) != ranks:
         order = sorted(range(count), key=ranks.__getitem__)
         fractions = fractions[order]
         species = [species[i] for i in order]
-    return Cell(lattice, tuple(species), fractions)
+    return Cell(lattice, tuple(species), fractions, clearance=OVERLAP)
 
 
 def _is_formula(text: str, species: list[str]) -> bool:
     """Whether the atoms are in the ratio of a stated formula of whole numbers, hydrogen included."""
-    if not text:
+    elements = set(species)
+    if not text or {f"{element}{species.count(element)}" for element in elements} == set(text.split()):
         return True
-    counts = Counter(species)
     terms = _TERM.findall(text)
-    if len(terms) != len(counts) or sum(map(len, chain(*terms))) != len(text.replace(" ", "")):
+    if len(terms) != len(elements) or "".join(map("".join, terms)) != text.replace(" ", ""):
         return False
-    formula = {element: int(amount or 1) for element, amount in terms}
-    unit, count = formula.get(species[0], 0), counts[species[0]]
-    return all(formula.get(element, 0) * count == counts[element] * unit for element in counts)
+    first, amount = terms[0]
+    unit, count = int(amount or 1), species.count(first)
+    return all(species.count(element) * unit == int(amount or 1) * count > 0 for element, amount in terms)
 
 
 def _numbers(words: list[str]) -> list[float]:
@@ -233,37 +231,3 @@ def _is_p1(block: Any) -> bool:
 
 
 _SYMMETRY_PREFIXES = ("_symmetry", "_space_group")
-
-
-# Sites closer than the tolerance are closer than `_NEAR` along this direction (the sum of its components
-# times the tolerance, and a little).
-_DIRECTION = (0.5321, 0.7151, 0.9137)
-_NEAR = 2.17 * _SITE_TOLERANCE
-_EDGES = tuple(1 - k * _SITE_TOLERANCE for k in (1.5, 3, 5, 8, 12, 18))
-
-
-def _may_coincide(x: list[float], y: list[float], z: list[float]) -> bool:
-    """Whether two sites at x, y, z in [0, 1] may be closer than the tolerance in each coordinate.
-
-    Sure where it says no. Sorts the sites along a line, so costs n log n.
-    """
-    if max(max(x), max(y), max(z)) > _EDGES[0]:
-        # Sites just below 1 stand beside those at 0: they are moved there, all above a gap between sites.
-        for edge in _EDGES:
-            if not any(edge - 1.1 * _SITE_TOLERANCE < value <= edge for value in chain(x, y, z)):
-                break
-        else:
-            return True
-        x, y, z = ([value - (value > edge) for value in axis] for axis in (x, y, z))
-    p, q, r = _DIRECTION
-    along = [p * a + q * b + r * c for a, b, c in zip(x, y, z, strict=True)]
-    steps = sorted(along)
-    if min(map(operator.sub, steps[1:], steps), default=1.0) > _NEAR:
-        return False
-    order = sorted(range(len(along)), key=along.__getitem__)
-    for place, i in enumerate(order, start=1):
-        while place < len(order) and along[j := order[place]] - along[i] < _NEAR:
-            if max(abs(x[i] - x[j]), abs(y[i] - y[j]), abs(z[i] - z[j])) < _SITE_TOLERANCE * 1.001:
-                return True
-            place += 1
-    return False
