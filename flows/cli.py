@@ -33,6 +33,12 @@ app = typer.Typer(
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file; examples in deployments/configs/.")]
 TableUri = Annotated[str, typer.Argument(help="Table: a folder or an s3:// address.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--setting", help="Of the encoder, NAME=VALUE: symprec=0.05, formula=flag, assume_periodic=true."
+    ),
+]
 LocalWorkers = Annotated[
     int | None,
     typer.Option(min=1, help="Local Dask workers; default: 2, or $CLOUD_DASK_ADDRESS's."),
@@ -49,39 +55,67 @@ def check_form(form: str) -> None:
         raise ValueError(f"--form {form}: choose canonical, official or full")
 
 
+def check_file(path: Path) -> None:
+    """Raise OSError for what is no file of structures, with what to do."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; name its files, or `cloud encode {path} --to TABLE`")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: is no regular file; write its content to one")
+    if path.suffix.lower() in (".zip", ".tar", ".tgz") or ".tar." in path.name.lower():
+        raise ValueError(f"{path}: is an archive; `cloud encode {path} --to TABLE` encodes its files")
+
+
+def settings_given(texts: list[str] | None) -> dict[str, Any]:
+    """`NAME=VALUE` options of the encoder."""
+    pairs = [text.partition("=") for text in texts or ()]
+    if wrong := [name for name, equals, _ in pairs if not equals]:
+        raise ValueError(f"--setting {wrong[0]}: write NAME=VALUE, such as formula=flag")
+    given: dict[str, Any] = {name.strip(): value.strip() for name, _, value in pairs}
+    return given | ({"forms": given["forms"].split(",")} if "forms" in given else {})
+
+
 @app.command()
 def scope(
     files: Annotated[
         list[Path], typer.Argument(help="CIF, POSCAR, extended XYZ or JSON files, compressed or not.")
     ],
     form: Annotated[str, typer.Option(help="canonical, official or full.")] = "canonical",
+    setting: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the SCOPE string of each structure of each file.
+    """Print the SCOPE string of each structure of each file; flags and refusals go to stderr.
 
-    Example: cloud scope NaCl.cif
+    Examples: cloud scope NaCl.cif
+
+    cloud scope slab.extxyz --setting assume_periodic=true
     """
     from cloud_core.scope.inputs import Refused, encode_inputs
-    from cloud_core.scope.settings import EncoderSettings
+    from cloud_core.scope.settings import EncoderSettings, settings_of
 
     check_form(form)
     for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+        check_file(path)
+    given = settings_given(setting)
+    settings = settings_of(given | {"forms": (form,)}) if given else EncoderSettings(forms=(form,))
     failed = False
-    shown = []
-    for place, name, outcome in encode_inputs(
-        files, EncoderSettings(forms=(form,)), one_in_this_process=True
-    ):
+    shown: list[dict[str, Any]] = []
+    for place, name, outcome in encode_inputs(files, settings, one_in_this_process=True):
         path = files[place]
+        input_named = {"file": str(path), "name": name.removeprefix("#")}
         if isinstance(outcome, Refused):
             failed = True
+            shown.append(input_named | {"reason": outcome.reason.value, "message": outcome.message})
             print(f"cloud: {path}{name}: {outcome.message}", file=sys.stderr)
-        elif as_json:
-            shown.append({"file": str(path), "name": name.removeprefix("#"), **plain(outcome.scope)})
-        else:
+            continue
+        shown.append(input_named | plain(outcome.scope))
+        if not as_json:
             text = getattr(outcome.scope, form)
-            print(text if len(files) == 1 and not name else f"{path}{name}: {text}")
+            print(text if len(files) == 1 and not name else f"{path}{name}: {text}", flush=True)
+            if flags := outcome.scope.flags:
+                said = f" ({outcome.scope.message})" if outcome.scope.message else ""
+                print(f"cloud: {path}{name}: {', '.join(flags)}{said}", file=sys.stderr)
     if as_json:
         print(json.dumps(shown))
     if failed:
@@ -100,6 +134,7 @@ def encode(
     label: Annotated[
         list[str] | None, typer.Option(help="Of a table: a column to keep as a label, and its unit: gap=eV.")
     ] = None,
+    setting: Settings = None,
     workers: LocalWorkers = None,
     config: Annotated[
         Path | None, typer.Option(help="Instead of all these: a YAML file; docs/sources.md, docs/lake.md.")
@@ -121,20 +156,26 @@ def encode(
         "labels": {name: {"column": name, "unit": unit} for name, _, unit in columns},
     }
     of_table = {key: value for key, value in given.items() if value}
-    if config is not None and (source or to or of_table or workers):
+    encoding = settings_given(setting)
+    if config is not None and (source or to or of_table or workers or encoding):
         raise ValueError("give SOURCE, --to and their options, or --config alone: a configuration names all")
     if config is None and (source is None or to is None):
         raise ValueError("give SOURCE and --to TABLE, or --config FILE")
     use_embedded_prefect()
     from cloud_core.sources.catalogue import open_source
+    from cloud_core.sources.tables import table_format
+    from flows.configs import checked
     from flows.encode import EncodeConfig
     from flows.encode import encode as flow
 
     if config is not None:
         asked = EncodeConfig.from_yaml(config)
     else:
+        if of_table:
+            table_format(str(source))  # these options are for tables
         origin = {"kind": "table", "path": source} | of_table if of_table else source
-        asked = EncodeConfig.model_validate({"source": origin, "table": to} | local_cluster(workers))
+        values = {"source": origin, "table": to, "encoding": encoding} | local_cluster(workers)
+        asked = checked(EncodeConfig, values, f"cloud encode {source}")
     open_source(asked.source)  # a wrong one is told before a server starts
     result = flow(asked)
     if as_json:

@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -88,10 +88,15 @@ def load_config(path: str | Path, model: type[Config]) -> Config:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values at the top level, found {type(values).__name__}")
+    return checked(model, values, str(path))
+
+
+def checked(model: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """A configuration of these values. Raises ConfigError, which says where they stand and what is wrong."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, model)}") from error
+        raise ConfigError(f"{where}: {explain(error, model)}") from error
 
 
 def run_from_shell(flow: Callable[[Config], object], model: type[Config]) -> None:

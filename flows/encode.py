@@ -16,11 +16,13 @@ from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
-from cloud_core.sources.record import count_rows
+from cloud_core.sources.record import Listing, count_rows
 from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri, run_from_shell
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
 from tasks.reporting import Progress, flow_run_link, publish_markdown, publish_table
+
+SHOWN = 3  # names of files passed over
 
 
 class EncodeConfig(FlowConfig):
@@ -51,6 +53,10 @@ class EncodeResult(BaseModel):
     n_superseded: int | None
     """rows that were replaced and are gone from the files; None: another run was writing, and will settle"""
     reasons: dict[str, int]
+    flags: dict[str, int]
+    """of the rows that were encoded"""
+    passed_over: list[str]
+    """files whose names name no format of structures"""
     fingerprint: str
     seconds: float
     seconds_starting: float
@@ -71,8 +77,15 @@ class EncodeResult(BaseModel):
             )
         if self.n_superseded is None:
             head += " Another run is writing this table; replaced rows leave its files when that one ends."
-        reasons = "".join(f"\n- {reason}: {n:,}" for reason, n in sorted(self.reasons.items()))
-        return f"{head}\n\nTable `{self.table}`, version {self.version}.{reasons}"
+        if self.passed_over:
+            names = ", ".join(self.passed_over[:SHOWN]) + (", …" if len(self.passed_over) > SHOWN else "")
+            head += f" {len(self.passed_over):,} files passed over, no format by their names: {names}."
+        counts = "".join(
+            f"\n- {what} {name}: {n:,}"
+            for what, found in (("quarantined,", self.reasons), ("flag", self.flags))
+            for name, n in sorted(found.items())
+        )
+        return f"{head}\n\nTable `{self.table}`, version {self.version}.{counts}"
 
 
 @flow(name="encode", persist_result=False, validate_parameters=True)
@@ -129,6 +142,8 @@ def encode(config: EncodeConfig) -> EncodeResult:
         n_skipped=counts.n_skipped,
         n_superseded=superseded,
         reasons=dict(counts.reasons),
+        flags=dict(counts.flags),
+        passed_over=source.passed_over() if isinstance(source, Listing) else [],
         fingerprint=intent.fingerprint,
         seconds=round(time.monotonic() - started, 3),
         seconds_starting=round(client.seconds_starting, 3),

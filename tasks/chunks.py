@@ -12,7 +12,7 @@ from cloud_core.lake.schemas import ENCODED, QUARANTINED, STRUCTURES
 from cloud_core.scope import Scope
 from cloud_core.scope.isolation import Encoded, PackedCell, encode_many
 from cloud_core.scope.settings import ENCODER_VERSION, EncoderSettings, fingerprint
-from cloud_core.sources.record import Record
+from cloud_core.sources.record import Record, Refusal
 from cloud_core.structures.cell import Cell, Note
 
 # Columns that say what is to be encoded; the others say what came of it.
@@ -60,7 +60,10 @@ class Item(NamedTuple):
     def of(cls, record: Record) -> Self:
         payload, refusal = record.payload, record.refusal
         data = payload.to_bytes() if isinstance(payload, Cell) else payload
-        return cls(record.id, data, record.format, refusal and refusal.value, record.message)
+        message = record.message
+        if isinstance(refusal, Refusal):  # the message of a StructureError names the remedy already
+            message = f"{message} ({refusal.value}: {refusal.remedy})"
+        return cls(record.id, data, record.format, refusal and refusal.value, message)
 
     @property
     def payload(self) -> str | PackedCell:
@@ -133,7 +136,7 @@ def encoded(scope: Scope, message: str = "") -> dict[str, Any]:
         "n_sites": scope.n_sites,
         "n_atoms_primitive": scope.n_atoms_primitive,
         "n_atoms_conventional": scope.n_atoms_conventional,
-        "flags": list(scope.flags),
+        "flags": [*scope.flags, *(["label_left_out"] if message else [])],
         "message": _text("; ".join(filter(None, (message, scope.message)))) or None,
     }
 

@@ -72,6 +72,7 @@ class EncodingOptions(BaseModel):
     assume_periodic: bool = Field(
         default=False, description="encode molecules, chains and layers as the crystals of their cells"
     )
+    max_sites: int = Field(default=5000, ge=1, description="structures with more sites are refused")
     timeout_s: float = Field(
         default=30.0,
         gt=0,
@@ -90,6 +91,7 @@ class EncodingOptions(BaseModel):
             angle_tolerance=self.angle_tolerance,
             forms=self.forms,
             check_tolerance=self.check_tolerance,
+            max_sites=self.max_sites,
             formula=self.formula,
             overlaps=self.overlaps,
             assume_periodic=self.assume_periodic,
@@ -114,6 +116,7 @@ class Counts:
     n_skipped: int = 0
     n_chunks: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(
@@ -123,6 +126,7 @@ class Counts:
             self.n_skipped + other.n_skipped,
             self.n_chunks + other.n_chunks,
             self.reasons + other.reasons,
+            self.flags + other.flags,
         )
 
 
@@ -320,6 +324,7 @@ class Encoding:
             statuses = Counter(rows["status"].to_pylist())
             counts.n_encoded, counts.n_quarantined = statuses[ENCODED], statuses[QUARANTINED]
             counts.reasons.update(reason for reason in rows["reason"].to_pylist() if reason is not None)
+            counts.flags.update(rows["flags"].combine_chunks().flatten().to_pylist())
             counts.n_chunks = 1
         counts.n_records = chunk.n_skipped + counts.n_encoded + counts.n_quarantined
         with self._lock:

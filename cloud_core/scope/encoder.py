@@ -54,6 +54,7 @@ FLAGS = READER_FLAGS | {
     "tolerance_changed": "the symmetry engine found a symmetry at another tolerance than symprec alone",
     "overlapping_sites": "atoms are closer than 0.5 Å (hydrogen: 0.3 Å)",
     "official_missing": "an official form was asked for and is not there",
+    "label_left_out": "a label of the source is not a finite number",
 }
 
 

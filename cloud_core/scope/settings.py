@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 # Raised by hand whenever a string, key or flag can change for any structure; tests/scope holds golden
 # strings that fail otherwise.
@@ -45,6 +46,24 @@ class EncoderSettings:
         for name in ("formula", "overlaps"):
             if getattr(self, name) not in get_args(Judgement):
                 raise ValueError(f"{name} is refuse or flag, not {getattr(self, name)!r}")
+
+
+def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
+    """Settings from texts or YAML values: "0.05" is a number, "true" a truth value.
+
+    Raises ValueError naming the setting that does not exist or whose value is not of its kind.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    known = {field.name for field in fields(EncoderSettings)}
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+    try:
+        return TypeAdapter(EncoderSettings).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"setting {first['loc'][0]}: " if first["loc"] else ""
+        raise ValueError(f"{name}{first['msg'].removeprefix('Value error, ')}") from error
 
 
 @cache

@@ -69,6 +69,11 @@ class FilesSource:
         self.spec = spec
         self.name = spec.name or stem(spec.path)
         self.licence = spec.licence
+        self._passed_over: list[str] = []
+
+    def passed_over(self) -> list[str]:
+        """Files that the last `partitions` left out, since their names name no format."""
+        return self._passed_over
 
     def partitions(self, since: Since = None) -> Iterator[Partition]:
         """Files are dealt into partitions by a hash of their names, so that a new file moves one of them.
@@ -78,6 +83,7 @@ class FilesSource:
         """
         plain: list[tuple[str, str, str]] = []  # (id, uri, cursor)
         found = False
+        self._passed_over = []
         for relative, uri, cursor in self._listing():
             lower = relative.lower()
             if lower.endswith(ZIP):
@@ -90,6 +96,8 @@ class FilesSource:
                 )
             elif self._format(relative):
                 plain.append((relative, uri, cursor))
+            elif not self._is_labels(uri):
+                self._passed_over.append(relative)
         for key, group in _deal(plain, self.spec.files_per_partition, self._id):
             files = [[identifier, uri] for identifier, uri, _ in group]
             cursor = self._cursor(*[f"{identifier}={cursor}" for identifier, _, cursor in group])
@@ -139,11 +147,14 @@ class FilesSource:
     def _zip_partitions(self, relative: str, uri: str) -> Iterator[Partition]:
         fs, path = locate(uri)
         with naming(uri), fs.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
-            members = [
-                (info.filename, info.filename, f"{info.CRC}-{info.file_size}")
-                for info in sorted(archive.infolist(), key=lambda info: info.filename)
-                if not info.is_dir() and _is_content(info.filename) and self._format(info.filename)
-            ]
+            members = []
+            for info in sorted(archive.infolist(), key=lambda info: info.filename):
+                if info.is_dir() or not _is_content(info.filename):
+                    continue
+                if self._format(info.filename):
+                    members.append((info.filename, info.filename, f"{info.CRC}-{info.file_size}"))
+                else:
+                    self._passed_over.append(f"{relative}/{info.filename}")
         for key, group in _deal(members, self.spec.files_per_partition, self._id):
             at = {"zip": uri, "prefix": self._prefix(relative), "members": [name for name, _, _ in group]}
             cursor = self._cursor(*[f"{name}={cursor}" for name, _, cursor in group])
@@ -152,6 +163,12 @@ class FilesSource:
     def _prefix(self, relative: str) -> str:
         """What stands before a member's path in ids: the archive's own path where there may be several."""
         return "" if relative == PurePosixPath(self.spec.path).name else f"{relative}/"
+
+    def _is_labels(self, uri: str) -> bool:
+        if self.spec.labels is None:
+            return False
+        fs, path = locate(self.spec.labels.path)
+        return fs.unstrip_protocol(path) == uri
 
     def _format(self, name: str) -> str | None:
         return self.spec.format or format_of_name(name)

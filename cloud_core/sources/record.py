@@ -38,8 +38,9 @@ class Refusal(StrEnum):
 
 _REMEDIES = {
     Refusal.DUPLICATE_ID: "give each row an id of its own, or remove the repeated row",
-    Refusal.MISSING_ID: "fill the id column, or name another column as `id`",
-    Refusal.MISSING_STRUCTURE: "fill the structure column, or name another column as `structure`",
+    Refusal.MISSING_ID: "fill the id column, or name another one: `--id`, or `id` in a configuration",
+    Refusal.MISSING_STRUCTURE: "fill the structure column, or name another one: `--structure`, or "
+    "`structure` in a configuration",
     Refusal.MALFORMED_ROW: "mend the row; the message names its place",
     Refusal.BAD_LABEL: "make the label a number, or leave it empty",
     Refusal.UNREADABLE: "check that the file is whole and readable, then sync again",
@@ -128,6 +129,15 @@ class Source(Protocol):
     def partitions(self, since: Since = None) -> Iterator[Partition]: ...
 
     def read(self, partition: Partition) -> Iterator[Record]: ...
+
+
+@runtime_checkable
+class Listing(Source, Protocol):
+    """A source of files."""
+
+    def passed_over(self) -> list[str]:
+        """Files that the last `partitions` left out, since their names name no format."""
+        ...
 
 
 @runtime_checkable

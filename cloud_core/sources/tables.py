@@ -243,15 +243,17 @@ class TableSource:
         if mapping.id is None:
             identifier = self.spec.id.format(row=row, index=row + 1)
         elif (raw := value[mapping.id]) is None or raw == "":
-            yield self._refused(f"row {row}", Refusal.MISSING_ID, f"row {row} has no {self.spec.id or 'id'}")
+            yield self._refused(
+                f"row {row}", Refusal.MISSING_ID, f"data row {row + 1} has no {self.spec.id or 'id'}"
+            )
             return
         else:
             identifier = str(raw)
         if is_repeated(row, identifier):
-            message = f"row {row}: an earlier row has the id {identifier} already"
+            message = f"data row {row + 1}: an earlier row has the id {identifier} already"
             yield self._refused(f"{identifier}~row {row}", Refusal.DUPLICATE_ID, message)
             return
-        where = f"row {row} ({identifier})"
+        where = f"data row {row + 1} ({identifier})"
         try:
             parts = self._structures(value, mapping)
             modified_at = None
@@ -334,8 +336,7 @@ class TableSource:
                 return ("joined", joined.index(column))
             there = ", ".join([*(own or []), *(other or [])][:40])
             raise SourceError(
-                f"{spec.path}: no column {column!r} for {what}; columns here: {there}. "
-                "Name the right one in the source's configuration"
+                f"{spec.path}: no column {column!r} for {what}; columns here: {there}. Name the right one"
             )
 
         def guess(names: tuple[str, ...], what: str) -> str:
@@ -345,7 +346,7 @@ class TableSource:
                     return name
             raise SourceError(
                 f"{spec.path}: which column holds the {what}? Columns here: {', '.join(there[:40])}. "
-                f"Name it as `{what}` in the source's configuration"
+                f"Name it: `--{what} COLUMN` on the shell, `{what}: COLUMN` in a configuration"
             )
 
         id_at = None

@@ -51,16 +51,40 @@ def test_a_good_file_is_printed_though_another_is_broken(tmp_path: Path) -> None
     assert "held_out.cif: 1 6 a" in done.stdout and "broken.cif" in done.stderr
 
 
+def test_a_refusal_is_in_the_json_document_too(tmp_path: Path) -> None:
+    """A refusal stands on stderr and in the JSON document."""
+    (tmp_path / "broken.cif").write_text("data_x\n_cell_length_a 1\n")
+    done = cloud("scope", "--json", str(tmp_path / "broken.cif"), str(DATA / "held_out.cif"), runs=tmp_path)
+    refused, shown = json.loads(done.stdout)
+    assert done.returncode == 1 and refused["reason"] == "no_atoms" and refused["message"] in done.stderr
+    assert shown["canonical"].endswith("Cl 0.5 Na 0.5") and "reason" not in shown
+
+
+def test_settings_of_the_encoder_on_the_shell(tmp_path: Path) -> None:
+    slab = tmp_path / "slab.extxyz"
+    slab.write_text(
+        '1\nLattice="3 0 0 0 3 0 0 0 20" Properties=species:S:1:pos:R:3 pbc="T T F"\nC 0.0 0.0 0.0\n'
+    )
+    refused = cloud("scope", str(slab), runs=tmp_path)
+    assert refused.returncode == 1 and "assume_periodic" in refused.stderr
+    done = cloud("scope", str(slab), "--setting", "assume_periodic=true", runs=tmp_path)
+    assert done.returncode == 0 and done.stdout.strip().endswith("| C 1.0")
+    assert "slab.extxyz: not_periodic" in done.stderr
+
+
 @pytest.mark.integration
 def test_encode_status_and_a_second_run(tmp_path: Path) -> None:
     folder = tmp_path / "cifs"
     folder.mkdir()
     (folder / "NaCl.cif").write_bytes((DATA / "held_out.cif").read_bytes())
     (folder / "broken.cif").write_text("data_x\n_cell_length_a 1\n")
+    (folder / "notes.txt").write_text("no structure\n")
     table = str(tmp_path / "table")
     first = cloud("encode", str(folder), "--to", table, "--workers", "1", "--json", runs=tmp_path / "runs")
     assert first.returncode == 0, first.stderr
-    assert json.loads(first.stdout)["n_encoded"] == 1 and json.loads(first.stdout)["n_quarantined"] == 1
+    result = json.loads(first.stdout)
+    assert (result["n_encoded"], result["n_quarantined"]) == (1, 1)
+    assert result["passed_over"] == ["notes.txt"]
     (tmp_path / "encode.yaml").write_text(f"source: {folder}\ntable: {table}\n")
     told = cloud("encode", "--config", str(tmp_path / "encode.yaml"), runs=tmp_path / "runs")
     assert told.stdout.startswith("Nothing to do: all 2 structures stand in the table already."), told.stderr
@@ -82,6 +106,13 @@ def test_encode_status_and_a_second_run(tmp_path: Path) -> None:
     ("arguments", "named"),
     [
         (["scope", "nowhere.cif"], "nowhere.cif: no such file"),
+        (["scope", str(DATA)], "is a folder; name its files"),
+        (["scope", str(DATA / "structures.zip")], "is an archive; `cloud encode"),
+        (["scope", str(DATA / "held_out.cif"), "--setting", "nothing=1"], "no setting 'nothing': choose"),
+        (["scope", str(DATA / "held_out.cif"), "--setting", "formula=no"], "setting formula: Input should"),
+        (["scope", str(DATA / "held_out.cif"), "--setting", "formula"], "write NAME=VALUE"),
+        (["encode", str(DATA / "held_out.cif"), "--to", "t", "--id", "a"], "not the name of a table"),
+        (["encode", str(DATA), "--to", "t", "--setting", "formula=no"], "'encoding.formula': Input should"),
         (["status", "no-table"], "no-table"),
         (["sync", "nothing"], "no sync named 'nothing'"),
         (["pretrain", "--config", "nowhere.yaml"], "nowhere.yaml: cannot read the configuration"),
