@@ -129,7 +129,7 @@ def run_flow(source: str | dict[str, Any], table: Path) -> tuple[dict[str, Any],
         file.flush()
         started = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.encode", "--config", file.name],
+            [sys.executable, "-m", "flows.cli", "run", "encode", "--config", file.name, "--json"],
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ

@@ -1,6 +1,6 @@
 """MatBench, UnconvBench or tasks of one's own: every fold by the book, beside the baselines.
 
-    python -m flows.benchmark --config deployments/configs/finetune-matbench.yaml
+    cloud run benchmark --config deployments/configs/finetune-matbench.yaml
 
 A parent run for each task, with a child for each fold and seed; what is done already is not done again.
 """
@@ -13,12 +13,18 @@ import numpy as np
 from prefect import flow
 from pydantic import Field, field_validator, model_validator
 
-from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkTask, find_file, load_task
-from cloud_core.evaluation.dataset import Dataset, require_labels
-from cloud_core.evaluation.folds import N_FOLDS, split_fold
-from cloud_core.evaluation.matbench import FoldResult, results_file
+from cloud_core.evaluation.data.catalogue import (
+    MATBENCH,
+    TASKS,
+    UNCONVBENCH,
+    BenchmarkTask,
+    find_file,
+    load_task,
+)
+from cloud_core.evaluation.data.dataset import Dataset, require_labels
+from cloud_core.evaluation.data.folds import N_FOLDS, split_fold
+from cloud_core.evaluation.data.matbench import FoldResult, results_file
 from cloud_core.evaluation.report import MODEL, Evaluated
-from flows.configs import run_from_shell
 from flows.fitting import FitConfig, Start, find_settings, identity, plan
 from tasks.comparison import flat_metrics, report
 from tasks.evaluation import fit_all, fit_baselines
@@ -193,7 +199,3 @@ def fold_result(task: BenchmarkTask, data: Dataset, part: Evaluated) -> FoldResu
         predictions=np.asarray(predicted[:, 1] if task.kind == "classification" else predicted),
         parameters={},
     )
-
-
-if __name__ == "__main__":
-    run_from_shell(benchmark, BenchmarkConfig)

@@ -13,8 +13,9 @@ import pandas as pd
 from prefect import flow
 from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from cloud_core.evaluation.gate import GateDecision, better_than
-from cloud_core.evaluation.thermal import (
+from cloud_core.config import FlowConfig
+from cloud_core.evaluation.metrics.gate import GateDecision, better_than
+from cloud_core.evaluation.thermal.comparison import (
     BEST,
     CONTROL,
     MODEL,
@@ -25,8 +26,8 @@ from cloud_core.evaluation.thermal import (
     prediction_table,
 )
 from cloud_core.models.encoder import EncoderConfig
+from cloud_core.training.corpus import knows_every_word
 from cloud_core.training.thermal import Basis
-from flows.configs import FlowConfig, knows_every_word, run_from_shell
 from tasks.debye import Split, Start, Training, predicted_theta, split_table, train_debye, train_direct
 from tasks.registry import promote, register, resolve
 from tasks.reporting import publish_figure, publish_table
@@ -141,7 +142,3 @@ def debye(config: DebyeConfig) -> DebyeResult:
 def gate(predictions: pd.DataFrame) -> GateDecision:
     """A Debye model serves only where it beats mean per atom × n_atoms."""
     return better_than(predictions["true"], predictions["predicted"], predictions["control"], CONTROL)
-
-
-if __name__ == "__main__":
-    run_from_shell(debye, DebyeConfig)

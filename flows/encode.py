@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel, Field
 
+from cloud_core.config import DEFAULT_TABLE, FlowConfig, TableUri
 from cloud_core.lake import runs
 from cloud_core.lake.maintenance import settle_unless_busy
 from cloud_core.lake.status import quarantine_report
@@ -17,7 +18,6 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Listing, count_rows
-from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri, run_from_shell
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
 from tasks.reporting import Progress, flow_run_link, publish_markdown, publish_table
@@ -151,7 +151,3 @@ def encode(config: EncodeConfig) -> EncodeResult:
     )
     publish_markdown(f"encode-{source.name}", result.summary(), "What was encoded")
     return result
-
-
-if __name__ == "__main__":
-    run_from_shell(encode, EncodeConfig)

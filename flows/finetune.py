@@ -13,10 +13,10 @@ from typing import Any
 from prefect import flow
 from pydantic import Field, model_validator
 
-from cloud_core.evaluation.dataset import Dataset, from_file, from_table, require_labels
-from cloud_core.evaluation.folds import Split, split_by_group
+from cloud_core.config import TableUri
+from cloud_core.evaluation.data.dataset import Dataset, from_file, from_table, require_labels
+from cloud_core.evaluation.data.folds import Split, split_by_group
 from cloud_core.lake.snapshot import Snapshot
-from flows.configs import TableUri, run_from_shell
 from flows.fitting import FitConfig, TargetConfig, find_settings, identity, plan
 from tasks.comparison import flat_metrics, report
 from tasks.evaluation import fit_all, fit_baselines
@@ -132,7 +132,3 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         left_out=data.left_out,
         snapshot=snapshot,
     )
-
-
-if __name__ == "__main__":
-    run_from_shell(finetune, FinetuneConfig)

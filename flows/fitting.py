@@ -9,17 +9,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from cloud_core.config import ConfigError, FlowConfig
 from cloud_core.evaluation.baselines import BASELINES
-from cloud_core.evaluation.dataset import Dataset, Form
-from cloud_core.evaluation.folds import Split
+from cloud_core.evaluation.data.dataset import Dataset, Form
+from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.report import MODEL, Evaluated
-from cloud_core.evaluation.search import Space, search
 from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, Scaling, Target, geometry
+from cloud_core.training.corpus import knows_every_word
 from cloud_core.training.finetune import FitSettings
 from cloud_core.training.property import Job, Objective
-from flows.configs import ConfigError, FlowConfig, knows_every_word
+from cloud_core.training.search import Space, search
 from tasks.evaluation import FitLaunch, baselines_of, fit_member, jobs_of, join_members, write_split
 from tasks.registry import resolve
 from tasks.tracking import Run, flatten

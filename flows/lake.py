@@ -6,12 +6,12 @@ from typing import Any
 from prefect import flow
 from pydantic import BaseModel, Field
 
+from cloud_core.config import DEFAULT_TABLE, FlowConfig, TableUri
 from cloud_core.lake import maintenance
 from cloud_core.lake.duplicates import BY, count_duplicates, write_distinct
 from cloud_core.lake.status import quarantine_report
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
-from flows.configs import DEFAULT_TABLE, FlowConfig, TableUri
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
 from tasks.encoding import EncodingOptions, Shard, encode_shards
 from tasks.replay import Replay, like_the_first

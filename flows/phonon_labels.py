@@ -1,6 +1,6 @@
 """Labels of C_v(T) and U(T) from phonon densities of states, to train a Debye model on.
 
-python -m flows.phonon_labels --config deployments/configs/debye_phonon_labels.yaml
+cloud run phonon_labels --config deployments/configs/debye_phonon_labels.yaml
 """
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import flow
 from pydantic import BaseModel, Field
 
-from flows.configs import FlowConfig, run_from_shell
+from cloud_core.config import FlowConfig
 from tasks.phonons import PhononCounts, PhononData, PhononLabels, label_phonons
 from tasks.reporting import publish_table
 from tasks.thermal import ThermalData
@@ -39,7 +39,3 @@ def phonon_labels(config: PhononLabelsConfig) -> PhononLabelsResult:
     counts = label_phonons(config.data, config.known, config.labels, str(config.to))
     publish_table("phonon-labels", [counts.model_dump()], "What became of the densities of states")
     return PhononLabelsResult(path=str(config.to), counts=counts)
-
-
-if __name__ == "__main__":
-    run_from_shell(phonon_labels, PhononLabelsConfig)

@@ -17,8 +17,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cloud_core.evaluation.gate import GateDecision, better_than
-from flows.configs import FlowConfig, run_from_shell
+from cloud_core.config import FlowConfig
+from cloud_core.evaluation.metrics.gate import GateDecision, better_than
 from flows.debye import DebyeConfig, DebyeResult, debye
 from flows.encode import EncodeConfig, EncodeResult, encode
 from flows.finetune import FinetuneConfig, FinetuneResult, finetune
@@ -239,7 +239,3 @@ def screen_line(result: ScreenResult) -> str:
 
 def debye_line(result: DebyeResult) -> str:
     return "test MAE/MAD: " + ", ".join(f"{row['model']} {row['MAE/MAD']:.3f}" for row in result.comparison)
-
-
-if __name__ == "__main__":
-    run_from_shell(pipeline, PipelineConfig)

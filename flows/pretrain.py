@@ -18,18 +18,18 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import AfterValidator, Field, model_validator
 
+from cloud_core.config import FlowConfig, TableUri
 from cloud_core.evaluation.learning_curve import learning_curve
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, read_pairs
+from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, knows_every_word, read_pairs
 from cloud_core.training.job import Job
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import RESULT
 from cloud_core.training.progress import METRICS
-from flows.configs import FlowConfig, TableUri, knows_every_word, run_from_shell
 from tasks.reporting import publish_figure
 from tasks.tracking import git_commit, runs_folder, tracked_run
 from tasks.training import Launch, torchrun
@@ -239,7 +239,3 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         publish_figure(f"{config.name}-learning-curve", curve, "Loss and masked accuracy")
         run.log_artifact(folder / RESULT)
     return PretrainResult(str(model), run.run_id, result["metrics"], snapshot)
-
-
-if __name__ == "__main__":
-    run_from_shell(pretrain, PretrainConfig)

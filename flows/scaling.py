@@ -1,6 +1,6 @@
 """A scaling study: sizes × data fractions × budgets, one MLflow parent with a child for each encoder.
 
-python -m flows.scaling --config deployments/configs/scaling.yaml
+cloud run scaling --config deployments/configs/scaling.yaml
 """
 
 from dataclasses import asdict, dataclass, field
@@ -11,10 +11,9 @@ import pandas as pd
 from prefect import flow
 from pydantic import Field, ValidationError, model_validator
 
-from cloud_core.evaluation.scaling import PowerLaw, fit_power_law, scaling_plot
+from cloud_core.config import FlowConfig, explain
+from cloud_core.evaluation.metrics.scaling import PowerLaw, fit_power_law, scaling_plot
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.sources.validation import explain
-from flows.configs import FlowConfig, run_from_shell
 from flows.pretrain import Geometry, PretrainConfig, pretrain
 from tasks.reporting import publish_figure, publish_table
 from tasks.tracking import tracked_run
@@ -121,7 +120,3 @@ def scaling(config: ScalingConfig) -> ScalingResult:
         run.log_figure(figure, "scaling.png")
         publish_figure(f"{base.name}-scaling", figure, "Validation loss by size, data and budget")
     return ScalingResult(run.run_id, points, law)
-
-
-if __name__ == "__main__":
-    run_from_shell(scaling, ScalingConfig)

@@ -12,12 +12,12 @@ import pyarrow as pa
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cloud_core.config import FlowConfig, TableUri
 from cloud_core.evaluation.discovery import summary_rows
-from cloud_core.evaluation.discovery_plots import shortlist_figure
-from cloud_core.evaluation.shortlist import Window, rank, shortlist
+from cloud_core.evaluation.screening.plots import shortlist_figure
+from cloud_core.evaluation.screening.shortlist import Window, rank, shortlist
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.models.checkpoint import read_config
-from flows.configs import FlowConfig, TableUri, run_from_shell
 from flows.encode import EncodeConfig, encode
 from tasks.cluster import ClusterConfig, default_cluster
 from tasks.judging import Labels, Submission, Verdict, judge, submit
@@ -247,7 +247,3 @@ def _log(
         figure.savefig(folder / f"{name}.png", dpi=110)
         pictures.append(str(folder / f"{name}.png"))
     return pictures
-
-
-if __name__ == "__main__":
-    run_from_shell(screen, ScreenConfig)

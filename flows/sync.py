@@ -1,6 +1,6 @@
 """A database into a table, again and again: what is new or changed is encoded, what is gone is marked.
 
-python -m flows.sync --config deployments/configs/sync.yaml
+cloud run sync --config deployments/configs/sync.yaml
 """
 
 import time
@@ -14,6 +14,7 @@ from prefect import flow
 from prefect.events import emit_event
 from pydantic import BaseModel, Field
 
+from cloud_core.config import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri, load_config
 from cloud_core.lake.maintenance import settle
 from cloud_core.lake.pins import pin
 from cloud_core.lake.storage import Storage
@@ -21,7 +22,6 @@ from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Feed, Partition, count_rows
-from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri, load_config, run_from_shell
 from tasks.cluster import ClusterConfig, cluster, default_cluster
 from tasks.encoding import EncodingOptions
 from tasks.reporting import Progress, flow_run_link, publish_table
@@ -242,7 +242,3 @@ def named(name: str, folder: str | Path = "deployments/configs") -> SyncConfig:
         there = sorted(p.stem.removeprefix("sync-") for p in Path(folder).glob("sync-*.yaml"))
         raise ConfigError(f"no sync named {name!r} ({path}); there are: {', '.join(there) or 'none'}")
     return load_config(path, SyncConfig)
-
-
-if __name__ == "__main__":
-    run_from_shell(sync, SyncConfig)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from cloud_core.evaluation import plots
-from cloud_core.evaluation.dataset import Dataset
+from cloud_core.evaluation.data.dataset import Dataset
 from cloud_core.evaluation.report import (
     MODEL,
     Evaluated,

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from cloud_core.evaluation.thermal import Parts
+from cloud_core.evaluation.thermal.comparison import Parts
 from cloud_core.models.checkpoint import read_config
 from cloud_core.models.debye_model import HIGHEST, LOWEST, DebyeModel
 from cloud_core.models.encoder import EncoderConfig

@@ -16,10 +16,10 @@ from prefect.futures import PrefectFuture
 from pydantic import Field
 from safetensors.numpy import load_file, save_file
 
-from cloud_core.evaluation.dataset import Dataset
-from cloud_core.evaluation.folds import Split
+from cloud_core.evaluation.data.dataset import Dataset
+from cloud_core.evaluation.data.folds import Split
+from cloud_core.evaluation.metrics.uncertainty import widening
 from cloud_core.evaluation.report import Predictions, file_name, run_baselines
-from cloud_core.evaluation.uncertainty import widening
 from cloud_core.models.ensemble import DEVIATION, Ensemble
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.training.finetune import FitSettings

@@ -15,13 +15,13 @@ from cloud_core.evaluation.discovery import (
     hull_distance,
     subset_metrics,
 )
-from cloud_core.evaluation.discovery_plots import (
+from cloud_core.evaluation.screening.plots import (
     hull_distance_histogram,
     precision_recall_curve,
     roc_curve,
     rolling_error,
 )
-from cloud_core.evaluation.wbm import (
+from cloud_core.evaluation.screening.wbm import (
     FORMATION_ENERGY,
     HULL_DISTANCE,
     ID,

@@ -12,8 +12,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.evaluation.phonon_dos import heat_capacity, internal_energy
-from cloud_core.evaluation.wbm import read_table
+from cloud_core.evaluation.screening.wbm import read_table
+from cloud_core.evaluation.thermal.phonon_dos import heat_capacity, internal_energy
 from cloud_core.scope.isolation import Refused, encode_many
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.sources.catalogue import open_source

@@ -13,7 +13,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
 import cloud_core
-from cloud_core.evaluation.gate import GateDecision
+from cloud_core.evaluation.metrics.gate import GateDecision
 from tasks.tracking import mlflow_client, tracking_uri
 
 # its bars would cut through ours

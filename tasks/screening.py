@@ -19,8 +19,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cloud_core.evaluation.hull import Hull
-from cloud_core.evaluation.wbm import read_table
+from cloud_core.evaluation.screening.hull import Hull
+from cloud_core.evaluation.screening.wbm import read_table
 from cloud_core.inference.predictor import Predictor
 from cloud_core.lake.pins import pin
 from cloud_core.lake.snapshot import Snapshot

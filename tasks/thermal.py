@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.evaluation.wbm import read_table
+from cloud_core.evaluation.screening.wbm import read_table
 from cloud_core.models.debye_model import Quantity
 from cloud_core.scope import ScopeError, canonicalise
 from cloud_core.training.thermal import ThermalError, ThermalTable, assemble

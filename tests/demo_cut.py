@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from flows.demo import DATA
+from flows.cli.demo import DATA
 
 BROKEN = ("broken-no-atoms.cif", "broken-truncated.cif")
 

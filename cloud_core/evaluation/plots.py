@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cloud_core.evaluation.uncertainty import coverage, miscalibration_area
+from cloud_core.evaluation.metrics.uncertainty import coverage, miscalibration_area
 from cloud_core.scope.grammar import decode
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from cloud_core.evaluation.baselines import BASELINES
-from cloud_core.evaluation.classification import classification_metrics
-from cloud_core.evaluation.dataset import Dataset
-from cloud_core.evaluation.folds import Split
+from cloud_core.evaluation.data.dataset import Dataset
+from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.leakage import leakage_by_form
-from cloud_core.evaluation.regression import regression_metrics
+from cloud_core.evaluation.metrics.classification import classification_metrics
+from cloud_core.evaluation.metrics.regression import regression_metrics
 from cloud_core.models.ensemble import DEVIATION
 from cloud_core.models.heads import Target
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cloud_core.config import explain
 from cloud_core.sources.files import FilesSpec
 from cloud_core.sources.materials_project import MaterialsProjectSpec
 from cloud_core.sources.opening import locate, open_text
@@ -14,7 +15,6 @@ from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.sets import SetSpec, catalogue
 from cloud_core.sources.tables import IDS, TableSpec
-from cloud_core.sources.validation import explain
 from cloud_core.structures.formats import COMPRESSIONS
 from cloud_core.structures.json_text import Scanner, is_structure, members_of
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from cloud_core.models.encoder import EncoderConfig
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training import counter
 
@@ -202,6 +203,17 @@ def token_places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArr
     """Places of all tokens of rows that start at `starts`: `[sum of lengths]`."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)
+
+
+def knows_every_word(encoder: EncoderConfig) -> EncoderConfig:
+    """An encoder's geometry whose word embedding has a row for each word of SCOPE.
+
+    Raises ValueError where it has fewer.
+    """
+    words = Tokenizer().vocabulary_size
+    if encoder.vocabulary_size < words:
+        raise ValueError(f"vocabulary_size {encoder.vocabulary_size} is less than SCOPE's {words} words")
+    return encoder
 
 
 def batches_per_epoch(n_rows: int, batch_size: int) -> int:

@@ -11,14 +11,14 @@ from pymatgen.core import Lattice, Structure
 from sklearn.ensemble import RandomForestRegressor
 
 from cloud_core.evaluation.baselines import BASELINES, bag_of_words, composition_features, composition_forest
-from cloud_core.evaluation.catalogue import BenchmarkError, BenchmarkTask, load_task
-from cloud_core.evaluation.dataset import Dataset, DatasetError, from_file, from_table, require_labels
-from cloud_core.evaluation.folds import Split, split_by_group
-from cloud_core.evaluation.search import Space, search
+from cloud_core.evaluation.data.catalogue import BenchmarkError, BenchmarkTask, load_task
+from cloud_core.evaluation.data.dataset import Dataset, DatasetError, from_file, from_table, require_labels
+from cloud_core.evaluation.data.folds import Split, split_by_group
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target
 from cloud_core.scope import canonicalise, encode
 from cloud_core.training.finetune import FitSettings
+from cloud_core.training.search import Space, search
 
 SALT = "Na 0.5 Cl 0.5"
 

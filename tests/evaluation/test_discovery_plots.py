@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from cloud_core.evaluation.discovery import discovery_metrics
-from cloud_core.evaluation.discovery_plots import (
+from cloud_core.evaluation.screening.plots import (
     hull_distance_histogram,
     precision_recall_curve,
     roc_curve,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cloud_core.evaluation.gate import better_than
+from cloud_core.evaluation.metrics.gate import better_than
 
 
 def test_a_clearly_better_model_passes_and_names_its_figures() -> None:

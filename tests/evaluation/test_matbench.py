@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cloud_core.evaluation.catalogue import TASKS, BenchmarkError
-from cloud_core.evaluation.matbench import FoldResult, results_file
+from cloud_core.evaluation.data.catalogue import TASKS, BenchmarkError
+from cloud_core.evaluation.data.matbench import FoldResult, results_file
 
 ORACLES = Path(sys.prefix) / "oracles"
 NAMES = ("matbench_jdft2d", "matbench_mp_is_metal")

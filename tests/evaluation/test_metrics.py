@@ -12,14 +12,14 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 from sklearn.dummy import DummyRegressor
 
-from cloud_core.evaluation.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkError
-from cloud_core.evaluation.classification import classification_metrics
-from cloud_core.evaluation.dataset import Dataset
-from cloud_core.evaluation.folds import SplitError, split_by_group, split_fold
+from cloud_core.evaluation.data.catalogue import MATBENCH, TASKS, UNCONVBENCH, BenchmarkError
+from cloud_core.evaluation.data.dataset import Dataset
+from cloud_core.evaluation.data.folds import SplitError, split_by_group, split_fold
+from cloud_core.evaluation.data.matbench import FoldResult, scores
 from cloud_core.evaluation.leakage import leakage, leakage_by_form
-from cloud_core.evaluation.matbench import FoldResult, scores
-from cloud_core.evaluation.regression import mae_over_mad, regression_metrics
-from cloud_core.evaluation.uncertainty import coverage, miscalibration_area, widening
+from cloud_core.evaluation.metrics.classification import classification_metrics
+from cloud_core.evaluation.metrics.regression import mae_over_mad, regression_metrics
+from cloud_core.evaluation.metrics.uncertainty import coverage, miscalibration_area, widening
 from cloud_core.scope import canonicalise
 from cloud_core.scope.tables import space_groups
 

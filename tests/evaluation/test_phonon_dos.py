@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pymatgen.phonon.dos import PhononDos
 
-from cloud_core.evaluation.phonon_dos import KELVIN_PER_WAVENUMBER, heat_capacity, internal_energy
+from cloud_core.evaluation.thermal.phonon_dos import KELVIN_PER_WAVENUMBER, heat_capacity, internal_energy
 from cloud_core.models import debye
 
 TERAHERTZ_PER_WAVENUMBER = 0.0299792458

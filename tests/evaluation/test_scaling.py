@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cloud_core.evaluation.scaling import PowerLaw, fit_power_law, scaling_plot
+from cloud_core.evaluation.metrics.scaling import PowerLaw, fit_power_law, scaling_plot
 
 TRUE = PowerLaw(0.8, {"parameters": 40.0, "tokens": 300.0}, {"parameters": 0.34, "tokens": 0.28}, 0.0)
 GRID = list(itertools.product([1e4, 1e5, 1e6, 1e7], [1e6, 1e7, 1e8, 1e9]))

@@ -10,9 +10,9 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
 from cloud_core.evaluation.discovery import DiscoveryError, subset_metrics
-from cloud_core.evaluation.hull import Hull
-from cloud_core.evaluation.shortlist import ShortlistError, Window, rank, shortlist
-from cloud_core.evaluation.wbm import (
+from cloud_core.evaluation.screening.hull import Hull
+from cloud_core.evaluation.screening.shortlist import ShortlistError, Window, rank, shortlist
+from cloud_core.evaluation.screening.wbm import (
     FORMATION_ENERGY,
     HULL_DISTANCE,
     REQUIRED_FACTS,

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from cloud_core.evaluation.catalogue import BenchmarkError, BenchmarkTask, load_task
+from cloud_core.evaluation.data.catalogue import BenchmarkError, BenchmarkTask, load_task
 from flows.benchmark import BenchmarkConfig, benchmark
 from flows.fitting import identity
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
+from cloud_core.config import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri
 from flows.cli import local_cluster
-from flows.configs import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri
 from flows.encode import EncodeConfig
 
 

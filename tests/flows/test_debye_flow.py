@@ -11,16 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cloud_core.evaluation.thermal import compare, control
+from cloud_core.config import ConfigError
+from cloud_core.evaluation.thermal.comparison import compare, control
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.training.finetune import FitSettings
 from cloud_core.training.optimiser import OptimiserSettings
-from flows.configs import ConfigError
+from flows.cli.curves import sweep
 from flows.debye import DebyeConfig, debye
-from flows.debye_sweep import sweep
 from tasks.debye import Split, Start, Training, split_table, train_direct
 from tasks.registry import RegistryError, resolve
 from tasks.thermal import ThermalData, parse_temperatures, read_thermal

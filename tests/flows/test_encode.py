@@ -12,12 +12,12 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+from cloud_core.config import ConfigError
 from cloud_core.lake import runs
 from cloud_core.lake.errors import LakeError
 from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
 from cloud_core.sources.record import SourceError
-from flows.configs import ConfigError
 from flows.encode import EncodeConfig, encode
 from flows.lake import (
     CompactConfig,
@@ -161,12 +161,12 @@ def test_two_flows_on_one_table_at_once(
 def start(
     tmp_path: Path, folder: Path, uri: str, server: str, chunk_rows: int = 10, **values: object
 ) -> "subprocess.Popen[str]":
-    """`python -m flows.encode` in a process of its own."""
+    """`cloud run encode` in a process of its own."""
     path = tmp_path / f"encode-{chunk_rows}.yaml"
     config = {"source": str(folder), "table": uri, "encoding": {"chunk_rows": chunk_rows}, **values}
     path.write_text(json.dumps(config))
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.encode", "--config", str(path)],
+        [sys.executable, "-m", "flows.cli", "run", "encode", "--config", str(path), "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,13 +10,13 @@ import pytest
 from mlflow import MlflowClient
 from sklearn.metrics import mean_absolute_error, roc_auc_score
 
+from cloud_core.config import ConfigError
 from cloud_core.inference import Predictor
 from cloud_core.models.checkpoint import CheckpointError, save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel
 from cloud_core.training.thermal import ThermalError
 from flows.benchmark import BenchmarkConfig
-from flows.configs import ConfigError
 from flows.finetune import FinetuneConfig, finetune
 from tasks.debye import Start
 from tasks.registry import RegistryError

@@ -8,9 +8,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from rich.console import Console
 
+from cloud_core.config import ConfigError, load_config
 from cloud_core.lake.table import Table
-from flows.configs import ConfigError, load_config
-from flows.demo import DATA, demo_config, show
+from flows.cli.demo import DATA, demo_config, show
 from flows.pipeline import PipelineConfig, PipelineResult, pipeline
 from tasks.registry import resolve
 from tasks.tracking import mlflow_client

@@ -21,6 +21,7 @@ from prefect.states import Cancelling
 from transformers import AutoTokenizer, BertForMaskedLM, BertTokenizerFast
 from typer.testing import CliRunner
 
+from cloud_core.config import ConfigError
 from cloud_core.lake.schemas import STRUCTURES
 from cloud_core.lake.table import Table
 from cloud_core.models.checkpoint import WEIGHTS, CheckpointError, load_encoder
@@ -29,7 +30,6 @@ from cloud_core.models.hugging_face import to_hugging_face
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.masking import Masking
 from flows.cli import app
-from flows.configs import ConfigError
 from flows.pretrain import PretrainConfig, PretrainResult, identity, pretrain
 from flows.scaling import ScalingConfig, scaling
 from tasks.tracking import metric_history, mlflow_client

@@ -289,7 +289,16 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_predictions(
     def start(runs: str) -> "subprocess.Popen[str]":
         environment = {"PREFECT_API_URL": prefect_server, "CLOUD_RUNS": str(tmp_path / runs)}
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.screen", "--config", str(tmp_path / "screen.yaml")],
+            [
+                sys.executable,
+                "-m",
+                "flows.cli",
+                "run",
+                "screen",
+                "--config",
+                str(tmp_path / "screen.yaml"),
+                "--json",
+            ],
             cwd=project,
             env=os.environ | environment,
             stdout=subprocess.PIPE,

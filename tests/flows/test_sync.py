@@ -10,13 +10,13 @@ from zipfile import ZipFile
 import pytest
 from deltalake import write_deltalake
 
+from cloud_core.config import ConfigError
 from cloud_core.lake.pins import pins
 from cloud_core.lake.schemas import LATER_COLUMNS
 from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
 from cloud_core.scope import settings
 from cloud_core.sources.catalogue import open_source
-from flows.configs import ConfigError
 from flows.sync import SyncConfig, SyncResult, named, sync
 from tasks.cluster import ClusterConfig, cluster
 from tasks.sync import SyncError

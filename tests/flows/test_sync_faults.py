@@ -68,7 +68,16 @@ def test_a_killed_sync_leaves_the_last_good_version_and_is_resumed(
 
     (tmp_path / "config.yaml").write_text(config("table").model_dump_json())
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.sync", "--config", str(tmp_path / "config.yaml")],
+        [
+            sys.executable,
+            "-m",
+            "flows.cli",
+            "run",
+            "sync",
+            "--config",
+            str(tmp_path / "config.yaml"),
+            "--json",
+        ],
         env=os.environ | {"PREFECT_API_URL": prefect_server},
         stdout=(tmp_path / "log").open("wb"),
         stderr=subprocess.STDOUT,

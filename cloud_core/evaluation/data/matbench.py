@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_core.evaluation.catalogue import BenchmarkError, BenchmarkTask
-from cloud_core.evaluation.classification import classification_metrics
-from cloud_core.evaluation.folds import N_FOLDS
-from cloud_core.evaluation.regression import regression_metrics
+from cloud_core.evaluation.data.catalogue import BenchmarkError, BenchmarkTask
+from cloud_core.evaluation.data.folds import N_FOLDS
+from cloud_core.evaluation.metrics.classification import classification_metrics
+from cloud_core.evaluation.metrics.regression import regression_metrics
 
 BENCHMARK = "matbench_v0.1"
 VERSION = "0.6"  # of the package whose format this is

@@ -1,4 +1,6 @@
-"""Error of the Debye heat capacity against the order of the quadrature: python benchmarks/debye_quadrature.py
+"""Error of the Debye heat capacity against the order of the quadrature.
+
+    python benchmarks/studies/debye_quadrature.py
 
 The published form puts its Gauss–Legendre points on 0 … θ/T; ours ends where the integrand does. Prints the
 largest relative error over θ/T and draws it (docs/figures/debye_quadrature.png).
@@ -59,10 +61,10 @@ def main() -> None:
     for axes in (left, right):
         axes.axhline(1e-8, color="grey", linewidth=0.8, linestyle="--")
     left.legend(fontsize="small")
-    path = Path(__file__).parent.parent / "docs" / "figures" / "debye_quadrature.png"
+    path = Path(__file__).parents[2] / "docs" / "figures" / "debye_quadrature.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
-    print(path.relative_to(Path(__file__).parent.parent))
+    print(path.relative_to(Path(__file__).parents[2]))
 
 
 if __name__ == "__main__":

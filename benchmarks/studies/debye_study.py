@@ -1,6 +1,6 @@
 """The Debye model on real labels, beside its control and regressors without physics (docs/results.md).
 
-    python benchmarks/debye_study.py --encoder runs/models/cloud-small
+    python benchmarks/studies/debye_study.py --encoder runs/models/cloud-small
 
 Two runs of the Debye flow with the recipes in deployments/configs/: C_v at 300 K on our own test fifth of
 `cloud_cv_train_and_val.csv`, and C_v from 100 to 1,000 K from phonon densities of states, with temperatures
@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from flows.shell import use_embedded_prefect
+from flows.cli.shell import use_embedded_prefect
 
 CONFIGS = Path("deployments/configs")
 

@@ -1,6 +1,6 @@
 """The pretraining corpus of all structures in ../shared/data, with and without a declared hold-out.
 
-    python benchmarks/corpus.py --shared ../shared --to runs/corpus [--wbm 60000]
+    python benchmarks/studies/corpus.py --shared ../shared --to runs/corpus [--wbm 60000]
 
 Writes `strings.txt` (hold-out left out), `held-out.txt` (its crystals, to test on) and `with-held-out.txt`
 (the variant with them in): distinct canonical strings, one a line. No label is read.
@@ -29,9 +29,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from cloud_core.evaluation.catalogue import TASKS
-from cloud_core.evaluation.dataset import from_frame
-from cloud_core.evaluation.folds import split_by_group
+from cloud_core.evaluation.data.catalogue import TASKS
+from cloud_core.evaluation.data.dataset import from_frame
+from cloud_core.evaluation.data.folds import split_by_group
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
 from cloud_core.scope.canonical import canonical_composition
 from cloud_core.scope.isolation import Encoded, encode_many

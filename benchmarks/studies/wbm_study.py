@@ -1,7 +1,7 @@
 """A formation-energy model of the Materials Project, and what it makes of all 256,963 WBM structures.
 
-    python benchmarks/wbm_study.py                                    # the tables alone: minutes
-    python benchmarks/wbm_study.py --encoder runs/models/cloud-small  # finetune, screen, print the table
+    python benchmarks/studies/wbm_study.py                                # the tables alone: minutes
+    python benchmarks/studies/wbm_study.py --encoder runs/models/cloud-small  # finetune, screen, print
 
 The real flows one after the other, all of whose work is kept under runs/ and not done again: run it once more
 after a kill. Nothing is trained or chosen by a label of WBM. `--limit 5000` cuts every input, to try it out.
@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from discovery import NOTE, labelled, published, table
 
 from cloud_core.evaluation.baselines import BASELINES, composition_features
-from cloud_core.evaluation.wbm import ID, N_WBM, prediction_column, read_table
+from cloud_core.evaluation.screening.wbm import ID, N_WBM, prediction_column, read_table
 from cloud_core.lake.table import Table
-from flows.shell import use_embedded_prefect
+from flows.cli.shell import use_embedded_prefect
 
 LABEL = "formation_energy_per_atom"
 OLD = "crysxpp"

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_core.evaluation.dataset import Dataset, Form, from_frame, read_frame
-from cloud_core.evaluation.folds import MATBENCH_SEED, N_FOLDS
+from cloud_core.evaluation.data.dataset import Dataset, Form, from_frame, read_frame
+from cloud_core.evaluation.data.folds import MATBENCH_SEED, N_FOLDS
 from cloud_core.models.heads import Scaling, Target
 
 SUFFIXES = (".json.gz", ".json", ".parquet", ".csv.gz", ".csv")

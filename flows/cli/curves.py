@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from cloud_core.evaluation.thermal_plots import sweep_figure
+from cloud_core.evaluation.thermal.plots import sweep_figure
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.structures.formats import stem_of_name

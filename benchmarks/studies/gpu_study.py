@@ -1,9 +1,9 @@
 """Finetune every task at hand with and without pretraining, beside the baselines: one command, one table.
 
-    python benchmarks/corpus.py --to runs/corpus
-    python benchmarks/prepare_study.py --to runs/study --corpus runs/corpus/strings.txt
-    python benchmarks/gpu_study.py --data runs/study --preset gpu                      # pretrains first
-    OMP_NUM_THREADS=1 python benchmarks/gpu_study.py --data runs/study --preset cpu --encoder FOLDER \
+    python benchmarks/studies/corpus.py --to runs/corpus
+    python benchmarks/studies/prepare_study.py --to runs/study --corpus runs/corpus/strings.txt
+    python benchmarks/studies/gpu_study.py --data runs/study --preset gpu                # pretrains first
+    OMP_NUM_THREADS=1 python benchmarks/studies/gpu_study.py --data runs/study --preset cpu --encoder FOLDER \
         --pretrained-on runs/corpus/strings.txt --minutes 40 --workers 2               # takes an encoder
 
 It needs torch, numpy, pyarrow and safetensors alone, ends within `--minutes`, and prints each fit as soon as
@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cloud_core.evaluation.regression import mae_over_mad
+from cloud_core.evaluation.metrics.regression import mae_over_mad
 from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, PropertyModel, Target, TargetError, geometry
@@ -242,7 +242,7 @@ def parts_of(data: Path, tasks: Sequence[str], folds: int) -> list[Part]:
         folders = sorted((data / task).glob("fold-*"))[:folds]
         found += [Part(at, json.loads((at / "study.json").read_text())) for at in folders]
     if not found:
-        raise SystemExit(f"{data}: none of {', '.join(tasks)}; run benchmarks/prepare_study.py first")
+        raise SystemExit(f"{data}: none of {', '.join(tasks)}; run benchmarks/studies/prepare_study.py first")
     return found
 
 

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from cloud_core.evaluation.regression import mae_over_mad, regression_metrics
-from cloud_core.evaluation.thermal_plots import (
+from cloud_core.evaluation.metrics.regression import mae_over_mad, regression_metrics
+from cloud_core.evaluation.thermal.plots import (
     AXIS_LABELS,
     curves,
     errors_by_temperature,

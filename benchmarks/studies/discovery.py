@@ -1,6 +1,6 @@
 """Discovery metrics of published models on the labelled part of WBM.
 
-    python benchmarks/discovery.py ../shared/data/wbm
+    python benchmarks/studies/discovery.py ../shared/data/wbm
 
 True hull distances are at hand for 26,278 crystals, recovered from published figures: tails are
 over-represented, so that nothing here compares with the leaderboard. Unique prototypes are the first of each
@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from cloud_core.evaluation.discovery import align, formation_energy_errors, hull_distance, subset_metrics
-from cloud_core.evaluation.wbm import (
+from cloud_core.evaluation.screening.wbm import (
     FORMATION_ENERGY,
     HULL_DISTANCE,
     ID,

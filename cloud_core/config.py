@@ -1,19 +1,14 @@
-"""What the flows' configurations share: strict models, loaded from YAML."""
+"""What configurations share: strict models, loaded from YAML, with errors of one line."""
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
-
-from cloud_core.scope.tokenizer import Tokenizer
-from cloud_core.sources.validation import explain
-
-if TYPE_CHECKING:
-    from cloud_core.models.encoder import EncoderConfig
 
 
 class ConfigError(ValueError):
@@ -40,18 +35,6 @@ TableUri = Annotated[str, AfterValidator(expand_variables)]
 """A table's address. The default lets one deployment write to a laptop's folder and to a cluster's store."""
 
 DEFAULT_TABLE = "${CLOUD_TABLE:-runs/lake/structures}"
-
-
-def knows_every_word(encoder: "EncoderConfig") -> "EncoderConfig":
-    """An encoder's geometry whose word embedding has a row for each word of SCOPE.
-
-    Raises:
-        ValueError: it has fewer.
-    """
-    words = Tokenizer().vocabulary_size
-    if encoder.vocabulary_size < words:
-        raise ValueError(f"vocabulary_size {encoder.vocabulary_size} is less than SCOPE's {words} words")
-    return encoder
 
 
 class FlowConfig(BaseModel):
@@ -99,14 +82,40 @@ def checked(model: type[Config], values: Mapping[str, Any], where: str) -> Confi
         raise ConfigError(f"{where}: {explain(error, model)}") from error
 
 
-def run_from_shell(flow: Callable[[Config], object], model: type[Config]) -> None:
-    """`python -m flows.NAME --config FILE`: what each flow's file does when it is run."""
-    import typer
-    from pydantic_core import to_json
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """pydantic's report as one line: each wrong key, what is wrong, and the keys there are."""
+    problems = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or model.__name__
+        if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            owner = _owner(model, item["loc"])
+            problems.append(f"'{key}' is not a key of {owner.__name__} (keys: {', '.join(_fields(owner))})")
+        elif item["type"] == "missing":
+            problems.append(f"'{key}' is missing")
+        else:
+            problems.append(f"'{key}': {item['msg']}, got {item.get('input')!r}")
+    return "; ".join(problems)
 
-    from flows.shell import fail_in_one_line
 
-    def main(config: Annotated[Path, typer.Option(help=f"YAML file of a {model.__name__}")]) -> None:
-        print(to_json(flow(load_config(config, model)), indent=2).decode())
+def _owner(model: type, location: tuple[int | str, ...]) -> type:
+    """The class, `model` or one inside it, that the key at the end of `location` was given to."""
+    owner = model
+    for part in location[:-1]:
+        if part in (fields := _fields(owner)):
+            owner = next(_classes(fields[part]), owner)
+    return owner
 
-    fail_in_one_line(lambda: typer.run(main))
+
+def _fields(model: type) -> dict[Any, Any]:
+    """Name -> type of a pydantic model or a dataclass."""
+    if issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    return get_type_hints(model)
+
+
+def _classes(annotation: Any) -> Iterator[type]:
+    """Models and dataclasses that a type is made of: those of `dict[str, Window] | None` are Window."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or is_dataclass(annotation)):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _classes(part)

@@ -1,6 +1,6 @@
 """Fast must not mean different: loss curves of our encoder and of `BertForMaskedLM(vocab_size=564)`.
 
-    python benchmarks/pretrain_agreement.py STRINGS.csv [--steps 500]
+    python benchmarks/studies/pretrain_agreement.py STRINGS.csv [--steps 500]
 
 The same initial weights, batches and masks, the same optimiser and schedule; the dropout of each its own. A
 second run of ours with other dropout says how large the noise is. Prints the losses by parts of the run.

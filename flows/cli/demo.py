@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.pipeline import PipelineConfig, PipelineResult, pipeline
 from tasks.tracking import runs_folder
 
-DATA = Path(__file__).parent / "demo_data"
+DATA = Path(__file__).parents[1] / "demo_data"
 ENERGY = "formation_energy_per_atom"
 ENCODER = {"hidden_size": 128, "layers": 4, "heads": 4, "feed_forward": 512}
 

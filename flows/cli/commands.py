@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.shell import (
+from flows.cli.shell import (
     embedded_prefect_home,
     fail_in_one_line,
     plain,
@@ -162,9 +162,9 @@ def encode(
     if config is None and (source is None or to is None):
         raise ValueError("give SOURCE and --to TABLE, or --config FILE")
     use_embedded_prefect()
+    from cloud_core.config import checked
     from cloud_core.sources.catalogue import open_source
     from cloud_core.sources.tables import table_format
-    from flows.configs import checked
     from flows.encode import EncodeConfig
     from flows.encode import encode as flow
 
@@ -293,43 +293,65 @@ def sync(
     show(flow(named(name)), as_json)
 
 
-@app.command()
-def pretrain(config: ConfigFile, as_json: AsJson = False) -> None:
-    """Pretrain an encoder by masked-language modelling, under torchrun.
+# Flows with a command of their own whose one argument is a configuration; the others are for `cloud run`.
+COMMANDS = {
+    "pretrain": "Pretrain an encoder by masked-language modelling, under torchrun.",
+    "finetune": "Finetune a property model, shown beside its baselines.",
+    "screen": "Screen candidates with a trained model.",
+    "pipeline": "Run the whole chain: encode, pretrain, finetune, screen, Debye, registry.",
+}
+FLOWS = (
+    *COMMANDS,
+    "encode",
+    "debye",
+    "benchmark",
+    "scaling",
+    "phonon_labels",
+    "sync",
+    "replay",
+    "compact",
+    "vacuum",
+)
+_MODULES = {"replay": "lake", "compact": "lake", "vacuum": "lake"}
 
-    Example: cloud pretrain --config deployments/configs/pretrain.yaml
-    """
+
+def run_flow(name: str, config: Path, as_json: bool) -> None:
+    """Run the flow of a name with the configuration in a YAML file, and print its result."""
     use_embedded_prefect()
-    from flows.pretrain import PretrainConfig
-    from flows.pretrain import pretrain as flow
+    from importlib import import_module
+    from typing import get_type_hints
 
-    show(flow(PretrainConfig.from_yaml(config)), as_json)
+    from cloud_core.config import load_config
 
-
-@app.command()
-def finetune(config: ConfigFile, as_json: AsJson = False) -> None:
-    """Finetune a property model, shown beside its baselines.
-
-    Example: cloud finetune --config deployments/configs/finetune.yaml
-    """
-    use_embedded_prefect()
-    from flows.finetune import FinetuneConfig
-    from flows.finetune import finetune as flow
-
-    show(flow(FinetuneConfig.from_yaml(config)), as_json)
+    flow = getattr(import_module(f"flows.{_MODULES.get(name, name)}"), name)
+    show(flow(load_config(config, get_type_hints(flow.fn)["config"])), as_json)
 
 
 @app.command()
-def screen(config: ConfigFile, as_json: AsJson = False) -> None:
-    """Screen candidates with a trained model.
+def run(
+    flow: Annotated[str, typer.Argument(metavar="NAME", help=f"Out of: {', '.join(FLOWS)}.")],
+    config: ConfigFile,
+    as_json: AsJson = False,
+) -> None:
+    """Run any flow with a configuration.
 
-    Example: cloud screen --config deployments/configs/screen.yaml
+    Example: cloud run benchmark --config deployments/configs/finetune-matbench.yaml
     """
-    use_embedded_prefect()
-    from flows.screen import ScreenConfig
-    from flows.screen import screen as flow
+    if flow not in FLOWS:
+        raise ValueError(f"no flow named {flow!r}; there are: {', '.join(FLOWS)}")
+    run_flow(flow, config, as_json)
 
-    show(flow(ScreenConfig.from_yaml(config)), as_json)
+
+def _add(name: str, help: str) -> None:
+    def command(config: ConfigFile, as_json: AsJson = False) -> None:
+        run_flow(name, config, as_json)
+
+    example = f"Example: cloud {name} --config deployments/configs/{name}.yaml"
+    app.command(name, help=f"{help}\n\n{example}")(command)
+
+
+for _name, _help in COMMANDS.items():
+    _add(_name, _help)
 
 
 @app.command()
@@ -358,25 +380,12 @@ def debye(
         return
     if not files:
         raise ValueError(f"{model}: name the structure files to draw curves of")
-    from flows.debye_sweep import sweep
+    from flows.cli.curves import sweep
 
     curves = sweep(str(model), files, temperatures, to)
     show(curves, as_json)
     if any(curve.error is not None for curve in curves):
         raise typer.Exit(1)
-
-
-@app.command()
-def pipeline(config: ConfigFile, as_json: AsJson = False) -> None:
-    """Run the whole chain: encode, pretrain, finetune, screen, Debye, registry.
-
-    Example: cloud pipeline --config deployments/configs/pipeline.yaml
-    """
-    use_embedded_prefect()
-    from flows.pipeline import PipelineConfig
-    from flows.pipeline import pipeline as flow
-
-    show(flow(PipelineConfig.from_yaml(config)), as_json)
 
 
 @app.command()
@@ -471,7 +480,7 @@ def demo(
     """
     os.environ["CLOUD_RUNS"] = str(runs.absolute())
     use_embedded_prefect()
-    from flows.demo import demo as run_demo
+    from flows.cli.demo import demo as run_demo
 
     run_demo(as_json=as_json)
 
@@ -487,7 +496,7 @@ def ui(
     Example: cloud ui
     """
     os.environ["CLOUD_RUNS"] = str(runs.absolute())
-    from flows.ui import serve
+    from flows.cli.ui import serve
 
     serve(embedded_prefect_home(), prefect_port, mlflow_port)
 
@@ -496,7 +505,3 @@ def main() -> None:
     # so that what was started, a temporary Prefect server for one, is stopped as at any other end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     fail_in_one_line(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Cut the demo's data from the shared files: `python benchmarks/cut_demo_data.py ../shared/data`.
+"""Cut the demo's data from the shared files: `python benchmarks/studies/cut_demo_data.py ../shared/data`.
 
 Writes `flows/demo_data/` (1 MB; sources and licences in its NOTICE), the same bytes each time.
 """
@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-OUT = Path(__file__).parent.parent / "flows" / "demo_data"
+OUT = Path(__file__).parents[2] / "flows" / "demo_data"
 N_STRUCTURES = 1000
 N_CANDIDATES = 400
 SEED = 20250623

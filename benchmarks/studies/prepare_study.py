@@ -1,6 +1,7 @@
-"""Prepare what benchmarks/gpu_study.py learns from: tokenized splits of the tasks at hand, and baselines.
+"""Prepare what gpu_study.py learns from: tokenized splits of the tasks at hand, and baselines.
 
-    python benchmarks/prepare_study.py --shared ../shared --to runs/study [--corpus runs/corpus/strings.txt]
+    python benchmarks/studies/prepare_study.py --shared ../shared --to runs/study \\
+        [--corpus runs/corpus/strings.txt]
 
 Structures are encoded here, and the baselines that need scikit-learn are run here, so that the study itself
 needs no more than torch, numpy, pyarrow and safetensors: a borrowed machine has nothing else. A split that is
@@ -28,9 +29,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from cloud_core.evaluation.baselines import BASELINES
-from cloud_core.evaluation.catalogue import TASKS
-from cloud_core.evaluation.dataset import Dataset, from_frame
-from cloud_core.evaluation.folds import Split, split_by_group, split_fold
+from cloud_core.evaluation.data.catalogue import TASKS
+from cloud_core.evaluation.data.dataset import Dataset, from_frame
+from cloud_core.evaluation.data.folds import Split, split_by_group, split_fold
 from cloud_core.evaluation.report import run_baselines, training_rows
 from cloud_core.scope.grammar import join
 from cloud_core.scope.tables import space_groups
@@ -191,7 +192,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--to", type=Path, default=Path("runs/study"))
-    parser.add_argument("--corpus", type=Path, help="strings to pretrain on, of benchmarks/corpus.py")
+    parser.add_argument("--corpus", type=Path, help="strings to pretrain on, of benchmarks/studies/corpus.py")
     parser.add_argument("--tasks", default=",".join((*WHOLE, "dielectric", *LINKED)))
     arguments = parser.parse_args()
     shared, started = arguments.shared / "data", time.perf_counter()

@@ -1,10 +1,10 @@
 """Train an encoder on all structures at hand and say what it learnt, on crystals that it has not seen.
 
-    python benchmarks/corpus.py --shared ../shared --to runs/corpus
-    python benchmarks/pretrain_study.py runs/corpus --steps 12000
+    python benchmarks/studies/corpus.py --shared ../shared --to runs/corpus
+    python benchmarks/studies/pretrain_study.py runs/corpus --steps 12000
 
 Two runs of the pretraining flow with the recipe of the configuration, its table replaced by the corpus:
-without the hold-out of benchmarks/corpus.py, and with it. Both then predict masked words of the held-out
+without the hold-out of corpus.py, and with it. Both then predict masked words of the held-out
 crystals. `--variants` names one of the two, so that each can have a core of its own.
 """
 
@@ -21,7 +21,7 @@ from cloud_core.training.corpus import Corpus
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking, Tokens, choose
 from cloud_core.training.objective import VALIDATION_EPOCH, Objective, evaluate
-from flows.shell import use_embedded_prefect
+from flows.cli.shell import use_embedded_prefect
 
 REPORTED = ("generator", "wyckoff", "element", "fraction")
 
@@ -40,7 +40,7 @@ def commonest(training: Corpus, held_out: Corpus) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("corpus", type=Path, help="folder that benchmarks/corpus.py wrote")
+    parser.add_argument("corpus", type=Path, help="folder that benchmarks/studies/corpus.py wrote")
     parser.add_argument("--config", type=Path, default=Path("deployments/configs/pretrain-study.yaml"))
     parser.add_argument("--steps", type=int, help="instead of the configuration's length")
     parser.add_argument("--variants", nargs="+", default=["strings", "with-held-out"])

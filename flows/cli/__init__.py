@@ -1,0 +1,5 @@
+"""`cloud` on the shell."""
+
+from flows.cli.commands import app, main
+
+__all__ = ["app", "main"]
