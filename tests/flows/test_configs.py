@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from cloud_core.config import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri
-from flows.cli import local_cluster
+from flows.cli.commands import local_cluster
 from flows.encode import EncodeConfig
 
 
