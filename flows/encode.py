@@ -10,6 +10,8 @@ from prefect import flow
 from pydantic import BaseModel, Field
 
 from cloud_core.config import DEFAULT_TABLE, FlowConfig, TableUri
+from cloud_core.encoding.engine import Counts, Encoding, plan
+from cloud_core.encoding.options import EncodingOptions
 from cloud_core.lake import runs
 from cloud_core.lake.maintenance import settle_unless_busy
 from cloud_core.lake.status import quarantine_report
@@ -19,7 +21,7 @@ from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Listing, count_rows
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
-from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
+from tasks.encoding import Workers, encode_shards
 from tasks.reporting import Progress, flow_run_link, publish_markdown, publish_table
 
 SHOWN = 3  # names of files passed over
@@ -114,19 +116,18 @@ def encode(config: EncodeConfig) -> EncodeResult:
         workers = config.cluster.workers
         at_once = max(2, workers // 8)
         encoding = Encoding(
-            source,
             table,
-            client,
+            Workers(client, config.encoding).submit,
             config.encoding,
             run=intent.run,
             on_progress=show,
             chunks_in_flight=-(-(2 * workers + 2) // at_once),
             before_first_commit=lambda: runs.begin(table, intent),
         )
-        encode_shards(encoding, shards, at_once)
+        encode_shards(encoding, source, shards, at_once)
     superseded = settle_unless_busy(table)
     publish_table(f"quarantine-{source.name}", quarantine_report(table), "Quarantine by reason")
-    encoding.check()
+    encoding.check(config.table, config.storage)
     counts = encoding.counts
     if counts.n_chunks:
         runs.finish(table, intent.run)

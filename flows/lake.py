@@ -7,14 +7,16 @@ from prefect import flow
 from pydantic import BaseModel, Field
 
 from cloud_core.config import DEFAULT_TABLE, FlowConfig, TableUri
+from cloud_core.encoding.engine import Encoding
+from cloud_core.encoding.options import EncodingOptions
+from cloud_core.encoding.replay import Again, Quarantine, like_the_first
 from cloud_core.lake import maintenance
 from cloud_core.lake.duplicates import BY, count_duplicates, write_distinct
 from cloud_core.lake.status import quarantine_report
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
-from tasks.encoding import EncodingOptions, Shard, encode_shards
-from tasks.replay import Replay, like_the_first
+from tasks.encoding import Workers, encode_quarantine
 from tasks.reporting import Progress, flow_run_link, publish_table
 
 
@@ -59,22 +61,22 @@ def replay(config: ReplayConfig) -> ReplayResult:
     table = Table.open(config.table, config.storage)
     total = table.counts()["quarantined"]
     options = like_the_first(table, config.encoding)
+    quarantine = Quarantine(table, config.reasons)
     with (
         LazyCluster(config.cluster) as client,
         Progress(total, "replay quarantine", unit="structures") as progress,
     ):
-        again = Replay(
-            table,
-            config.reasons,
-            client,
+        again = Encoding(
+            Again(table),
+            Workers(client, options).submit,
             options,
             run=flow_run_link()[0] or "",
             on_progress=lambda n, counts: progress.advance(n, encoded=counts.n_encoded),
             chunks_in_flight=2 * config.cluster.workers + 2,
         )
-        encode_shards(again, [Shard(1, ())], at_once=1)
+        encode_quarantine(again, quarantine)
     maintenance.settle_unless_busy(table)
-    again.check()
+    again.check(config.table, config.storage)
     publish_table("quarantine", quarantine_report(table), "Quarantine by reason, after the replay")
     return ReplayResult(
         table=config.table,
@@ -82,7 +84,7 @@ def replay(config: ReplayConfig) -> ReplayResult:
         n_replayed=again.counts.n_records,
         n_encoded=again.counts.n_encoded,
         n_still_quarantined=again.counts.n_quarantined,
-        n_refused_by_source=again.n_not_replayable,
+        n_refused_by_source=quarantine.n_refused_by_source,
         reasons=dict(again.counts.reasons),
         seconds=round(time.monotonic() - started, 3),
     )

@@ -15,30 +15,31 @@ from prefect.events import emit_event
 from pydantic import BaseModel, Field
 
 from cloud_core.config import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri, load_config
+from cloud_core.encoding.changes import (
+    Changes,
+    Incoming,
+    Reading,
+    SyncError,
+    SyncState,
+    SyncStateFile,
+    minus,
+    missing,
+    next_state,
+    publish,
+    withdrawn_ids,
+)
+from cloud_core.encoding.engine import Counts, Encoding, plan
+from cloud_core.encoding.options import EncodingOptions
 from cloud_core.lake.maintenance import settle
 from cloud_core.lake.pins import pin
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
-from cloud_core.sources.record import Feed, Partition, count_rows
+from cloud_core.sources.record import Feed, Partition, Source, count_rows
 from tasks.cluster import ClusterConfig, cluster, default_cluster
-from tasks.encoding import EncodingOptions
-from tasks.reporting import Progress, flow_run_link, publish_table
-from tasks.sync import (
-    Changes,
-    Incoming,
-    Memory,
-    MemoryFile,
-    Reader,
-    SyncError,
-    minus,
-    missing,
-    publish,
-    remembered,
-    secret,
-    withdrawn_ids,
-)
+from tasks.encoding import Workers, encode_shards
+from tasks.reporting import Progress, flow_run_link, publish_table, secret
 
 EVENT = "cloud.table.updated"
 EXAMPLES = 5
@@ -48,7 +49,7 @@ class SyncConfig(FlowConfig):
     """One database, the table that follows it, and how."""
 
     name: str = Field(
-        pattern=r"^[\w.+-]+$", description="name of this sync: its memory, pin and event go by it"
+        pattern=r"^[\w.+-]+$", description="name of this sync: its state, pin and event go by it"
     )
     source: str | dict[str, Any] = Field(description="as in docs/sources.md")
     table: TableUri = Field(DEFAULT_TABLE, description="the table: a folder or an s3:// address")
@@ -107,11 +108,11 @@ def sync(config: SyncConfig) -> SyncResult:
     source = open_source(config.source, secret)
     table = Table.create(config.table, config.storage)
     is_feed = isinstance(source, Feed)
-    file = MemoryFile(table, config.name)
-    memory = _current(file.read(), config)
-    since = {key: moment - timedelta(hours=config.overlap_hours) for key, moment in memory.newest.items()}
+    file = SyncStateFile(table, config.name)
+    state = _current(file.read(), config)
+    since = {key: moment - timedelta(hours=config.overlap_hours) for key, moment in state.newest.items()}
     partitions = list(source.partitions(since))
-    to_read = [p for p in partitions if memory.cursors.get(p.key) != p.cursor]
+    to_read = [p for p in partitions if state.cursors.get(p.key) != p.cursor]
     result = SyncResult(
         name=config.name,
         table=config.table,
@@ -120,20 +121,20 @@ def sync(config: SyncConfig) -> SyncResult:
         n_partitions=len(partitions),
         n_partitions_read=len(to_read),
     )
-    if not to_read and (is_feed or memory.ids.keys() == {p.key for p in partitions}):
+    if not to_read and (is_feed or state.ids.keys() == {p.key for p in partitions}):
         return _finished(result, started, Changes())
 
     incoming = Incoming(table, file, is_feed)
-    reader = Reader(source, incoming, config.encoding)
-    _read(reader, to_read, config)
-    lost, unknown = withdrawn_ids(source, partitions, memory, reader)
+    reading = Reading()
+    _read(reading, source, incoming, to_read, config)
+    lost, unknown = withdrawn_ids(source, partitions, state, reading)
     if unknown:
         keys = {p.key for p in unknown}
-        _read(reader, [p for p in source.partitions() if p.key in keys], config)
+        _read(reading, source, incoming, [p for p in source.partitions() if p.key in keys], config)
     if not config.withdraw:
         lost = lost[:0]
-    _check_withdrawn(lost, memory, config)
-    ids = minus(pa.concat_arrays([*reader.ids.values(), lost[:0]]), lost)
+    _check_withdrawn(lost, state, config)
+    ids = minus(pa.concat_arrays([*reading.ids.values(), lost[:0]]), lost)
     changes = publish(table, incoming, ids, lost, config.name)
     if absent := missing(table, ids):
         raise SyncError(
@@ -142,46 +143,63 @@ def sync(config: SyncConfig) -> SyncResult:
         )
     settle(table)
     table.refresh()
-    file.write(remembered(memory, partitions, reader, lost, is_feed))
+    file.write(next_state(state, partitions, reading, lost, is_feed))
     file.discard_incoming()
     pin(config.table, f"sync-{config.name}", table.version, config.storage)
     result = result.model_copy(
         update={
             "version": table.version,
-            "n_records": reader.counts.n_records,
+            "n_records": reading.counts.n_records,
             "n_new": len(changes.new),
             "n_changed": len(changes.changed),
             "n_withdrawn": len(changes.withdrawn),
             "n_quarantined": sum(changes.reasons.values()),
             "n_late": incoming.n_late,
             "reasons": changes.reasons,
-            "failed": reader.failed,
+            "failed": reading.failed,
         }
     )
     result = _finished(result, started, changes)
-    if reader.failed:
+    if reading.failed:
         raise SyncError(_failures(result))
     return result
 
 
-def _current(memory: Memory, config: SyncConfig) -> Memory:
+def _current(state: SyncState, config: SyncConfig) -> SyncState:
     """Under another encoder everything is read again, and nothing forgotten."""
     encoder = fingerprint(config.encoding.settings)
-    return memory if memory.fingerprint == encoder else Memory(encoder, ids=memory.ids)
+    return state if state.fingerprint == encoder else SyncState(encoder, ids=state.ids)
 
 
-def _read(reader: Reader, partitions: Sequence[Partition], config: SyncConfig) -> None:
+def _read(
+    reading: Reading, source: Source, incoming: Incoming, partitions: Sequence[Partition], config: SyncConfig
+) -> None:
+    """Read partitions and encode what is new in them, in shards as `flows.encode` does it."""
     if not partitions:
         return
     with (
         cluster(config.cluster) as client,
         Progress(count_rows(partitions), f"sync {config.name}", unit="structures") as progress,
     ):
-        reader.read(partitions, client, config.cluster.workers, progress, flow_run_link()[0] or "")
+
+        def show(n: int, counts: Counts) -> None:
+            progress.advance(n, skipped=counts.n_skipped, **dict(counts.reasons.most_common(5)))
+
+        encoding = Encoding(
+            incoming,
+            Workers(client, config.encoding).submit,
+            config.encoding,
+            run=flow_run_link()[0] or "",
+            on_progress=show,
+            chunks_in_flight=config.cluster.workers + 2,
+            keep_ids=True,
+        )
+        encode_shards(encoding, source, plan(partitions, config.encoding.shard_rows), 2)
+        reading.take(encoding)
 
 
-def _check_withdrawn(lost: pa.Array, memory: Memory, config: SyncConfig) -> None:
-    held = sum(len(ids) for ids in memory.ids.values())
+def _check_withdrawn(lost: pa.Array, state: SyncState, config: SyncConfig) -> None:
+    held = sum(len(ids) for ids in state.ids.values())
     if len(lost) > config.max_withdrawn * held:
         raise SyncError(
             f"{config.name}: the source no longer has {len(lost)} of {held} structures ({lost[0]}, …), above "

@@ -5,6 +5,7 @@ Outside a flow run the artifacts are left out and the bars stay.
 
 import base64
 import io
+import os
 import re
 import sys
 import time
@@ -114,6 +115,22 @@ class Progress:
         self._bar.close()
         if kind is None or issubclass(kind, Exception):
             self._publish(ended=kind is None)
+
+
+def secret(name: str) -> str | None:
+    """A secret by its environment variable, else by the Prefect Secret block of that name.
+
+    `MP_API_KEY` is the block `mp-api-key`. None where there is neither.
+    """
+    if value := os.environ.get(name):
+        return value
+    from prefect.blocks.system import Secret
+
+    try:
+        block = cast(Secret, Secret.load(name.lower().replace("_", "-")))
+    except ValueError:  # Prefect's word for a block that is not there
+        return None
+    return str(block.get())
 
 
 def publish_table(key: str, rows: Sequence[Mapping[str, Any]], description: str | None = None) -> None:

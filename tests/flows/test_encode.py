@@ -245,7 +245,7 @@ def test_rows_of_an_earlier_encoder_are_read_again(
     uri = str(tmp_path / "lake")
     with monkeypatch.context() as patch:
         patch.setattr(settings, "ENCODER_VERSION", 1)
-        patch.setattr("tasks.chunks.ENCODER_VERSION", 1)
+        patch.setattr("cloud_core.encoding.rows.ENCODER_VERSION", 1)
         settings.fingerprint.cache_clear()
         first = encode(config(few, uri, cluster={"workers": 1}))
     settings.fingerprint.cache_clear()

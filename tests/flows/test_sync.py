@@ -11,6 +11,7 @@ import pytest
 from deltalake import write_deltalake
 
 from cloud_core.config import ConfigError
+from cloud_core.encoding.changes import SyncError
 from cloud_core.lake.pins import pins
 from cloud_core.lake.schemas import LATER_COLUMNS
 from cloud_core.lake.status import status
@@ -19,7 +20,6 @@ from cloud_core.scope import settings
 from cloud_core.sources.catalogue import open_source
 from flows.sync import SyncConfig, SyncResult, named, sync
 from tasks.cluster import ClusterConfig, cluster
-from tasks.sync import SyncError
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 

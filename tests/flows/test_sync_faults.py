@@ -15,13 +15,13 @@ from zipfile import ZipFile
 import pyarrow as pa
 import pytest
 
+from cloud_core.encoding.changes import Incoming, SyncError, SyncStateFile, publish
+from cloud_core.encoding.rows import encode_chunk, input_rows
 from cloud_core.lake.table import Table
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.sources.record import Record
 from flows.sync import SyncConfig, sync
-from tasks.chunks import encode_chunk, input_rows
 from tasks.cluster import ClusterConfig, cluster
-from tasks.sync import Incoming, MemoryFile, SyncError, publish
 from tests.servers import S3Server, free_port, stop
 from tests.sources.conftest import optimade_entries, serve_optimade
 from tests.sources.materials_project_server import KEY, materials_project
@@ -173,7 +173,7 @@ def test_late_duplicate_and_out_of_order_updates_end_in_the_same_table(
     for number, order in enumerate(orders):
         table = Table.create(str(tmp_path / f"table{number}"))
         for step, i in enumerate(order):
-            incoming = Incoming(table, MemoryFile(table, f"sync{step}"), is_feed=True)
+            incoming = Incoming(table, SyncStateFile(table, f"sync{step}"), is_feed=True)
             inputs = input_rows([updates[i]], settings)
             claim = incoming.claim(inputs, f"chunk{step}")
             if claim.todo.any():
@@ -341,7 +341,7 @@ def test_killed_between_the_commit_and_its_memory(
         raise OSError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryFile, "write", killed)
+        patch.setattr(SyncStateFile, "write", killed)
         with pytest.raises(OSError, match="killed"):
             sync(config)
     content = Table.open(config.table).content_hash()

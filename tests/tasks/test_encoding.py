@@ -19,6 +19,10 @@ import pytest
 from deltalake import write_deltalake
 from distributed import Future
 
+from cloud_core.encoding.engine import Counts, EncodeError, Encoding, plan
+from cloud_core.encoding.options import EncodingOptions
+from cloud_core.encoding.replay import Again, Quarantine, like_the_first
+from cloud_core.encoding.rows import Item, read_back, written_out
 from cloud_core.lake.maintenance import settle
 from cloud_core.lake.schemas import LATER_COLUMNS
 from cloud_core.lake.status import status
@@ -27,10 +31,8 @@ from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import ENCODER_VERSION, EncoderSettings
 from cloud_core.sources.record import Partition, Record, Refusal, SourceError
 from cloud_core.structures.cell import Cell, Note
-from tasks.chunks import Item, read_back, written_out
 from tasks.cluster import ClusterConfig, LazyCluster
-from tasks.encoding import Counts, EncodeError, Encoding, EncodingOptions, Shard, plan
-from tasks.replay import Replay, like_the_first
+from tasks.encoding import Workers
 from tests.tasks.conftest import Listed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -55,12 +57,24 @@ def client() -> Iterator[LazyCluster]:
 
 def run(source: Listed, table: Table, client: LazyCluster, options: EncodingOptions = OPTIONS) -> Counts:
     """What the flow does, without Prefect."""
-    encoding = Encoding(source, table, client, options)
+    encoding = Encoding(table, Workers(client, options).submit, options)
     for shard in plan(source.partitions(), 150):
-        encoding.encode_shard(shard)
+        encoding.encode(encoding.chunks(source, shard))
     settle(table)
-    encoding.check()
+    encoding.check(table.uri)
     return encoding.counts
+
+
+def replayed(
+    table: Table, client: LazyCluster, options: EncodingOptions = OPTIONS, reasons: list[str] | None = None
+) -> tuple[Counts, Quarantine]:
+    """What the flow of a replay does, without Prefect."""
+    quarantine = Quarantine(table, reasons)
+    encoding = Encoding(Again(table), Workers(client, options).submit, options)
+    encoding.encode(quarantine.chunks(encoding))
+    settle(table)
+    encoding.check(table.uri)
+    return encoding.counts, quarantine
 
 
 def marked(records: list[Record], marks: dict[int, str]) -> list[Record]:
@@ -173,18 +187,14 @@ def test_a_replay_after_a_transient_failure(
 
     assert run(source, table, client).n_skipped == 62  # an unchanged quarantine is not tried in every run
     version = table.version
-    replay = Replay(table, None, client, OPTIONS)
-    replay.encode_shard(Shard(1, ()))
-    settle(table)
-    replay.check()
-    assert (replay.counts.n_encoded, replay.counts.n_quarantined, replay.n_not_replayable) == (2, 1, 1)
+    counts, quarantine = replayed(table, client)
+    assert (counts.n_encoded, counts.n_quarantined, quarantine.n_refused_by_source) == (2, 1, 1)
     assert table.counts() == {"encoded": 60, "quarantined": 2, "withdrawn": 0}
     assert table.version > version
     assert run(source, table, client).n_skipped == 62
 
     version = table.version
-    again = Replay(table, None, client, OPTIONS)
-    again.encode_shard(Shard(1, ()))
+    replayed(table, client)
     assert table.version == version  # the same reason again: nothing is written
 
 
@@ -203,8 +213,7 @@ def test_what_a_replay_with_other_tolerances_found_is_kept(
     table.append_chunk(
         failed.set_column(failed.column_names.index("reason"), "reason", [["symmetry_failed"] * 5]), "failed"
     )
-    replay = Replay(table, ["symmetry_failed"], client, OPTIONS.model_copy(update={"symprec": 0.05}))
-    replay.encode_shard(Shard(1, ()))
+    replayed(table, client, OPTIONS.model_copy(update={"symprec": 0.05}), ["symmetry_failed"])
     assert set(table.scope(["symprec"])["symprec"].to_pylist()) == {0.05}
     assert run(source, table, client).n_skipped == 5
 
@@ -220,9 +229,7 @@ def test_the_quarantine_of_an_earlier_table_is_replayed(
     write_deltalake(table.delta, earlier, mode="overwrite", schema_mode="overwrite")
     table = Table.open(table.uri)
     assert status(table.uri)["encoder_versions"] == {"1": 6}
-    replay = Replay(table, None, client, OPTIONS.model_copy(update={"assume_periodic": True}))
-    replay.encode_shard(Shard(1, ()))
-    replay.check()
+    replayed(table, client, OPTIONS.model_copy(update={"assume_periodic": True}))
     assert table.counts() == {"encoded": 6, "quarantined": 0, "withdrawn": 0}
     assert status(table.uri)["encoder_versions"] == {"1": 5, str(ENCODER_VERSION): 1}
 
@@ -279,13 +286,14 @@ def test_a_partition_that_breaks_off_fails_the_run_after_the_rest(
 
 def test_rows_that_vanish_fail_the_run(records: list[Record], client: LazyCluster, tmp_path: Path) -> None:
     table = Table.create(str(tmp_path / "structures"))
-    encoding = Encoding(Listed(records[:20]), table, client, OPTIONS)
-    for shard in plan(encoding.source.partitions(), 150):  # type: ignore[union-attr]
-        encoding.encode_shard(shard)
-    encoding.check()
+    source = Listed(records[:20])
+    encoding = Encoding(table, Workers(client, OPTIONS).submit, OPTIONS)
+    for shard in plan(source.partitions(), 150):
+        encoding.encode(encoding.chunks(source, shard))
+    encoding.check(table.uri)
     table.delta.delete(f"structure_id = 'listed:{records[7].id}'")
     with pytest.raises(EncodeError, match="20 records were read, 20 accounted for, and 19 stand"):
-        encoding.check()
+        encoding.check(table.uri)
 
 
 def test_a_worker_killed_at_random_moments(
@@ -341,9 +349,10 @@ def test_submissions_are_bounded(records: list[Record], client: LazyCluster, tmp
     source = Read(records)
     table = Table.create(str(tmp_path / "structures"))
     options = OPTIONS.model_copy(update={"chunk_rows": 10})
-    encoding = Encoding(source, table, Watched(), options, chunks_in_flight=3)  # type: ignore[arg-type]
+    workers = Workers(Watched(), options)  # type: ignore[arg-type]
+    encoding = Encoding(table, workers.submit, options, chunks_in_flight=3)
     for shard in plan(source.partitions(), 1000):
-        encoding.encode_shard(shard)
+        encoding.encode(encoding.chunks(source, shard))
     assert len(futures) == 30 and 1 < max(on_their_way) <= 3
     assert max(ahead) <= (3 + 2) * 10  # on their way, the one at hand, and the one after it
 
@@ -389,9 +398,8 @@ def test_what_is_flagged_is_told_in_the_row(
     table = Table.create(str(tmp_path / "structures"))
     counts = run(source, table, client)
     assert dict(counts.reasons) == {"unsupported": 1, "overlapping_sites": 1}
-    replay = Replay(table, None, client, OPTIONS.model_copy(update={"assume_periodic": True}))
-    replay.encode_shard(Shard(1, ()))
-    assert (replay.counts.n_encoded, replay.counts.n_quarantined) == (1, 1)
+    counts, _ = replayed(table, client, OPTIONS.model_copy(update={"assume_periodic": True}))
+    assert (counts.n_encoded, counts.n_quarantined) == (1, 1)
     lenient = OPTIONS.model_copy(update={"assume_periodic": True, "overlaps": "flag"})
     assert run(source, table, client, lenient).n_encoded == 3
     rows = {row["structure_id"]: row for row in table.scope(["structure_id", "flags", "message"]).to_pylist()}

@@ -7,39 +7,59 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cloud_core.encoding.engine import Chunk, EncodeError, Encoding, chunk_key
+from cloud_core.encoding.options import EncodingOptions
+from cloud_core.encoding.rows import INPUT_COLUMNS, Item, read_back
 from cloud_core.lake.index import hash_strings
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
-from cloud_core.lake.table import Table
+from cloud_core.lake.table import Claim, Table
 from cloud_core.scope.settings import FORMS, fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal
-from tasks.chunks import INPUT_COLUMNS, Item, read_back
-from tasks.encoding import Chunk, EncodeError, Encoding, EncodingOptions, Shard
 
 
-class Replay(Encoding):
-    """The quarantine again, from the payloads that the table holds. Its one shard has no partitions."""
+class Again:
+    """A table as the sink of its own rows, which are encoded a second time."""
 
-    def __init__(self, table: Table, reasons: Sequence[str] | None, *arguments: Any, **options: Any) -> None:
-        super().__init__(None, table, *arguments, **options)
-        self.reasons = reasons
-        self.n_not_replayable = 0
+    def __init__(self, table: Table) -> None:
+        self._table = table
 
-    def _chunks(self, shard: Shard) -> Iterator[Chunk]:
-        held = Table.open(self.table.uri, self.table.storage)  # one version, whatever is committed meanwhile
-        columns = [*INPUT_COLUMNS, "reason", "payload", "payload_format"]
+    def claim(self, inputs: pa.Table, name: str) -> Claim:
+        return self._table.claim(inputs, name, again=True)
+
+    def append_chunk(
+        self, rows: pa.Table, key: str, seen: np.ndarray | None, metadata: dict[str, str] | None
+    ) -> bool:
+        return self._table.append_chunk(rows, key, seen, metadata, again=True)
+
+
+class Quarantine:
+    """The quarantined structures of a table, from the payloads that it holds."""
+
+    def __init__(self, table: Table, reasons: Sequence[str] | None) -> None:
+        """reasons: codes of those that are tried again; None for all."""
+        self._table = table
+        self._reasons = reasons
+        self.n_refused_by_source = 0  # have no payload: they are mended at the source
+
+    def chunks(self, encoding: Encoding) -> Iterator[Chunk]:
+        """For `encoding`, whose sink is an `Again` of this table."""
+        held = Table.open(
+            self._table.uri, self._table.storage
+        )  # one version, whatever is committed meanwhile
         number = 0
-        for batch in held.batches(QUARANTINED, columns):
+        for batch in held.batches(QUARANTINED, [*INPUT_COLUMNS, "reason", "payload", "payload_format"]):
             rows = pa.Table.from_batches([batch])
             wanted = pc.invert(pc.is_in(rows["reason"], pa.array([refusal.value for refusal in Refusal])))
-            self.n_not_replayable += rows.num_rows - int(pc.sum(wanted).as_py() or 0)
-            if self.reasons is not None:
-                wanted = pc.and_(wanted, pc.is_in(rows["reason"], pa.array(self.reasons, pa.string())))
+            self.n_refused_by_source += rows.num_rows - int(pc.sum(wanted).as_py() or 0)
+            if self._reasons is not None:
+                wanted = pc.and_(wanted, pc.is_in(rows["reason"], pa.array(self._reasons, pa.string())))
             rows = rows.filter(wanted)
-            for start in range(0, rows.num_rows, self.options.chunk_rows):
-                yield self._again(rows.slice(start, self.options.chunk_rows), number)
+            for start in range(0, rows.num_rows, encoding.options.chunk_rows):
+                yield self._chunk(encoding, rows.slice(start, encoding.options.chunk_rows), number)
                 number += 1
 
-    def _again(self, rows: pa.Table, number: int) -> Chunk:
+    def _chunk(self, encoding: Encoding, rows: pa.Table, number: int) -> Chunk:
+        settings = encoding.options.settings
         items = [
             Item.of(Record(identifier, read_back(payload, payload_format), payload_format, ""))
             for identifier, payload, payload_format in zip(
@@ -47,21 +67,15 @@ class Replay(Encoding):
                 strict=True,
             )
         ]
-        fingerprints = pa.array([fingerprint(self._settings)] * rows.num_rows, pa.string())
+        fingerprints = pa.array([fingerprint(settings)] * rows.num_rows, pa.string())
         inputs = rows.select(list(INPUT_COLUMNS)).set_column(
             INPUT_COLUMNS.index("fingerprint"), "fingerprint", fingerprints
         )
-        with self._lock:
-            self._seen.add(hash_strings(inputs["structure_id"]))
-        claim = self.table.claim(inputs, f"replay-{self._key(inputs, Partition('replay', ''))}", again=True)
-        metadata = {"run": self.run, "partition": "replay", "chunk": str(number)}
+        encoding.see(hash_strings(inputs["structure_id"]))
+        key = chunk_key(inputs, Partition("replay", ""), settings)
+        claim = self._table.claim(inputs, f"replay-{key}", again=True)
+        metadata = {"run": encoding.run, "partition": "replay", "chunk": str(number)}
         return Chunk(claim.key, items, inputs, claim.revisions, 0, metadata, before=rows["reason"])
-
-    def _commit(self, chunk: Chunk, rows: pa.Table) -> None:
-        """Only what came out differently: a structure refused for the same reason keeps its row."""
-        changed = pc.not_equal(pc.fill_null(rows["reason"], ""), pc.fill_null(chunk.before, ""))
-        rows, revisions = rows.filter(changed), chunk.revisions[np.asarray(changed)]
-        self.table.append_chunk(rows, chunk.key, revisions, chunk.metadata, again=True)
 
 
 def like_the_first(table: Table, named: EncodingOptions) -> EncodingOptions:

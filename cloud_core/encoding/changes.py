@@ -1,11 +1,9 @@
-"""What keeps a table equal to a source: the last sync's memory, and rows that wait until a sync is whole."""
+"""What keeps a table equal to a source: the state of the last sync, and rows that wait until one is whole."""
 
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
 
 import fsspec
 import numpy as np
@@ -14,17 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from cloud_core.encoding.engine import Counts, Encoding
 from cloud_core.lake.errors import naming
 from cloud_core.lake.index import ABSENT, hash_strings, states_of
 from cloud_core.lake.schemas import STRUCTURES, WITHDRAWN
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Claim, Table
-from cloud_core.sources.record import Feed, Partition, Record, Since, Source, SourceError
-from tasks.encoding import Counts, Encoding, EncodingOptions, encode_shards, plan
-from tasks.reporting import Progress
-
-if TYPE_CHECKING:
-    from distributed import Client
+from cloud_core.sources.record import Feed, Partition, Source, SourceError
 
 _NONE = pa.array([], pa.string())
 ROWS_PER_COMMIT = 500_000  # a sync of more changes is several commits
@@ -34,27 +28,11 @@ class SyncError(ValueError):
     """A sync that did not bring everything over. The table is at its last good version, or better."""
 
 
-def secret(name: str) -> str | None:
-    """A secret by its environment variable, else by the Prefect Secret block of that name.
-
-    `MP_API_KEY` is the block `mp-api-key`. None where there is neither.
-    """
-    if value := os.environ.get(name):
-        return value
-    from prefect.blocks.system import Secret
-
-    try:
-        block = cast(Secret, Secret.load(name.lower().replace("_", "-")))
-    except ValueError:  # Prefect's word for a block that is not there
-        return None
-    return str(block.get())
-
-
 # -- what the last sync knew
 
 
 @dataclass(frozen=True)
-class Memory:
+class SyncState:
     """What the last good sync of a source left: where each partition stood, and which ids it held."""
 
     fingerprint: str = ""
@@ -63,7 +41,7 @@ class Memory:
     ids: Mapping[str, pa.Array] = field(default_factory=dict)  # structure ids by partition key
 
 
-class MemoryFile:
+class SyncStateFile:
     """A Parquet file `_sync/<name>/memory.parquet` beside the Delta log; replaced as a whole."""
 
     def __init__(self, table: Table, name: str) -> None:
@@ -72,10 +50,10 @@ class MemoryFile:
         self.incoming = f"{table.uri.rstrip('/')}/_sync/{name}/incoming"
         self._path = f"{self._folder}/memory.parquet"
 
-    def read(self) -> Memory:
+    def read(self) -> SyncState:
         self._fs.invalidate_cache()
         if not self._fs.exists(self._path):
-            return Memory()
+            return SyncState()
         with naming(self._path), self._fs.open(self._path, "rb") as stream:
             rows = pq.read_table(stream)
         texts = {key.decode(): value.decode() for key, value in (rows.schema.metadata or {}).items()}
@@ -85,16 +63,16 @@ class MemoryFile:
             if f"newest {key}" in texts:
                 newest[key] = datetime.fromisoformat(texts[f"newest {key}"])
             ids[key] = _flat(rows.filter(pc.equal(rows["partition"], key))["structure_id"])
-        return Memory(texts["fingerprint"], cursors, newest, ids)
+        return SyncState(texts["fingerprint"], cursors, newest, ids)
 
-    def write(self, memory: Memory) -> None:
-        texts = {"fingerprint": memory.fingerprint}
-        texts |= {f"cursor {key}": cursor for key, cursor in memory.cursors.items()}
-        texts |= {f"newest {key}": moment.isoformat() for key, moment in memory.newest.items()}
+    def write(self, state: SyncState) -> None:
+        texts = {"fingerprint": state.fingerprint}
+        texts |= {f"cursor {key}": cursor for key, cursor in state.cursors.items()}
+        texts |= {f"newest {key}": moment.isoformat() for key, moment in state.newest.items()}
         schema = pa.schema([("partition", pa.string()), ("structure_id", pa.string())], metadata=texts)
         parts = [
             pa.table([pa.array([key] * len(ids), pa.string()), ids], schema=schema)
-            for key, ids in memory.ids.items()
+            for key, ids in state.ids.items()
         ]
         rows = pa.concat_tables(parts) if parts else schema.empty_table()
         sink = pa.BufferOutputStream()
@@ -125,17 +103,15 @@ def _filesystem(uri: str, storage: Storage) -> tuple[fsspec.AbstractFileSystem, 
 
 
 class Incoming:
-    """Stands in for the table while a sync encodes: what is new goes to a table of its own, and all of
-    it is published in one commit at the end. A sync that was killed finds there what it had encoded.
+    """The sink of a sync: what is new goes to a table of its own, and all of it is published in one commit at
+    the end. A sync that was killed finds there what it had encoded.
 
     Of a feed, an update that is older than what the table holds came late, and is left out.
     """
 
-    def __init__(self, table: Table, memory: MemoryFile, is_feed: bool) -> None:
+    def __init__(self, table: Table, state: SyncStateFile, is_feed: bool) -> None:
         self.table = table
-        self.waiting = Table.create(memory.incoming, table.storage)
-        self.uri = self.waiting.uri
-        self.storage = table.storage
+        self.waiting = Table.create(state.incoming, table.storage)
         self._is_feed = is_feed
         self._lock = threading.Lock()
         self.n_late = 0
@@ -208,91 +184,28 @@ class Incoming:
 # -- reading
 
 
-class _Reading:
-    """A source that notes of each partition its newest change, and whether it came to its end."""
+@dataclass
+class Reading:
+    """What was read of a source: of its partitions, those that are named here."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.name = source.name
-        self.licence = source.licence
-        self.failed: dict[str, str] = {}
-        self.newest: dict[str, datetime] = {}
+    counts: Counts = field(default_factory=Counts)
+    ids: dict[str, pa.Array] = field(default_factory=dict)
+    """structure ids of each partition that was read to its end"""
+    newest: dict[str, datetime] = field(default_factory=dict)
+    """the latest change of a structure in a partition"""
+    failed: dict[str, str] = field(default_factory=dict)
+    """partition -> why it could not be read to its end"""
 
-    def partitions(self, since: Since = None) -> Iterator[Partition]:
-        return self._source.partitions(since)
-
-    def read(self, partition: Partition) -> Iterator[Record]:
-        newest: datetime | None = None
-        try:
-            for record in self._source.read(partition):
-                moment = record.modified_at
-                if moment is not None and (newest is None or moment > newest):
-                    newest = moment
-                yield record
-        except SourceError as error:
-            self.failed[partition.key] = str(error)
-            raise
-        if newest is not None:
-            self.newest[partition.key] = newest
-
-
-class _Encoding(Encoding):
-    """An encoding that keeps the structure ids of each partition."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.ids: dict[str, list[pa.Array]] = {}
-
-    def _without_repeats(
-        self, records: list[Record], inputs: pa.Table, partition: Partition, number: int
-    ) -> tuple[list[Record], pa.Table]:
-        records, inputs = super()._without_repeats(records, inputs, partition, number)
-        self.ids.setdefault(partition.key, []).append(_flat(inputs["structure_id"]))
-        return records, inputs
-
-
-class Reader:
-    """Reads partitions of a source, encodes what is new into `incoming`, and keeps the account."""
-
-    def __init__(self, source: Source, incoming: Incoming, options: EncodingOptions) -> None:
-        self._reading = _Reading(source)
-        self._incoming = incoming
-        self._options = options
-        self.counts = Counts()
-        self.ids: dict[str, pa.Array] = {}  # structure ids of each partition that was read to its end
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """Partition -> why it could not be read to its end."""
-        return self._reading.failed
-
-    @property
-    def newest(self) -> dict[str, datetime]:
-        """Partition -> the latest change of a structure in it."""
-        return self._reading.newest
-
-    def read(
-        self, partitions: Sequence[Partition], client: "Client", workers: int, progress: Progress, run: str
-    ) -> None:
-        """Each partition, in shards as `flows.encode` does it. Call it inside a flow."""
-
-        def show(n: int, counts: Counts) -> None:
-            progress.advance(n, skipped=counts.n_skipped, **dict(counts.reasons.most_common(5)))
-
-        encoding = _Encoding(
-            self._reading,
-            self._incoming,
-            client,
-            self._options,
-            run=run,
-            on_progress=show,
-            chunks_in_flight=workers + 2,
-        )
-        encode_shards(encoding, plan(partitions, self._options.shard_rows), 2)
+    def take(self, encoding: Encoding) -> None:
+        """Add what an encoding, which kept its ids, has read."""
         self.counts += encoding.counts
-        for partition in partitions:
-            if partition.key not in self.failed:
-                self.ids[partition.key] = pa.concat_arrays([*encoding.ids.get(partition.key, ()), _NONE])
+        for key, part in encoding.partitions.items():
+            if part.error is not None:
+                self.failed[key] = part.error
+                continue
+            self.ids[key] = pa.concat_arrays([*map(_flat, part.ids), _NONE])
+            if part.newest is not None:
+                self.newest[key] = part.newest
 
 
 # -- the difference
@@ -312,7 +225,7 @@ class Changes:
 
 
 def withdrawn_ids(
-    source: Source, partitions: Sequence[Partition], memory: Memory, reader: Reader
+    source: Source, partitions: Sequence[Partition], state: SyncState, reading: Reading
 ) -> tuple[pa.Array, list[Partition]]:
     """Structure ids that the source no longer has, and partitions of a feed that must be read whole.
 
@@ -324,21 +237,21 @@ def withdrawn_ids(
     gone: list[pa.Array] = [_NONE]
     unknown: list[Partition] = []
     if not isinstance(source, Feed):
-        if reader.failed:
+        if reading.failed:
             return _NONE, []
-        now = [reader.ids.get(p.key, memory.ids.get(p.key, _NONE)) for p in partitions]
-        before = pa.concat_arrays([*memory.ids.values(), _NONE])
+        now = [reading.ids.get(p.key, state.ids.get(p.key, _NONE)) for p in partitions]
+        before = pa.concat_arrays([*state.ids.values(), _NONE])
         return minus(before, pa.concat_arrays([*now, _NONE])), []
     for partition in partitions:
-        if partition.key not in reader.ids:  # unchanged, or not read to its end
+        if partition.key not in reading.ids:  # unchanged, or not read to its end
             continue
-        known = known_ids(partition.key, memory, reader)
+        known = known_ids(partition.key, state, reading)
         if partition.at.get("total") == len(known):
             continue
         try:
             now_there = [f"{source.name}:{identifier}" for identifier in source.ids(partition)]
         except SourceError as error:
-            reader.failed[partition.key] = str(error)
+            reading.failed[partition.key] = str(error)
             continue
         listed = pa.array(now_there, pa.string())
         gone.append(minus(known, listed))
@@ -347,14 +260,14 @@ def withdrawn_ids(
     return pa.concat_arrays(gone), unknown
 
 
-def known_ids(key: str, memory: Memory, reader: Reader) -> pa.Array:
+def known_ids(key: str, state: SyncState, reading: Reading) -> pa.Array:
     """Everything that a partition of a feed is known to hold."""
-    return pc.unique(pa.concat_arrays([memory.ids.get(key, _NONE), reader.ids.get(key, _NONE)]))
+    return pc.unique(pa.concat_arrays([state.ids.get(key, _NONE), reading.ids.get(key, _NONE)]))
 
 
-def remembered(
-    memory: Memory, partitions: Sequence[Partition], reader: Reader, withdrawn: pa.Array, is_feed: bool
-) -> Memory:
+def next_state(
+    state: SyncState, partitions: Sequence[Partition], reading: Reading, withdrawn: pa.Array, is_feed: bool
+) -> SyncState:
     """What the next sync has to know.
 
     A partition that could not be read keeps its ids and has no cursor. So does, while there is such a
@@ -364,24 +277,24 @@ def remembered(
     ids: dict[str, pa.Array] = {}
     for partition in partitions:
         key = partition.key
-        held = memory.ids.get(key, _NONE)
-        read = reader.ids.get(key, held)
-        cursors[key] = "" if key in reader.failed else partition.cursor
+        held = state.ids.get(key, _NONE)
+        read = reading.ids.get(key, held)
+        cursors[key] = "" if key in reading.failed else partition.cursor
         if is_feed:
-            ids[key] = minus(known_ids(key, memory, reader), withdrawn)
-        elif reader.failed and len(lost := minus(held, read)):
+            ids[key] = minus(known_ids(key, state, reading), withdrawn)
+        elif reading.failed and len(lost := minus(held, read)):
             cursors[key], ids[key] = "", pa.concat_arrays([read, lost])
         else:
             ids[key] = read
-    if reader.failed and not is_feed:
-        for key in memory.ids.keys() - cursors.keys():  # a part that is gone, and not yet accounted for
-            cursors[key], ids[key] = "", memory.ids[key]
+    if reading.failed and not is_feed:
+        for key in state.ids.keys() - cursors.keys():  # a part that is gone, and not yet accounted for
+            cursors[key], ids[key] = "", state.ids[key]
     newest: dict[str, datetime] = {}
     for key in cursors if is_feed else ():
-        known = [memory.newest.get(key), None if key in reader.failed else reader.newest.get(key)]
+        known = [state.newest.get(key), None if key in reading.failed else reading.newest.get(key)]
         if times := [moment for moment in known if moment is not None]:
             newest[key] = max(times)
-    return Memory(memory.fingerprint, cursors, newest, ids)
+    return SyncState(state.fingerprint, cursors, newest, ids)
 
 
 def publish(table: Table, incoming: Incoming, ids: pa.Array, withdrawn: pa.Array, name: str) -> Changes:

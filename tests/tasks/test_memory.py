@@ -5,7 +5,7 @@ import gc
 import pyarrow as pa
 import pytest
 
-from tasks.process import many_records
+from cloud_core.encoding.memory import many_records
 
 
 def test_what_is_imported_is_left_alone_by_the_collector_for_that_time_only() -> None:
