@@ -10,8 +10,10 @@ from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from cloud_core.errors import CloudError
 
-class ConfigError(ValueError):
+
+class ConfigError(CloudError):
     """A configuration that cannot be used; one line that names the file, the key and the remedy."""
 
 

@@ -1,7 +1,6 @@
 """What every finetuning flow shares: its configuration, where it starts from, and the plan of a split."""
 
 import hashlib
-import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.data.dataset import Dataset, Form
 from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.report import MODEL, Evaluated
+from cloud_core.files import json_digest
 from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, Scaling, Target, geometry
@@ -235,7 +235,7 @@ def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[s
     """Eight digits for all that decides the outcome: the configuration but for `apart`, weights, rows, and
     `more`. The rows' names count too: folds may go by them."""
     values = config.model_dump(mode="json", exclude=HOW | set(apart)) | {"start": start.digest} | more
-    content = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    content = hashlib.sha256(json_digest(values).encode())
     for column in (data.ids, data.keys, data.texts):
         content.update("\n".join(column).encode() + b"\0")
     content.update(data.labels.tobytes())

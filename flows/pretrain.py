@@ -20,6 +20,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from cloud_core.config import FlowConfig, TableUri
 from cloud_core.evaluation.learning_curve import learning_curve
+from cloud_core.files import json_digest
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
@@ -186,7 +187,7 @@ def identity(config: PretrainConfig, snapshot: Snapshot | None) -> str:
     values["exclude"] = sorted(digest_of(path) for path in config.exclude)
     if config.start_from is not None:
         values["start_from"] = weights_digest(config.start_from)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    return json_digest(values)[:8]
 
 
 def digest_of(path: Path) -> str:

@@ -16,6 +16,7 @@ from cloud_core.config import FlowConfig, TableUri
 from cloud_core.evaluation.discovery import summary_rows
 from cloud_core.evaluation.screening.plots import shortlist_figure
 from cloud_core.evaluation.screening.shortlist import Window, rank, shortlist
+from cloud_core.files import atomic
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.models.checkpoint import read_config
 from flows.encode import EncodeConfig, encode
@@ -211,11 +212,9 @@ def _write(folder: Path, ranked: pd.DataFrame, best: pd.DataFrame) -> None:
     """Both tables as Parquet and CSV, each under another name until it is whole."""
     for name, frame in (("predictions", ranked), ("shortlist", best)):
         for kind in ("parquet", "csv"):
-            partial = folder / f".{name}.{kind}.partial"
-            frame.to_parquet(partial, index=False) if kind == "parquet" else frame.to_csv(
-                partial, index=False
-            )
-            partial.replace(folder / f"{name}.{kind}")
+            with atomic(folder / f"{name}.{kind}") as partial:
+                write = frame.to_parquet if kind == "parquet" else frame.to_csv
+                write(partial, index=False)
 
 
 def _log(

@@ -11,12 +11,14 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cloud_core.errors import CloudError
+
 if TYPE_CHECKING:
     from distributed import Client, Future
     from distributed.deploy import Cluster
 
 
-class ClusterError(ValueError):
+class ClusterError(CloudError):
     """A cluster that cannot be had. The message names it and the remedy."""
 
 

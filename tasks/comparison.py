@@ -1,6 +1,5 @@
 """Scores of a model beside its baselines, logged: tables, figures, predictions."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from cloud_core.evaluation.report import (
     over_folds,
     prediction_table,
 )
+from cloud_core.files import atomic
 from cloud_core.models.ensemble import DEVIATION
 from cloud_core.training.progress import METRICS, read_lines
 from cloud_core.training.property import Job
@@ -73,10 +73,9 @@ def report(
     for place, _ in enumerate(data.targets):
         log_figures(run, data, place, list(parts.values()), [jobs[fold] for fold in parts])
     path = folder / PREDICTIONS
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     tables = [prediction_table(data, part, fold) for fold, part in parts.items()]
-    pd.concat(tables).to_csv(partial, index=False)
-    partial.replace(path)
+    with atomic(path) as partial:
+        pd.concat(tables).to_csv(partial, index=False)
     run.log_artifact(path)
     return Report(folds, comparison, leaks, path)
 

@@ -20,6 +20,7 @@ from cloud_core.evaluation.data.dataset import Dataset
 from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.metrics.uncertainty import widening
 from cloud_core.evaluation.report import Predictions, file_name, run_baselines
+from cloud_core.files import atomic
 from cloud_core.models.ensemble import DEVIATION, Ensemble
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.training.finetune import FitSettings
@@ -115,10 +116,8 @@ def fit_baselines(examples: str, names: Sequence[str]) -> None:
         path = baseline_file(Path(examples), name)
         if not path.is_file():
             predictions = run_baselines(data, split, [name])[name]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            save_file({key: np.ascontiguousarray(values) for key, values in predictions.items()}, partial)
-            partial.replace(path)
+            with atomic(path) as partial:
+                save_file({key: np.ascontiguousarray(values) for key, values in predictions.items()}, partial)
 
 
 def baseline_file(examples: Path, name: str) -> Path:

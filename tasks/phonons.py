@@ -3,7 +3,6 @@
 import json
 from ast import literal_eval
 from collections import Counter
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,14 +11,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.evaluation.screening.wbm import read_table
 from cloud_core.evaluation.thermal.phonon_dos import heat_capacity, internal_energy
+from cloud_core.files import atomic, read_frame
 from cloud_core.scope.isolation import Refused, encode_many
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.sources.catalogue import open_source
 from cloud_core.training.thermal import ThermalError, split_by_string
 from tasks.debye import Split
-from tasks.thermal import ThermalData, parse_temperatures, read_thermal, write_parquet
+from tasks.thermal import ThermalData, parse_temperatures, read_thermal
 
 
 class PhononData(BaseModel):
@@ -103,7 +102,7 @@ def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, pa
         }
     )
     records = (record for partition in source.partitions() for record in source.read(partition))
-    frame = read_table(data.path).set_index(data.id)
+    frame = read_frame(data.path).set_index(data.id)
     fate: Counter[str] = Counter()
     seen: set[str] = set()
     tables = []
@@ -149,7 +148,8 @@ def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, pa
         raise ThermalError(f"{data.path}: no crystal agrees with {known.path}: {counts.model_dump()}")
     if counts.read != len(frame):
         raise ThermalError(f"{data.path}: {counts.read} of {len(frame)} rows were read; the file is damaged")
-    write_parquet(pd.concat(tables, ignore_index=True), Path(path))
+    with atomic(path) as partial:
+        pd.concat(tables, ignore_index=True).to_parquet(partial, index=False)
     return counts
 
 

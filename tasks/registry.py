@@ -13,6 +13,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
 
 import cloud_core
+from cloud_core.errors import CloudError
 from cloud_core.evaluation.metrics.gate import GateDecision
 from tasks.tracking import mlflow_client, tracking_uri
 
@@ -40,7 +41,7 @@ SERVING_REQUIREMENTS = (
 )
 
 
-class RegistryError(ValueError):
+class RegistryError(CloudError):
     """A model that cannot be registered or found; names the model and the remedy."""
 
 

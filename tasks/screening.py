@@ -19,8 +19,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from cloud_core.errors import CloudError
 from cloud_core.evaluation.screening.hull import Hull
-from cloud_core.evaluation.screening.wbm import read_table
+from cloud_core.files import atomic, file_digest, read_frame
 from cloud_core.inference.predictor import Predictor
 from cloud_core.lake.pins import pin
 from cloud_core.lake.snapshot import Snapshot
@@ -44,7 +45,7 @@ _SCHEMA = pa.schema(
 )
 
 
-class ScreeningError(ValueError):
+class ScreeningError(CloudError):
     """Candidates that cannot be screened; names the input and the remedy."""
 
 
@@ -122,7 +123,7 @@ def candidates_of_table(uri: str, version: int | None, form: str, run: str) -> t
 
 def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
     """SCOPE strings of a file, in the form that the model takes; invalid ones with a reason."""
-    frame = read_table(file.path)
+    frame = read_frame(file.path)
     missing = [column for column in (file.id, file.scope) if column not in frame.columns]
     if missing:
         raise ScreeningError(
@@ -149,18 +150,13 @@ def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
     return pa.Table.from_pylist(rows, _SCHEMA).sort_by("id")
 
 
-def digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def run_folder(root: Path, candidates: pa.Table, model: Path, precision: Precision, shard_rows: int) -> Path:
     """Where this screening lives; writes the candidates there, one row group a shard."""
     content = hashlib.sha256()
     for column in ("id", "scope"):
         for text in candidates[column].to_pylist():
             content.update(f"{text}\n".encode())
-    for part in (digest_of(model / WEIGHTS), digest_of(model / CONFIG), precision, str(shard_rows)):
+    for part in (file_digest(model / WEIGHTS), file_digest(model / CONFIG), precision, str(shard_rows)):
         content.update(part.encode())
     folder = root.with_name(f"{root.name}-{content.hexdigest()[:12]}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,9 +167,8 @@ def run_folder(root: Path, candidates: pa.Table, model: Path, precision: Precisi
 
 def write_once(table: pa.Table, path: Path, row_group_size: int | None = None) -> None:
     """Under another name until it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, partial, compression="zstd", row_group_size=row_group_size)
-    partial.replace(path)
+    with atomic(path) as partial:
+        pq.write_table(table, partial, compression="zstd", row_group_size=row_group_size)
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -218,7 +213,7 @@ def predict_all(folder: Path, model: Path, precision: Precision, title: str) -> 
     candidates = pq.ParquetFile(folder / CANDIDATES)
     numbers = range(candidates.num_row_groups)
     there = [number for number in numbers if shard_path(folder, number).is_file()]
-    digest = digest_of(model / WEIGHTS)
+    digest = file_digest(model / WEIGHTS)
     with Progress(candidates.metadata.num_rows, title, unit="candidates") as progress:
         for number in numbers:
             n = candidates.metadata.row_group(number).num_rows
@@ -261,7 +256,7 @@ def reference_hull(reference: Reference) -> Hull:
         from pymatgen.core import Composition
 
         origin = str(reference.energies)
-        frame = read_table(origin)
+        frame = read_frame(origin)
         missing = [c for c in (reference.formula, reference.formation_energy) if c not in frame.columns]
         if missing:
             raise ScreeningError(

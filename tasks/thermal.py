@@ -1,13 +1,12 @@
 """Tables of heat capacities and energies: read, and made from phonon densities of states."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.evaluation.screening.wbm import read_table
+from cloud_core.files import read_frame
 from cloud_core.models.debye_model import Quantity
 from cloud_core.scope import ScopeError, canonicalise
 from cloud_core.training.thermal import ThermalError, ThermalTable, assemble
@@ -35,7 +34,7 @@ def read_thermal(data: ThermalData) -> ThermalTable:
         ThermalError: a column is missing or a row cannot be used.
         DiscoveryError: the file cannot be read.
     """
-    frame = read_table(data.path)
+    frame = read_frame(data.path)
     wanted = [data.scope, data.value, data.n_atoms]
     wanted += [name for name in (data.temperature, data.id) if isinstance(name, str)]
     missing = [name for name in wanted if name not in frame.columns]
@@ -92,11 +91,3 @@ def parse_temperatures(text: str) -> np.ndarray:
     if (values < 0).any() or not np.isfinite(values).all():
         raise ThermalError(f"temperatures {text!r}: below 0 K")
     return values
-
-
-def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Under another name until it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    frame.to_parquet(partial, index=False)
-    partial.replace(path)

@@ -24,6 +24,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
+from cloud_core.errors import CloudError
 from cloud_core.models.checkpoint import CONFIG, read_config
 from cloud_core.training.distributed import LAUNCHER_VARIABLE
 from cloud_core.training.pretrain import RESULT
@@ -38,7 +39,7 @@ FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 RETRY_S = 15.0  # between attempts to reach an MLflow server that is away
 
 
-class TrainingError(RuntimeError):
+class TrainingError(CloudError):
     """A training job that ended without a result; names its log and the last lines of it."""
 
 

@@ -20,8 +20,8 @@ from cloud_core.evaluation.screening.wbm import (
     ID,
     UNIQUE,
     prediction_column,
-    read_table,
 )
+from cloud_core.files import read_frame
 
 NOTE = "hull distances recovered from published figures, tails over-represented: no leaderboard figures"
 MODELS = {
@@ -34,7 +34,7 @@ SHOWN = ("F1", "DAF", "Precision", "Recall", "Accuracy", "MAE", "RMSE", "R2")
 
 def labelled(folder: Path) -> pd.DataFrame:
     """The labels at hand, by id, with a mark of unique prototypes, under the published names of columns."""
-    labels = read_table(folder / "wbm_labels_half.csv.gz").set_index(ID)
+    labels = read_frame(folder / "wbm_labels_half.csv.gz").set_index(ID)
     symmetry = pd.read_csv(folder / "symmetry/dft-geo-opt-symprec=1e-2-spglib=2.5.0.csv.gz", index_col=0)
     labels = labels.join(symmetry[["spg_num", "wyckoff_symbols"]].astype(str))
     labels[UNIQUE] = ~labels.duplicated(["formula", "spg_num", "wyckoff_symbols"])
@@ -44,7 +44,7 @@ def labelled(folder: Path) -> pd.DataFrame:
 def published(folder: Path) -> dict[str, pd.Series]:
     """Formation energies of all WBM crystals by published models, eV/atom, by id."""
     return {
-        name: read_table(folder / "model_preds" / file).set_index(ID)[prediction_column(name)]
+        name: read_frame(folder / "model_preds" / file).set_index(ID)[prediction_column(name)]
         for name, file in MODELS.items()
     }
 

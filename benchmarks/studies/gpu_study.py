@@ -37,6 +37,7 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_core.evaluation.metrics.regression import mae_over_mad
+from cloud_core.files import write_json
 from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, PropertyModel, Target, TargetError, geometry
@@ -47,7 +48,6 @@ from cloud_core.training.finetune import FitError, FitSettings, fit
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import Job as PretrainJob
 from cloud_core.training.pretrain import train
-from cloud_core.training.progress import write_json
 from cloud_core.training.property import LABELS, PARTS, Job, property_loss, run, scaled
 
 # MAE over five folds, read off the authors' figures to 1-2 %: (pretrained, without pretraining).

@@ -33,12 +33,12 @@ from cloud_core.evaluation.data.catalogue import TASKS
 from cloud_core.evaluation.data.dataset import Dataset, from_frame
 from cloud_core.evaluation.data.folds import Split, split_by_group, split_fold
 from cloud_core.evaluation.report import run_baselines, training_rows
+from cloud_core.files import write_json
 from cloud_core.scope.grammar import join
 from cloud_core.scope.tables import space_groups
 from cloud_core.scope.tokenizer import WYCKOFF, Tokenizer
 from cloud_core.training.corpus import Corpus
 from cloud_core.training.examples import Examples
-from cloud_core.training.progress import write_json
 
 LINKED = ("log_kvrh", "log_gvrh", "perovskites", "mp_e_form", "mp_gap")
 WHOLE = ("phonons", "jdft2d")  # all rows, all five folds

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from discovery import NOTE, labelled, published, table
 
 from cloud_core.evaluation.baselines import BASELINES, composition_features
-from cloud_core.evaluation.screening.wbm import ID, N_WBM, prediction_column, read_table
+from cloud_core.evaluation.screening.wbm import ID, N_WBM, prediction_column
+from cloud_core.files import read_frame
 from cloud_core.lake.table import Table
 from flows.cli.shell import use_embedded_prefect
 
@@ -59,7 +60,7 @@ def cut(path: Path, to: Path, limit: int) -> Path:
     """The first rows of a table as Parquet; not written again, for a new file would be a new source."""
     if not to.exists():
         to.parent.mkdir(parents=True, exist_ok=True)
-        frame = read_table(path) if path.suffix != ".parquet" else pq.read_table(path).slice(0, limit)
+        frame = read_frame(path) if path.suffix != ".parquet" else pq.read_table(path).slice(0, limit)
         (frame.head(limit) if isinstance(frame, pd.DataFrame) else frame.to_pandas()).to_parquet(to)
     return to
 
@@ -253,7 +254,7 @@ def main() -> None:
         f"{screened.n_predicted:,} of {screened.n_candidates:,} candidates predicted "
         f"({screened.n_shards_there} of {screened.n_shards} shards were there); {screened.folder}"
     )
-    submission = read_table(screened.submission[0]).set_index(ID)[prediction_column("cloud")]
+    submission = read_frame(screened.submission[0]).set_index(ID)[prediction_column("cloud")]
     tested = set(pd.read_csv(fitted.predictions, usecols=["id"])["id"])
     models = {MODEL: submission} | baselines(folder, training, tested) | published(data / "wbm")
     print(f"{NOTE}\n")

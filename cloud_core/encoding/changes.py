@@ -13,6 +13,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from cloud_core.encoding.engine import Counts, Encoding
+from cloud_core.errors import CloudError
+from cloud_core.files import put
 from cloud_core.lake.errors import naming
 from cloud_core.lake.index import ABSENT, hash_strings, states_of
 from cloud_core.lake.schemas import STRUCTURES, WITHDRAWN
@@ -24,7 +26,7 @@ _NONE = pa.array([], pa.string())
 ROWS_PER_COMMIT = 500_000  # a sync of more changes is several commits
 
 
-class SyncError(ValueError):
+class SyncError(CloudError):
     """A sync that did not bring everything over. The table is at its last good version, or better."""
 
 
@@ -78,13 +80,7 @@ class SyncStateFile:
         sink = pa.BufferOutputStream()
         pq.write_table(rows, sink, compression="zstd")
         with naming(self._path):
-            self._fs.makedirs(self._folder, exist_ok=True)
-            data = sink.getvalue().to_pybytes()
-            if "file" in self._fs.protocol:
-                self._fs.pipe_file(f"{self._path}.new", data)
-                self._fs.mv(f"{self._path}.new", self._path)
-            else:
-                self._fs.pipe_file(self._path, data)
+            put(self._fs, self._path, sink.getvalue().to_pybytes())
 
     def discard_incoming(self) -> None:
         """Remove the rows that waited; they are in the table now."""

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 
 from cloud_core.encoding.options import EncodingOptions
 from cloud_core.encoding.rows import Item, input_rows
+from cloud_core.errors import CloudError
 from cloud_core.lake.index import IdSet, hash_strings
 from cloud_core.lake.runs import grid
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
@@ -32,7 +33,7 @@ UNCOUNTED_ROWS = 1000  # taken for a partition that does not know its number of 
 MAX_SHARDS = 500  # a Prefect task costs 0.1 to 0.2 s
 
 
-class EncodeError(ValueError):
+class EncodeError(CloudError):
     """A run that did not account for every record. The message says what is missing and what to do."""
 
 

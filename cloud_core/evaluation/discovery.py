@@ -13,13 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from cloud_core.errors import CloudError
+
 FULL = "full"
 UNIQUE_PROTOTYPES = "unique_prototypes"
 MOST_STABLE = "most_stable_10k"
 N_MOST_STABLE = 10_000
 
 
-class DiscoveryError(ValueError):
+class DiscoveryError(CloudError):
     """Predictions that do not fit the labels; names the rows and the remedy."""
 
 

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
+from cloud_core.errors import CloudError
 
-class LakeError(ValueError):
+
+class LakeError(CloudError):
     """A table that cannot be read or written. The message names the table and the remedy."""
 
 

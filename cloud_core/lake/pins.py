@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import fsspec
 
+from cloud_core.files import put
 from cloud_core.lake.errors import LakeError, naming
 from cloud_core.lake.storage import Storage
 
@@ -31,13 +32,7 @@ def pin(uri: str, name: str, version: int, storage: Storage | None = None) -> No
     fs, folder = _files(uri, storage)
     text = json.dumps({"name": name, "version": version, "pinned_at": datetime.now(UTC).isoformat()})
     with naming(uri):
-        fs.makedirs(folder, exist_ok=True)
-        target = f"{folder}/{name}.json"
-        if "file" in fs.protocol:
-            fs.pipe_file(f"{target}.new", text.encode())
-            fs.mv(f"{target}.new", target)
-        else:
-            fs.pipe_file(target, text.encode())
+        put(fs, f"{folder}/{name}.json", text.encode())
 
 
 def unpin(uri: str, name: str, storage: Storage | None = None) -> None:

@@ -3,10 +3,7 @@
 A folder is written under another name and renamed when it is whole, so that one which exists is complete.
 """
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -16,13 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cloud_core.errors import CloudError
+from cloud_core.files import atomic_folder, file_digest
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(CloudError):
     """A folder that cannot be read as what it was asked to be; names the folder and the remedy."""
 
 
@@ -39,38 +38,17 @@ def write_folder(
     folder = Path(folder)
     if folder.exists() and not (folder / CONFIG).is_file() and not (folder.is_dir() and _empty(folder)):
         raise CheckpointError(f"{folder}: is there and no model folder; name a new folder, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir()
-    for name, named in tensors.items():
-        save_file({key: value.detach().cpu().contiguous() for key, value in named.items()}, partial / name)
-    for name, text in texts.items():
-        (partial / name).write_text(text, encoding="utf-8")
-    for path in partial.iterdir():
-        flush(path)
-    flush(partial)
-    replaced = folder.with_name(f".{folder.name}.{os.getpid()}.replaced")
-    if folder.exists():
-        folder.rename(replaced)
-    partial.rename(folder)
-    flush(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    with atomic_folder(folder) as partial:
+        for name, named in tensors.items():
+            contiguous = {key: value.detach().cpu().contiguous() for key, value in named.items()}
+            save_file(contiguous, partial / name)
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
     return folder
 
 
 def _empty(folder: Path) -> bool:
     return next(folder.iterdir(), None) is None
-
-
-def flush(path: Path) -> None:
-    """A file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_config(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
@@ -111,8 +89,7 @@ def weights_digest(folder: str | Path) -> str:
         CheckpointError: it is no model folder.
     """
     read_config(folder)
-    with (Path(folder) / WEIGHTS).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(Path(folder) / WEIGHTS)
 
 
 def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:

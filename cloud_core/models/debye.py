@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-GAS_CONSTANT = 8.31446261815324  # J/(mol K), exact in the SI of 2019
+from cloud_core.units import GAS_CONSTANT
 
 ORDER = 32
 """Default number of Gauss–Legendre points; docs/debye.md draws the error against it."""

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from cloud_core.errors import CloudError
 from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
@@ -29,7 +30,7 @@ KIND = "property"
 Scaling = Literal["standard", "log", "none"]
 
 
-class TargetError(ValueError):
+class TargetError(CloudError):
     """Labels that a target cannot take; names the target and the remedy."""
 
 

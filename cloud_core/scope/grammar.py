@@ -9,13 +9,14 @@ the element of every site.
 
 from dataclasses import dataclass
 
+from cloud_core.errors import CloudError
 from cloud_core.scope.tables import ATOMIC_NUMBERS, ISOTOPES, numbers_by_generators, space_groups
 
 SEPARATOR = " | "
 FRACTIONS = frozenset(str(hundredth / 100) for hundredth in range(101))
 
 
-class ScopeError(ValueError):
+class ScopeError(CloudError):
     """An invalid SCOPE string: `position` is the offset of the offending character, `text` the string."""
 
     def __init__(self, text: str, position: int, message: str) -> None:

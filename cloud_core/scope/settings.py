@@ -1,12 +1,13 @@
 """What decides a string beside the structure: settings and their fingerprint."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, get_args
+
+from cloud_core.errors import CloudError
+from cloud_core.files import json_digest
 
 # Raised by hand whenever a string, key or flag can change for any structure; tests/scope holds golden
 # strings that fail otherwise.
@@ -40,30 +41,30 @@ class EncoderSettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.symprec <= 1:
-            raise ValueError(f"symprec is in Å, above 0 and at most 1, not {self.symprec}")
+            raise CloudError(f"symprec is in Å, above 0 and at most 1, not {self.symprec}")
         if unknown := [form for form in self.forms if form not in FORMS]:
-            raise ValueError(f"unknown form {unknown[0]!r}: choose from {', '.join(FORMS)}")
+            raise CloudError(f"unknown form {unknown[0]!r}: choose from {', '.join(FORMS)}")
         for name in ("formula", "overlaps"):
             if getattr(self, name) not in get_args(Judgement):
-                raise ValueError(f"{name} is refuse or flag, not {getattr(self, name)!r}")
+                raise CloudError(f"{name} is refuse or flag, not {getattr(self, name)!r}")
 
 
 def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
     """Settings from texts or YAML values: "0.05" is a number, "true" a truth value.
 
-    Raises ValueError naming the setting that does not exist or whose value is not of its kind.
+    Raises CloudError naming the setting that does not exist or whose value is not of its kind.
     """
     from pydantic import TypeAdapter, ValidationError
 
     known = {field.name for field in fields(EncoderSettings)}
     if unknown := sorted(values.keys() - known):
-        raise ValueError(f"no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+        raise CloudError(f"no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
     try:
         return TypeAdapter(EncoderSettings).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = f"setting {first['loc'][0]}: " if first["loc"] else ""
-        raise ValueError(f"{name}{first['msg'].removeprefix('Value error, ')}") from error
+        raise CloudError(f"{name}{first['msg'].removeprefix('Value error, ')}") from error
 
 
 @cache
@@ -81,4 +82,4 @@ def fingerprint(settings: EncoderSettings) -> str:
         "assume_periodic": settings.assume_periodic,
         "libraries": {name: version(name) for name in ("spglib", "moyopy", "gemmi", "pymatgen", "numpy")},
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(facts)[:16]

@@ -1,7 +1,6 @@
 """Downloads that go on where they were cut, are checked, and are made once."""
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from cloud_core.files import file_digest
 from cloud_core.sources.opening import refuse_html
 from cloud_core.sources.record import SourceError
 from cloud_core.sources.remote import BUSY, Pace, Politeness, ServerBusyError
@@ -45,7 +45,7 @@ def fetch(
             _check(url, part, sha256, md5)
             with part.open("rb") as file:
                 refuse_html(file.read(256), url)
-            note = {"url": url, "sha256": _digest(part, "sha256"), "bytes": part.stat().st_size}
+            note = {"url": url, "sha256": file_digest(part), "bytes": part.stat().st_size}
             target.with_name(target.name + ".json").write_text(json.dumps(note))
             part.replace(target)
     note_file = target.with_name(target.name + ".json")
@@ -118,7 +118,7 @@ def _continue(url: str, part: Path, timeout_s: float) -> None:
 
 def _check(url: str, part: Path, sha256: str | None, md5: str | None) -> None:
     for name, expected in (("sha256", sha256), ("md5", md5)):
-        if expected and (found := _digest(part, name)) != expected:
+        if expected and (found := file_digest(part, name)) != expected:
             head = part.open("rb").read(256)
             part.unlink()
             refuse_html(head, url)
@@ -126,11 +126,6 @@ def _check(url: str, part: Path, sha256: str | None, md5: str | None) -> None:
                 f"{url}: {name} is {found}, the catalogue says {expected}; the file changed or was damaged. "
                 "Try again, or give a file"
             )
-
-
-def _digest(path: Path, name: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, name).hexdigest()
 
 
 @contextmanager

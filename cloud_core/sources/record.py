@@ -8,13 +8,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from cloud_core.errors import CloudError
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason
 
 UNKNOWN_LICENCE = "unspecified"
 
 
-class SourceError(ValueError):
+class SourceError(CloudError):
     """A source, or a part of one, that cannot be read. The message names the source and the remedy."""
 
 

@@ -148,7 +148,7 @@ def table_format(path: str, given: TableFormat | None = None) -> TableFormat:
         name = name.removesuffix(suffix)
     suffix = PurePosixPath(name).suffix
     if suffix not in _SUFFIXES:
-        raise ValueError(f"{path}: not the name of a table ({', '.join(_SUFFIXES)}); name its `format`")
+        raise SourceError(f"{path}: not the name of a table ({', '.join(_SUFFIXES)}); name its `format`")
     return _SUFFIXES[suffix]
 
 

@@ -2,6 +2,8 @@
 
 from enum import StrEnum
 
+from cloud_core.errors import CloudError
+
 
 class Reason(StrEnum):
     """Reason codes of the quarantine; `remedy` says what a person can do."""
@@ -78,7 +80,7 @@ READER_FLAGS = {
 }
 
 
-class StructureError(ValueError):
+class StructureError(CloudError):
     """A structure that cannot be read or encoded.
 
     `reason` is the code; the message names the input and the remedy.

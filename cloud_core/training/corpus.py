@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from cloud_core.errors import CloudError
+from cloud_core.files import atomic
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training import counter
@@ -26,7 +28,7 @@ from cloud_core.training import counter
 TOKENIZED_AT_ONCE = 100_000  # strings; bounds the memory of Python integers on the way to uint16
 
 
-class CorpusError(ValueError):
+class CorpusError(CloudError):
     """A corpus that cannot be made or read; names the file or column and the remedy."""
 
 
@@ -140,15 +142,12 @@ class Corpus:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, under another name until it is whole."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        save_file(
-            {"ids": np.ascontiguousarray(self.ids), "offsets": np.ascontiguousarray(self.offsets)},
-            partial,
-            {"truncated": str(self.truncated)},
-        )
-        partial.replace(path)
+        with atomic(path) as partial:
+            save_file(
+                {"ids": np.ascontiguousarray(self.ids), "offsets": np.ascontiguousarray(self.offsets)},
+                partial,
+                {"truncated": str(self.truncated)},
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> "Corpus":

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from cloud_core.files import atomic
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.corpus import Corpus, pad, token_places
 
@@ -72,13 +73,10 @@ class Examples:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, under another name until it is whole."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         tensors: dict[str, NDArray[Any]] = {"ids": self.ids, "offsets": self.offsets}
         tensors |= {_COLUMN + name: np.ascontiguousarray(values) for name, values in self.columns.items()}
-        save_file(tensors, partial)
-        partial.replace(path)
+        with atomic(path) as partial:
+            save_file(tensors, partial)
 
     @classmethod
     def load(cls, path: str | Path) -> "Examples":

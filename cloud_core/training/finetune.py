@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cloud_core.errors import CloudError
 from cloud_core.training import counter
 from cloud_core.training.corpus import batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, spread
@@ -73,7 +74,7 @@ class FitResult:
     best: Epoch
 
 
-class FitError(RuntimeError):
+class FitError(CloudError):
     """A fit that cannot begin or go on; says why and what to change."""
 
 

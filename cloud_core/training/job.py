@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cloud_core.files import write_json
 from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.corpus import Corpus
 from cloud_core.training.distributed import Strategy
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
-from cloud_core.training.progress import write_json
 
 
 @dataclass(frozen=True)

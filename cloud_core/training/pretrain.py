@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
+from cloud_core.files import write_json
 from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.encoder import MaskedLanguageModel
 from cloud_core.scope.tokenizer import FIELDS
@@ -36,7 +37,6 @@ from cloud_core.training.progress import (
     memory_bytes,
     read_lines,
     training_operations,
-    write_json,
 )
 from cloud_core.training.state import latest, load_state, save_state, start_from
 

@@ -1,7 +1,6 @@
 """What a run says while it trains: `metrics.jsonl`, a line a report, and the operations behind its rates."""
 
 import json
-import os
 import resource
 import sys
 import time
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cloud_core.files import write_text
 from cloud_core.models.encoder import EncoderConfig
 
 METRICS = "metrics.jsonl"
@@ -24,9 +24,7 @@ class MetricsFile:
         """Keep the lines up to step `resumed_at`: later ones are of steps that will be done again."""
         self.path = folder / METRICS
         kept = [line for line in read_lines(self.path) if line[0] <= resumed_at]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(_line(step, metrics) for step, metrics in kept), encoding="utf-8")
-        partial.replace(self.path)
+        write_text(self.path, "".join(_line(step, metrics) for step, metrics in kept))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -93,10 +91,3 @@ def memory_bytes(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
-
-
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Under another name first, so that a reader never sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(dict(content), indent=1), encoding="utf-8")
-    partial.replace(path)

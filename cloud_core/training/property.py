@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.nn import functional as F
 
+from cloud_core.files import atomic, write_json
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import (
     Pooling,
@@ -34,7 +35,7 @@ from cloud_core.training.distributed import Ranks, StopRequest, ranks
 from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitSettings, FitStoppedError, Loss, alone, fit, outputs
 from cloud_core.training.optimiser import OptimiserSettings
-from cloud_core.training.progress import MetricsFile, write_json
+from cloud_core.training.progress import MetricsFile
 
 LABELS = "labels"  # column `[rows, targets]` in physical units or class indices; nan where there is none
 PARTS = ("train", "validation", "test")
@@ -86,9 +87,7 @@ class Job:
     def write(self) -> Path:
         """Write `job.json` into the job's folder."""
         path = Path(self.folder) / "job.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(self))
-        return path
+        return write_json(path, asdict(self))
 
     def load(self, part: str) -> Examples:
         return Examples.load(Path(self.examples) / f"{part}.safetensors")
@@ -209,9 +208,8 @@ def run(
                 given = outputs(model, parts[part], job.settings.precision, group.device)
                 tensors |= {f"{part}.{name}": values for name, values in model.physical(given).items()}
         folder = Path(job.folder)
-        partial = folder / f".{PREDICTIONS}.partial"
-        save_file(tensors, partial)
-        partial.replace(folder / PREDICTIONS)
+        with atomic(folder / PREDICTIONS) as partial:
+            save_file(tensors, partial)
         model.cpu().save(job.model, job.metadata | {"pretrained": origin, "fit": result})
         write_json(folder / RESULT, result)
     group.wait()

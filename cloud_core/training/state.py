@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cloud_core.files import flush, write_text
 from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
     CheckpointError,
     encoder_config,
-    flush,
     load_weights,
     read_config,
     read_weights,
@@ -68,10 +68,7 @@ def save_state(
             {WEIGHTS: weights, OPTIMISER: moments | {"pending": pending}},
             {CONFIG: json.dumps(config, indent=1), STATE: json.dumps(state, indent=1)},
         )
-        partial = folder / f".{LATEST}.partial"
-        partial.write_text(name, encoding="utf-8")
-        flush(partial)
-        partial.replace(folder / LATEST)
+        write_text(folder / LATEST, name)
         flush(folder)  # before the checkpoint that the pointer named until now goes
         for old in sorted(folder.glob("step-*"))[:-keep]:
             if old.name != name:

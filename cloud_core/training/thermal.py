@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cloud_core.errors import CloudError
 from cloud_core.models.debye_model import Quantity, best_theta, evaluate
 
 Basis = Literal["cell", "atom"]
 
 
-class ThermalError(ValueError):
+class ThermalError(CloudError):
     """Labels that cannot be used; names the row or column and the remedy."""
 
 

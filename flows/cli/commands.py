@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cloud_core.errors import CloudError
 from flows.cli.shell import (
     embedded_prefect_home,
     fail_in_one_line,
@@ -52,26 +53,26 @@ def local_cluster(workers: int | None) -> dict[str, Any]:
 
 def check_form(form: str) -> None:
     if form not in ("canonical", "official", "full"):
-        raise ValueError(f"--form {form}: choose canonical, official or full")
+        raise CloudError(f"--form {form}: choose canonical, official or full")
 
 
 def check_file(path: Path) -> None:
-    """Raise OSError for what is no file of structures, with what to do."""
+    """Raise CloudError for what is no file of structures, with what to do."""
     if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder; name its files, or `cloud encode {path} --to TABLE`")
+        raise CloudError(f"{path}: is a folder; name its files, or `cloud encode {path} --to TABLE`")
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
+        raise CloudError(f"{path}: no such file")
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: is no regular file; write its content to one")
+        raise CloudError(f"{path}: is no regular file; write its content to one")
     if path.suffix.lower() in (".zip", ".tar", ".tgz") or ".tar." in path.name.lower():
-        raise ValueError(f"{path}: is an archive; `cloud encode {path} --to TABLE` encodes its files")
+        raise CloudError(f"{path}: is an archive; `cloud encode {path} --to TABLE` encodes its files")
 
 
 def settings_given(texts: list[str] | None) -> dict[str, Any]:
     """`NAME=VALUE` options of the encoder."""
     pairs = [text.partition("=") for text in texts or ()]
     if wrong := [name for name, equals, _ in pairs if not equals]:
-        raise ValueError(f"--setting {wrong[0]}: write NAME=VALUE, such as formula=flag")
+        raise CloudError(f"--setting {wrong[0]}: write NAME=VALUE, such as formula=flag")
     given: dict[str, Any] = {name.strip(): value.strip() for name, _, value in pairs}
     return given | ({"forms": given["forms"].split(",")} if "forms" in given else {})
 
@@ -158,9 +159,9 @@ def encode(
     of_table = {key: value for key, value in given.items() if value}
     encoding = settings_given(setting)
     if config is not None and (source or to or of_table or workers or encoding):
-        raise ValueError("give SOURCE, --to and their options, or --config alone: a configuration names all")
+        raise CloudError("give SOURCE, --to and their options, or --config alone: a configuration names all")
     if config is None and (source is None or to is None):
-        raise ValueError("give SOURCE and --to TABLE, or --config FILE")
+        raise CloudError("give SOURCE and --to TABLE, or --config FILE")
     use_embedded_prefect()
     from cloud_core.config import checked
     from cloud_core.sources.catalogue import open_source
@@ -338,7 +339,7 @@ def run(
     Example: cloud run benchmark --config deployments/configs/finetune-matbench.yaml
     """
     if flow not in FLOWS:
-        raise ValueError(f"no flow named {flow!r}; there are: {', '.join(FLOWS)}")
+        raise CloudError(f"no flow named {flow!r}; there are: {', '.join(FLOWS)}")
     run_flow(flow, config, as_json)
 
 
@@ -370,7 +371,7 @@ def debye(
     cloud debye models:/debye@champion NaCl.cif --temperatures 0:1000:10
     """
     if (config is None) == (model is None):
-        raise ValueError("give --config FILE to train, or MODEL and FILE… for the curves of crystals")
+        raise CloudError("give --config FILE to train, or MODEL and FILE… for the curves of crystals")
     if config is not None:
         use_embedded_prefect()
         from flows.debye import DebyeConfig
@@ -379,7 +380,7 @@ def debye(
         show(flow(DebyeConfig.from_yaml(config)), as_json)
         return
     if not files:
-        raise ValueError(f"{model}: name the structure files to draw curves of")
+        raise CloudError(f"{model}: name the structure files to draw curves of")
     from flows.cli.curves import sweep
 
     curves = sweep(str(model), files, temperatures, to)
@@ -407,9 +408,9 @@ def predict(
 
     for file in files:
         if "|" not in file and Path(file).is_dir():
-            raise IsADirectoryError(f"{file}: is a folder; name its files, or use `cloud screen`")
+            raise CloudError(f"{file}: is a folder; name its files, or use `cloud screen`")
         if "|" not in file and not Path(file).is_file():
-            raise FileNotFoundError(f"{file}: no such file")
+            raise CloudError(f"{file}: no such file")
     predictor = Predictor.load(model_folder)
     rows = predictor.predict_named([file if "|" in file else Path(file) for file in files])
     if as_json:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cloud_core.errors import CloudError
+
 if TYPE_CHECKING:
     from cloud_core.lake.storage import Storage
 
@@ -55,13 +57,13 @@ def use_embedded_prefect() -> None:
 
 
 def fail_in_one_line(command: Callable[[], Any]) -> None:
-    """Run a command; bad input becomes one line on stderr and exit code 1.
+    """Run a command; what its user can mend becomes one line on stderr and exit code 1.
 
-    `CLOUD_TRACEBACK=1` shows the trace.
+    `CLOUD_TRACEBACK=1` shows the trace; faults of the program show it always.
     """
     try:
         command()
-    except (ValueError, OSError, RuntimeError) as error:
+    except (CloudError, OSError, RuntimeError) as error:
         out_of_reach = "Failed to reach API" in str(error)  # Prefect has no type for it
         if os.environ.get("CLOUD_TRACEBACK") or (isinstance(error, RuntimeError) and not out_of_reach):
             raise

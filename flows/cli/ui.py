@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from cloud_core.errors import CloudError
+
 LOOPBACK = "127.0.0.1"
 
 
@@ -27,10 +29,10 @@ def serve(prefect_home: Path, prefect_port: int, mlflow_port: int) -> None:
     """Run both until Ctrl-C.
 
     Raises:
-        FileNotFoundError: no run has left anything here yet.
+        CloudError: no run has left anything here yet.
     """
     if not prefect_home.is_dir():
-        raise FileNotFoundError(f"{prefect_home}: nothing to show yet; run `make demo` first")
+        raise CloudError(f"{prefect_home}: nothing to show yet; run `make demo` first")
     environment = os.environ | {
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -52,4 +54,4 @@ def serve(prefect_home: Path, prefect_port: int, mlflow_port: int) -> None:
     signal.signal(signal.SIGINT, stop)
     codes = [server.wait() for server in servers]
     if any(code not in (0, -signal.SIGTERM, -signal.SIGINT) for code in codes):
-        raise OSError(f"a server ended by itself (exit codes {codes}); is its port taken? see {log}")
+        raise CloudError(f"a server ended by itself (exit codes {codes}); is its port taken? see {log}")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_core.errors import CloudError
 from cloud_core.evaluation.data.dataset import Dataset, Form, from_frame, read_frame
 from cloud_core.evaluation.data.folds import MATBENCH_SEED, N_FOLDS
 from cloud_core.models.heads import Scaling, Target
@@ -19,7 +20,7 @@ from cloud_core.models.heads import Scaling, Target
 SUFFIXES = (".json.gz", ".json", ".parquet", ".csv.gz", ".csv")
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(CloudError):
     """A benchmark's files that are missing or not as published; names task, file and remedy."""
 
 

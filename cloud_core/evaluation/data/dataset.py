@@ -13,7 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cloud_core.errors import CloudError
 from cloud_core.evaluation.data.folds import Split
+from cloud_core.files import atomic, read_frame
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target, target_from
@@ -25,7 +27,7 @@ from cloud_core.training.property import LABELS
 Form = Literal["canonical", "official", "full"]
 
 
-class DatasetError(ValueError):
+class DatasetError(CloudError):
     """A data set that cannot be used; names the file or table, the column, and the remedy."""
 
 
@@ -86,10 +88,8 @@ class Dataset:
             "left_out": self.left_out,
         }
         table = pa.table(columns).replace_schema_metadata({"dataset": json.dumps(facts)})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        pq.write_table(table, partial)
-        partial.replace(path)
+        with atomic(path) as partial:
+            pq.write_table(table, partial)
 
     @classmethod
     def load(cls, path: Path) -> tuple["Dataset", Split]:
@@ -224,32 +224,6 @@ def require_labels(data: Dataset, split: Split) -> None:
                     f"({int((~np.isnan(data.labels[:, place])).sum())} of {len(data)} rows do); give more "
                     "labels, another split, or a run of its own to this target"
                 )
-
-
-def read_frame(path: str | Path) -> pd.DataFrame:
-    """A CSV, Parquet or JSON file as a frame; JSON in records or split form, as MatBench publishes it.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
-    name = str(path)
-    plain = name.removesuffix(".gz").removesuffix(".bz2").removesuffix(".xz")
-    try:
-        if plain.endswith((".parquet", ".pq")):
-            return pd.read_parquet(path)
-        if plain.endswith(".csv"):
-            return pd.read_csv(path)
-        if plain.endswith(".json"):
-            # MatBench's files have an "index" beside "columns" and "data".
-            raw: Any = pd.read_json(path, typ="series", dtype=False, convert_dates=False)
-            if {"columns", "data"} <= set(raw.index):
-                return pd.DataFrame(raw["data"], columns=raw["columns"])
-            return pd.read_json(path, dtype=False, convert_dates=False)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{name}: no such file; check the path") from error
-    except (ValueError, OSError) as error:
-        raise DatasetError(f"{name}: cannot be read ({' '.join(str(error).split())})") from error
-    raise DatasetError(f"{name}: of unknown kind; give .csv, .parquet or .json (or one of them compressed)")
 
 
 def _numbers(values: pd.Series, target: Target, name: str) -> NDArray[np.float64]:

@@ -6,11 +6,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_core.errors import CloudError
+
 N_FOLDS = 5
 MATBENCH_SEED = 18012019  # Dunn et al., npj Computational Materials 6, 138 (2020)
 
 
-class SplitError(ValueError):
+class SplitError(CloudError):
     """Rows that cannot be split as asked; says why and what to change."""
 
 

@@ -1,6 +1,5 @@
 """MatBench's results file: what its leaderboard takes, scored as it scores."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from cloud_core.evaluation.data.catalogue import BenchmarkError, BenchmarkTask
 from cloud_core.evaluation.data.folds import N_FOLDS
 from cloud_core.evaluation.metrics.classification import classification_metrics
 from cloud_core.evaluation.metrics.regression import regression_metrics
+from cloud_core.files import json_digest, write_text
 
 BENCHMARK = "matbench_v0.1"
 VERSION = "0.6"  # of the package whose format this is
@@ -88,9 +88,5 @@ def results_file(
         "user_metadata": dict(about),
         "datestamp": datetime.now(UTC).strftime("%Y.%m.%d %H:%M.%S"),
     }
-    content["hash"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(path)
-    return path
+    content["hash"] = json_digest(content)
+    return write_text(path, json.dumps(content))

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from cloud_core.errors import CloudError
+
 FloatArray = NDArray[np.float64]
 
 
-class ShortlistError(ValueError):
+class ShortlistError(CloudError):
     """Candidates that cannot be ranked; names the column and the remedy."""
 
 

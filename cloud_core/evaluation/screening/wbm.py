@@ -19,6 +19,7 @@ from cloud_core.evaluation.discovery import (
     DiscoveryError,
     SubsetMetrics,
 )
+from cloud_core.files import atomic, read_frame
 
 N_WBM = 256_963
 ID = "material_id"
@@ -40,21 +41,6 @@ REQUIRED_FACTS = (
 """What the leaderboard requires of a model beside its metrics."""
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """A CSV (compressed or not) or Parquet table, a folder's path or an fsspec address.
-
-    Raises:
-        DiscoveryError: the file is missing or of another kind.
-    """
-    name = str(path)
-    try:
-        return pd.read_parquet(name) if name.endswith((".parquet", ".pq")) else pd.read_csv(name)
-    except FileNotFoundError as error:
-        raise DiscoveryError(f"{name}: no such file; check the path") from error
-    except (ValueError, pd.errors.ParserError) as error:
-        raise DiscoveryError(f"{name}: not a CSV or Parquet table ({error})") from error
-
-
 def read_labels(
     path: str | Path,
     id_column: str = ID,
@@ -70,7 +56,7 @@ def read_labels(
     Raises:
         DiscoveryError: a column is missing, an id stands twice or is empty, or the number of rows is another.
     """
-    table = read_table(path)
+    table = read_frame(path)
     for column in (id_column, formation_energy):
         if column not in table.columns:
             raise DiscoveryError(f"{path}: no column {column!r}; columns: {', '.join(table.columns)}")
@@ -122,11 +108,12 @@ def write_submission(
         raise DiscoveryError("an id stands twice among the predictions")
     table = pd.DataFrame({prediction_column(model_key): predictions.round(4)})
     table.index.name = ID
-    partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb") as file, gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped:
+    with (
+        atomic(path) as partial,
+        partial.open("wb") as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped,
+    ):
         zipped.write(table.to_csv().encode())
-    partial.replace(path)
     return path
 
 

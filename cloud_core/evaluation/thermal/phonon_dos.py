@@ -8,9 +8,8 @@ hν (1/2 + 1/(e^x − 1)).
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cloud_core.models.debye import GAS_CONSTANT
+from cloud_core.units import GAS_CONSTANT, KELVIN_PER_WAVENUMBER
 
-KELVIN_PER_WAVENUMBER = 1.438776877  # h c / k in K per cm⁻¹ (CODATA 2018)
 _REFINEMENT = 16  # points per interval of the density, which is linear in between
 
 FloatArray = NDArray[np.float64]

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_core.units import GAS_CONSTANT
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -50,8 +52,8 @@ def curves(
             known_at, known = points[name]
             axes.plot(known_at, known * unit, "o", color=f"C{number}", markeredgecolor="black", markersize=5)
     if quantity == "heat_capacity":
-        axes.axhline(3 * 8.31446261815324, color="grey", linewidth=0.8, linestyle="--")
-        axes.text(temperatures.max(), 3 * 8.31446261815324, "$3R$", ha="right", va="bottom", color="grey")
+        axes.axhline(3 * GAS_CONSTANT, color="grey", linewidth=0.8, linestyle="--")
+        axes.text(temperatures.max(), 3 * GAS_CONSTANT, "$3R$", ha="right", va="bottom", color="grey")
     axes.set(xlabel="$T$ (K)", ylabel=AXIS_LABELS[quantity], xlim=(temperatures.min(), temperatures.max()))
     if quantity != "helmholtz_energy":
         axes.set_ylim(bottom=0)
@@ -95,7 +97,7 @@ def sweep_figure(values: Mapping[str, FloatArray], title: str) -> "Figure":
     temperature = values["temperature"]
     left.plot(temperature, values["heat_capacity"], label="$C_v$")
     left.plot(temperature, values["entropy"], label="$S$")
-    left.axhline(3 * 8.31446261815324, color="grey", linewidth=0.8, linestyle="--", label="$3R$")
+    left.axhline(3 * GAS_CONSTANT, color="grey", linewidth=0.8, linestyle="--", label="$3R$")
     left.set(xlabel="$T$ (K)", ylabel="J mol$^{-1}$ K$^{-1}$ per atom", title=title)
     right.plot(temperature, values["internal_energy"] * 1e-3, label="$U$")
     right.plot(temperature, values["internal_energy_thermal"] * 1e-3, label="$U$ without zero point")
