@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.scope.tokenizer import Tokenizer
-from cloud_core.training.examples import Examples
+from cloud_core.training.batches import Batches
 from cloud_core.training.finetune import FitSettings, alone, fit, outputs
 from cloud_core.training.optimiser import OptimiserSettings, schedule
 from cloud_core.training.property import LABELS, property_loss
@@ -120,8 +120,8 @@ class Rows:
     def labels(self) -> np.ndarray:
         return self.target.scale(self.values).astype(np.float32)[:, None]
 
-    def examples(self, part: slice) -> Examples:
-        return Examples.from_texts(self.texts[part], {LABELS: self.labels[part]})
+    def examples(self, part: slice) -> Batches:
+        return Batches.of_rows(self.texts[part], {LABELS: self.labels[part]})
 
 
 def contest(

@@ -28,7 +28,7 @@ from torch import nn
 
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel, Packing
 from cloud_core.scope.tokenizer import Tokenizer
-from cloud_core.training.corpus import Corpus, epoch_batches
+from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking
 from cloud_core.training.objective import MicroBatch, Objective, micro_batches
@@ -105,7 +105,7 @@ def ours(
     grid: bool = False,
 ) -> Step:
     """A step of `cloud_core.training.pretrain`, without checkpoints and reports."""
-    corpus = Corpus.from_texts(texts)
+    corpus = Batches.distinct(texts)
     ranks = Ranks(0, 1, device)
     config = EncoderConfig()
     objective = Objective(MaskedLanguageModel(config)).to(device).train()

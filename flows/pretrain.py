@@ -25,7 +25,8 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, knows_every_word, read_pairs
+from cloud_core.training.batches import Batches, CorpusError, batches_per_epoch
+from cloud_core.training.corpus import knows_every_word, read_pairs
 from cloud_core.training.job import Job
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
@@ -137,8 +138,8 @@ def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dic
     crystal_of = {text: key for key, text in crystals.items()}
     rows = sorted(crystal_of)
     keys = [crystal_of[text] for text in rows]
-    corpus = Corpus.of_rows(rows, config.encoder.positions)
-    by = corpus if keys == rows else Corpus.of_rows(keys, config.encoder.positions)
+    corpus = Batches.of_rows(rows, positions=config.encoder.positions)
+    by = corpus if keys == rows else Batches.of_rows(keys, positions=config.encoder.positions)
     training, validation = corpus.split(config.validation_fraction, by)
     training = training.subset(config.data_fraction)
     training.save(training_file)

@@ -18,7 +18,7 @@ from cloud_core.models.debye_model import HIGHEST, LOWEST, DebyeModel
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.first_token import Pooling
 from cloud_core.models.heads import PropertyModel, Target, geometry, take_encoder
-from cloud_core.training.examples import Examples
+from cloud_core.training.batches import Batches
 from cloud_core.training.finetune import Epoch, FitSettings, Loss, fit, outputs
 from cloud_core.training.property import LABELS, property_loss, scaled
 from cloud_core.training.thermal import (
@@ -149,7 +149,7 @@ def train_debye(
     run = Run(run_id, "", mlflow_client())
     run.log_metrics({"initial_theta_K": initial})
     examples = [
-        Examples.from_texts(part.texts, {"values": part.values, "n_atoms": part.n_atoms}, encoder.positions)
+        Batches.of_rows(part.texts, {"values": part.values, "n_atoms": part.n_atoms}, encoder.positions)
         for part in (train, parts.validation)
     ]
     _fit(model, examples[0], examples[1], training.fit, loss, "debye", run)
@@ -175,7 +175,7 @@ def train_direct(
         return part.values if with_atoms else part.scaled(part.values, "cell")
 
     train, validation = (
-        Examples.from_texts(part.texts, {LABELS: labels(part)}, encoder.positions)
+        Batches.of_rows(part.texts, {LABELS: labels(part)}, encoder.positions)
         for part in (parts.train, parts.validation)
     )
     columns = train.columns[LABELS].T
@@ -189,7 +189,7 @@ def train_direct(
     loss = property_loss(targets, 1 - np.isnan(columns).mean(axis=1))
     title = f"direct, {'per atom' if with_atoms else 'per cell'}"
     _fit(model, scaled(train, targets), scaled(validation, targets), training.fit, loss, title, None)
-    test = Examples.from_texts(parts.test.texts, positions=encoder.positions)
+    test = Batches.of_rows(parts.test.texts, positions=encoder.positions)
     found = model.physical(outputs(model, test))
     values = parts.between(np.stack([found[target.name] for target in targets], axis=1))
     return list((values if with_atoms else values / parts.test.n_atoms[:, None]).tolist())
@@ -197,8 +197,8 @@ def train_direct(
 
 def _fit(
     model: nn.Module,
-    train: Examples,
-    validation: Examples,
+    train: Batches,
+    validation: Batches,
     settings: FitSettings,
     loss: Loss,
     title: str,
@@ -218,5 +218,5 @@ def _fit(
 def predicted_theta(folder: str | Path, table: ThermalTable) -> FloatArray:
     """θ_D [N] in K."""
     model, _ = DebyeModel.load(folder)
-    found = outputs(model, Examples.from_texts(table.texts, positions=model.config.positions))
+    found = outputs(model, Batches.of_rows(table.texts, positions=model.config.positions))
     return found.astype(np.float64)

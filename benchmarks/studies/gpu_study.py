@@ -41,9 +41,8 @@ from cloud_core.files import write_json
 from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, PropertyModel, Target, TargetError, geometry
-from cloud_core.training.corpus import Corpus, batches_per_epoch
+from cloud_core.training.batches import Batches, batches_per_epoch
 from cloud_core.training.distributed import ranks
-from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import FitError, FitSettings, fit
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import Job as PretrainJob
@@ -122,7 +121,7 @@ def pretrain(preset: Preset, data: Path, to: Path, seconds: float) -> Path:
     if seconds <= 0:
         raise SystemExit(f"{to}: no encoder there, and no time to pretrain one; give more --minutes")
     training = data / "corpus" / "training.safetensors"
-    per_epoch = batches_per_epoch(len(Corpus.load(training)), preset.pretrain_batch)
+    per_epoch = batches_per_epoch(len(Batches.load(training)), preset.pretrain_batch)
     steps = max(1, round(preset.pretrain_epochs * per_epoch))
     job = PretrainJob(
         folder=str(to / "pretrain"),
@@ -248,7 +247,7 @@ def parts_of(data: Path, tasks: Sequence[str], folds: int) -> list[Part]:
 
 def rows_per_second(preset: Preset, part: Part) -> float:
     """Of training, measured now on one process."""
-    examples = Examples.load(part.folder / "train.safetensors").take(np.arange(min(part.rows, 640)))
+    examples = Batches.load(part.folder / "train.safetensors").take(np.arange(min(part.rows, 640)))
     target = part.target.fitted(examples.columns[LABELS][:, 0])
     settings = preset.settings(SCRATCH, 2, 0)
     rows = scaled(examples, [target])

@@ -37,8 +37,7 @@ from cloud_core.files import write_json
 from cloud_core.scope.grammar import join
 from cloud_core.scope.tables import space_groups
 from cloud_core.scope.tokenizer import WYCKOFF, Tokenizer
-from cloud_core.training.corpus import Corpus
-from cloud_core.training.examples import Examples
+from cloud_core.training.batches import Batches
 
 LINKED = ("log_kvrh", "log_gvrh", "perovskites", "mp_e_form", "mp_gap")
 WHOLE = ("phonons", "jdft2d")  # all rows, all five folds
@@ -99,7 +98,7 @@ def unknown_sites(cell: str, space_group: int) -> str:
     return join(space_group, max(symbols, key=lambda symbol: int(symbol[:-1])), fractions)
 
 
-def hide_wyckoff(examples: Examples) -> Examples:
+def hide_wyckoff(examples: Batches) -> Batches:
     """The same rows with [MASK] for every Wyckoff symbol, as the encoder knows what it is not told."""
     tokenizer = Tokenizer()
     hidden = tokenizer.field_of(examples.ids) == WYCKOFF
@@ -212,7 +211,7 @@ def main() -> None:
         texts = set(arguments.corpus.read_text(encoding="utf-8").splitlines())
         for facts in arguments.to.glob("*/fold-*/study.json"):
             texts -= set(json.loads(facts.read_text(encoding="utf-8"))["test"])
-        training, validation = Corpus.from_texts(texts).split(0.02)
+        training, validation = Batches.distinct(texts).split(0.02)
         training.save(arguments.to / "corpus" / "training.safetensors")
         validation.save(arguments.to / "corpus" / "validation.safetensors")
         print(f"corpus: {len(training)} + {len(validation)} strings")

@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.hugging_face import GEOMETRY, from_bert
-from cloud_core.training.corpus import Corpus, epoch_batches
+from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking
 from cloud_core.training.objective import MicroBatch, micro_batches
@@ -50,7 +50,7 @@ def packed_loss(model: MaskedLanguageModel, batch: MicroBatch) -> Tensor:
 def curve(
     model: nn.Module,
     loss_of: Callable[..., Tensor],
-    corpus: Corpus,
+    corpus: Batches,
     steps: int,
     batch: int,
     seed: int,
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
-    corpus = Corpus.from_texts(line for line in options.strings.read_text().splitlines() if "|" in line)
+    corpus = Batches.distinct(line for line in options.strings.read_text().splitlines() if "|" in line)
     torch.manual_seed(0)
     start = hugging_face().state_dict()
 

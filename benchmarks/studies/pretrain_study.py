@@ -17,7 +17,7 @@ import torch
 
 from cloud_core.models.checkpoint import load_encoder
 from cloud_core.scope.tokenizer import FIELDS
-from cloud_core.training.corpus import Corpus
+from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking, Tokens, choose
 from cloud_core.training.objective import VALIDATION_EPOCH, Objective, evaluate
@@ -26,7 +26,7 @@ from flows.cli.shell import use_embedded_prefect
 REPORTED = ("generator", "wyckoff", "element", "fraction")
 
 
-def commonest(training: Corpus, held_out: Corpus) -> list[float]:
+def commonest(training: Batches, held_out: Batches) -> list[float]:
     """Accuracies of a constant guess: each field's commonest word, at the places that `evaluate` asks for."""
     tokens = Tokens.of(held_out, np.arange(len(held_out)))
     asked = choose(tokens, Masking(), 0, VALIDATION_EPOCH)
@@ -48,7 +48,7 @@ def main() -> None:
     use_embedded_prefect()
     from flows.pretrain import PretrainConfig, pretrain, read_lines_of
 
-    held_out = Corpus.from_texts(read_lines_of(options.corpus / "held-out.txt"))
+    held_out = Batches.distinct(read_lines_of(options.corpus / "held-out.txt"))
     recipe = PretrainConfig.from_yaml(options.config)
     print(f"{len(held_out)} held-out strings; encoder {recipe.encoder}")
     print(f"| trained on | strings | steps | loss | perplexity | {' | '.join(REPORTED)} |\n|{'---|' * 9}")
@@ -64,7 +64,7 @@ def main() -> None:
         learnt = [measured[f"validation/masked_accuracy_{name}"] for name in REPORTED]
         cells = [variant, f"{len(texts):,}", metadata["step"], f"{loss:.3f}", f"{perplexity:.2f}"]
         print(row([*cells, *(f"{value:.1%}" for value in learnt)]), flush=True)
-    constant = commonest(Corpus.from_texts(texts), held_out)
+    constant = commonest(Batches.distinct(texts), held_out)
     print(row(["(each field's commonest word)", *[""] * 4, *(f"{value:.1%}" for value in constant)]))
 
 

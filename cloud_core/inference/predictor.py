@@ -16,7 +16,7 @@ from cloud_core.models.heads import PropertyModel
 from cloud_core.scope import EncoderSettings, ScopeError, decode
 from cloud_core.scope.inputs import Refused, encode_inputs
 from cloud_core.structures.cell import Cell
-from cloud_core.training.examples import Examples
+from cloud_core.training.batches import Batches
 from cloud_core.training.finetune import Precision, outputs
 
 Model = PropertyModel | Ensemble | DebyeModel
@@ -117,11 +117,11 @@ class Predictor:
     def predict_texts(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Arrays `[n]` by quantity for SCOPE strings of the model's form, unchecked: the fast path."""
         if not texts:
-            examples = Examples.from_texts(["0 | 1a | H 1.0"], positions=self.positions)
+            examples = Batches.of_rows(["0 | 1a | H 1.0"], positions=self.positions)
             return {name: values[:0] for name, values in self.predict_examples(examples).items()}
-        return self.predict_examples(Examples.from_texts(texts, positions=self.positions))
+        return self.predict_examples(Batches.of_rows(texts, positions=self.positions))
 
-    def predict_examples(self, examples: Examples) -> dict[str, NDArray[Any]]:
+    def predict_examples(self, examples: Batches) -> dict[str, NDArray[Any]]:
         """`predict_texts` for strings that are tokenized already."""
         found = outputs(self.model, examples, self.precision, self.device)
         if isinstance(self.model, DebyeModel):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cloud_core.scope.tables import numbers_by_generators, space_groups
 from cloud_core.scope.tokenizer import ELEMENT, FRACTION, GENERATOR, WYCKOFF, Tokenizer
 from cloud_core.training import counter
-from cloud_core.training.corpus import Corpus
+from cloud_core.training.batches import Batches
 from cloud_core.training.masking import Tokens
 
 
@@ -45,7 +45,7 @@ def relabelings() -> Relabelings:
     return Relabelings(np.stack(tables), first, size)
 
 
-def space_group_numbers(corpus: Corpus) -> NDArray[np.int64]:
+def space_group_numbers(corpus: Batches) -> NDArray[np.int64]:
     """`[rows]` by the generator string; 0 where it is none of the 230."""
     place = np.arange(len(corpus.ids)) - np.repeat(corpus.offsets[:-1], corpus.lengths)
     of_generator = np.where(corpus.fields == GENERATOR, counter.bits(0, place, corpus.ids), np.uint64(0))
@@ -64,7 +64,7 @@ def space_group_numbers(corpus: Corpus) -> NDArray[np.int64]:
     return np.array(numbers, np.int64)[group_of]
 
 
-def _row(corpus: Corpus, row: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+def _row(corpus: Batches, row: int) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
     places = slice(corpus.offsets[row], corpus.offsets[row + 1])
     return corpus.ids[places], corpus.fields[places]
 

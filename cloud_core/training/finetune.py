@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from cloud_core.errors import CloudError
 from cloud_core.training import counter
-from cloud_core.training.corpus import batches_per_epoch, epoch_batches, share, smallest_batch
+from cloud_core.training.batches import Batches, batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, spread
-from cloud_core.training.examples import Examples
 from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
 
 Precision = Literal["float32", "bfloat16"]
@@ -89,8 +88,8 @@ def alone() -> Ranks:
 
 def fit(
     model: nn.Module,
-    train: Examples,
-    validation: Examples,
+    train: Batches,
+    validation: Batches,
     settings: FitSettings,
     loss: Loss,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -200,18 +199,18 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
-def _on_device(examples: Examples, device: torch.device) -> dict[str, Tensor]:
+def _on_device(examples: Batches, device: torch.device) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values).to(device) for name, values in examples.columns.items()}
 
 
-def _inputs(examples: Examples, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+def _inputs(examples: Batches, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
     ids, lengths = examples.padded(rows)
     return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
 
 
 def _loss(
     model: nn.Module,
-    examples: Examples,
+    examples: Batches,
     columns: Mapping[str, Tensor],
     rows: NDArray[np.int64],
     loss: Loss,
@@ -234,7 +233,7 @@ def _length_batches(lengths: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 @torch.inference_mode()
 def mean_loss(
     model: nn.Module,
-    examples: Examples,
+    examples: Batches,
     loss: Loss,
     precision: Precision = "float32",
     ranks: Ranks | None = None,
@@ -252,7 +251,7 @@ def mean_loss(
 
 @torch.inference_mode()
 def outputs(
-    model: nn.Module, examples: Examples, precision: Precision = "float32", device: torch.device | None = None
+    model: nn.Module, examples: Batches, precision: Precision = "float32", device: torch.device | None = None
 ) -> NDArray[np.float32]:
     """What the model gives for each row, in order: `[rows, …]`, without dropout."""
     device = device or alone().device

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from cloud_core.files import write_json
 from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.corpus import Corpus
+from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import Strategy
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
@@ -24,7 +24,7 @@ class Job:
     """
 
     folder: str
-    training: str  # files written by `Corpus.save`
+    training: str  # files written by `Batches.save`
     validation: str
     model: str
     steps: int
@@ -76,7 +76,7 @@ class Job:
     def write(self, path: str | Path) -> None:
         write_json(Path(path), asdict(self))
 
-    def recipe(self, corpus: Corpus) -> dict[str, Any]:
+    def recipe(self, corpus: Batches) -> dict[str, Any]:
         """All that decides the outcome: a checkpoint continues only the same recipe."""
         keys = (
             "steps",

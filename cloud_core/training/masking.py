@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cloud_core.scope.tokenizer import ELEMENT, FRACTION, WYCKOFF, Tokenizer
 from cloud_core.training import counter
-from cloud_core.training.corpus import Corpus, token_places
+from cloud_core.training.batches import Batches, token_places
 
 LONGEST_SPAN = 12
 
@@ -53,7 +53,7 @@ class Tokens(NamedTuple):
     fields: NDArray[np.uint8]  # [T]
 
     @staticmethod
-    def of(corpus: Corpus, rows: NDArray[np.int64]) -> "Tokens":
+    def of(corpus: Batches, rows: NDArray[np.int64]) -> "Tokens":
         lengths = corpus.lengths[rows]
         places = token_places(corpus.offsets[:-1][rows], lengths)
         positions = places - np.repeat(corpus.offsets[:-1][rows], lengths)

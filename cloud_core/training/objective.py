@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from cloud_core.models.encoder import MaskedLanguageModel, Packing
 from cloud_core.scope.tokenizer import FIELDS, SPECIAL
 from cloud_core.training.augmentation import augment
-from cloud_core.training.corpus import Corpus, epoch_batches, share
+from cloud_core.training.batches import Batches, epoch_batches, share
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.masking import Masking, Tokens, choose, corrupt
 
@@ -58,7 +58,7 @@ class Objective(nn.Module):
 
 
 def micro_batches(
-    corpus: Corpus,
+    corpus: Batches,
     rows: NDArray[np.int64],
     masking: Masking,
     seed: int,
@@ -82,7 +82,7 @@ def micro_batches(
 
 
 def micro_batch(
-    corpus: Corpus,
+    corpus: Batches,
     rows: NDArray[np.int64],
     masking: Masking,
     seed: int,
@@ -107,7 +107,7 @@ def micro_batch(
 
 @torch.no_grad()
 def evaluate(
-    objective: nn.Module, corpus: Corpus, ranks: Ranks, tokens_at_once: int = 16_384
+    objective: nn.Module, corpus: Batches, ranks: Ranks, tokens_at_once: int = 16_384
 ) -> dict[str, float]:
     """Loss, perplexity and accuracies on a corpus, with published masks that are the same at every call."""
     training = objective.training

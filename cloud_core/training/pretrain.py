@@ -25,7 +25,7 @@ from cloud_core.models.encoder import MaskedLanguageModel
 from cloud_core.scope.tokenizer import FIELDS
 from cloud_core.training import counter
 from cloud_core.training.augmentation import space_group_numbers
-from cloud_core.training.corpus import Corpus, batches_per_epoch, epoch_batches, share, smallest_batch
+from cloud_core.training.batches import Batches, batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, StopRequest, gradient_sync, ranks, spread, whole
 from cloud_core.training.job import Job
 from cloud_core.training.objective import Objective, evaluate, micro_batch, micro_batches, summary
@@ -50,7 +50,7 @@ class Run:
     def __init__(self, job: Job, ranks: Ranks) -> None:
         self.job, self.ranks = job, ranks
         self.folder = Path(job.folder)
-        self.training, self.validation = Corpus.load(job.training), Corpus.load(job.validation)
+        self.training, self.validation = Batches.load(job.training), Batches.load(job.validation)
         smallest = smallest_batch(len(self.training), job.batch_size)
         if min(smallest, len(self.validation)) < ranks.world:
             raise ValueError(

@@ -31,8 +31,8 @@ from cloud_core.models.heads import (
     take_encoder,
     target_from,
 )
+from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import Ranks, StopRequest, ranks
-from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitSettings, FitStoppedError, Loss, alone, fit, outputs
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.progress import MetricsFile
@@ -48,7 +48,7 @@ _ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.smooth_l1_loss}
 
 @dataclass(frozen=True)
 class Job:
-    """One fit. `examples` is a folder with train, validation and test .safetensors (`Examples.save`) whose
+    """One fit. `examples` is a folder with train, validation and test .safetensors (`Batches.save`) whose
     column `labels` has a place for each of `targets`.
 
     Exactly one of `start_from` (a model folder whose encoder is taken) and `from_scratch` is given.
@@ -89,8 +89,8 @@ class Job:
         path = Path(self.folder) / "job.json"
         return write_json(path, asdict(self))
 
-    def load(self, part: str) -> Examples:
-        return Examples.load(Path(self.examples) / f"{part}.safetensors")
+    def load(self, part: str) -> Batches:
+        return Batches.load(Path(self.examples) / f"{part}.safetensors")
 
     def result(self) -> dict[str, Any] | None:
         """What a finished job left; None for one that is not."""
@@ -132,7 +132,7 @@ def property_loss(targets: Sequence[Target], known: NDArray[np.float64], objecti
     return loss
 
 
-def scaled(examples: Examples, targets: Sequence[Target]) -> Examples:
+def scaled(examples: Batches, targets: Sequence[Target]) -> Batches:
     """The examples with labels as the outputs are compared with them."""
     labels = examples.columns[LABELS]
     if labels.shape[1:] != (len(targets),):

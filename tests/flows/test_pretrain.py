@@ -193,7 +193,7 @@ def test_a_file_counts_by_what_it_holds(
 
 
 def test_held_out_strings_are_neither_trained_on_nor_validated_with(shared: Path, tmp_path: Path) -> None:
-    from cloud_core.training.corpus import Corpus
+    from cloud_core.training.batches import Batches
     from flows.pretrain import prepare_corpus
 
     texts = strings(shared, 200)
@@ -203,11 +203,11 @@ def test_held_out_strings_are_neither_trained_on_nor_validated_with(shared: Path
         texts=tmp_path / "all.txt", exclude=(tmp_path / "out.txt",), validation_fraction=0.2, steps=1
     )
     about = prepare_corpus.fn(config, [], str(tmp_path))
-    parts = [Corpus.load(about[part]) for part in ("training", "validation")]
-    held = set(Corpus.from_texts(texts[:50]).row_hashes().tolist())
+    parts = [Batches.load(about[part]) for part in ("training", "validation")]
+    held = set(Batches.distinct(texts[:50]).row_hashes().tolist())
     seen = {h for part in parts for h in part.row_hashes().tolist()}
     assert not held & seen
-    assert seen == set(Corpus.from_texts(texts).row_hashes().tolist()) - held
+    assert seen == set(Batches.distinct(texts).row_hashes().tolist()) - held
 
 
 def test_a_table_made_anew_does_not_hand_back_the_model_of_the_old_one(
@@ -227,7 +227,7 @@ def test_a_table_made_anew_does_not_hand_back_the_model_of_the_old_one(
 
 def test_other_forms_are_split_and_excluded_by_their_canonical_strings(shared: Path, tmp_path: Path) -> None:
     """Whatever its official strings, a crystal is on the side of its canonical one, once."""
-    from cloud_core.training.corpus import Corpus, CorpusError
+    from cloud_core.training.batches import Batches, CorpusError
     from flows.pretrain import prepare_corpus
 
     texts = strings(shared, 400)
@@ -242,11 +242,11 @@ def test_other_forms_are_split_and_excluded_by_their_canonical_strings(shared: P
             validation_fraction=0.3,
         )  # fmt: skip
         about = prepare_corpus.fn(config, [str(tmp_path / "a.parquet")], str(tmp_path))
-        loaded = [Corpus.load(about[part]) for part in ("training", "validation")]
+        loaded = [Batches.load(about[part]) for part in ("training", "validation")]
         return about, [set(part.row_hashes().tolist()) for part in loaded]
 
     def hashes(of: list[str]) -> list[int]:
-        return [int(Corpus.from_texts([text]).row_hashes()[0]) for text in of]
+        return [int(Batches.distinct([text]).row_hashes()[0]) for text in of]
 
     about, (training, held) = parts("official")
     assert about["excluded_strings"] == 10

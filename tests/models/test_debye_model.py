@@ -12,7 +12,7 @@ from cloud_core.models.debye import heat_capacity, internal_energy
 from cloud_core.models.debye_model import DebyeModel, Quantity, best_theta
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.first_token import Pooling
-from cloud_core.training.examples import Examples
+from cloud_core.training.batches import Batches
 from cloud_core.training.finetune import FitSettings, fit, outputs
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.thermal import (
@@ -162,7 +162,7 @@ def test_learns_theta_from_any_quantity_at_several_temperatures(quantity: Quanti
     values = table.curves(theta)
     values[::4, 1] = np.nan
     scale = float(np.nanstd(values))
-    examples = Examples.from_texts(texts, {"values": values, "n_atoms": table.n_atoms})
+    examples = Batches.of_rows(texts, {"values": values, "n_atoms": table.n_atoms})
     config = EncoderConfig(hidden_size=16, layers=1, heads=2, feed_forward=32, dropout=0.0)
     model = DebyeModel(config, 400.0)
     optimiser = OptimiserSettings(learning_rate=1e-2, layer_decay=1.0)

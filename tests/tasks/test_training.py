@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.corpus import Corpus
+from cloud_core.training.batches import Batches
 from cloud_core.training.job import Job
 from cloud_core.training.progress import MetricsFile, read_lines
 from tasks.tracking import metric_history, mlflow_client, tracked_run
@@ -32,7 +32,7 @@ time.sleep(600)
 def endless(shared: Path, tmp_path: Path) -> Job:
     """A job that would take days."""
     texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:201]
-    training, validation = Corpus.from_texts(texts).split(0.1)
+    training, validation = Batches.distinct(texts).split(0.1)
     training.save(tmp_path / "training.safetensors")
     validation.save(tmp_path / "validation.safetensors")
     (tmp_path / "run").mkdir()

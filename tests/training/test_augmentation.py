@@ -10,14 +10,14 @@ from cloud_core.scope.grammar import decode
 from cloud_core.scope.tables import space_groups
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.augmentation import augment, relabelings, space_group_numbers
-from cloud_core.training.corpus import Corpus
+from cloud_core.training.batches import Batches
 from cloud_core.training.masking import Tokens
 
 
 @pytest.fixture(scope="module")
-def corpus(shared: Path) -> Corpus:
+def corpus(shared: Path) -> Batches:
     texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:1501]
-    return Corpus.from_texts(texts)
+    return Batches.distinct(texts)
 
 
 def texts_of(tokens: Tokens) -> list[str]:
@@ -26,13 +26,13 @@ def texts_of(tokens: Tokens) -> list[str]:
     return [tokenizer.decode(row.tolist()) for row in np.split(tokens.ids, starts)]
 
 
-def test_space_groups_are_those_of_the_strings(corpus: Corpus) -> None:
+def test_space_groups_are_those_of_the_strings(corpus: Batches) -> None:
     numbers = space_group_numbers(corpus)
     texts = texts_of(Tokens.of(corpus, np.arange(len(corpus))))
     assert numbers.tolist() == [decode(text).space_group for text in texts]
 
 
-def test_the_crystal_stays_and_its_name_changes(corpus: Corpus) -> None:
+def test_the_crystal_stays_and_its_name_changes(corpus: Batches) -> None:
     numbers, rows = space_group_numbers(corpus), np.arange(len(corpus))
     plain = Tokens.of(corpus, rows)
     changed = augment(plain, numbers, seed=1, epoch=0)
@@ -44,7 +44,7 @@ def test_the_crystal_stays_and_its_name_changes(corpus: Corpus) -> None:
     assert np.array_equal(changed.fields, Tokenizer().field_of(changed.ids))
 
 
-def test_the_draw_follows_seed_epoch_and_row_alone(corpus: Corpus) -> None:
+def test_the_draw_follows_seed_epoch_and_row_alone(corpus: Batches) -> None:
     numbers = space_group_numbers(corpus)
     whole = texts_of(augment(Tokens.of(corpus, np.arange(len(corpus))), numbers, 1, 2))
     some = texts_of(augment(Tokens.of(corpus, np.array([900, 5, 77])), numbers, 1, 2))
@@ -65,7 +65,7 @@ def test_all_relabelings_are_there_and_keep_multiplicities() -> None:
 
 def test_each_relabeling_is_as_likely() -> None:
     """The normaliser of Pnma takes 4a to 4b and back: each stands in half of the epochs."""
-    alone = Corpus.from_texts([f"{space_groups()[62].generators} | 4a 4c | Ca 0.5 O 0.5"])
+    alone = Batches.distinct([f"{space_groups()[62].generators} | 4a 4c | Ca 0.5 O 0.5"])
     numbers = space_group_numbers(alone)
     tokens = Tokens.of(alone, np.array([0]))
     draws = [texts_of(augment(tokens, numbers, 0, epoch))[0] for epoch in range(400)]

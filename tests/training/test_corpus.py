@@ -9,7 +9,8 @@ import pytest
 
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training import counter
-from cloud_core.training.corpus import Corpus, CorpusError, batches_per_epoch, epoch_batches, pad, share
+from cloud_core.training.batches import Batches, CorpusError, batches_per_epoch, epoch_batches, share
+from cloud_core.training.corpus import read_column
 
 TEXTS = [
     "1 4 a D D D b O O O g O O O c O O O 0 | 2b 4d 2a | Bi 0.25 B 0.5 Ru 0.25",
@@ -23,9 +24,9 @@ def many(shared: Path, n: int) -> list[str]:
 
 
 def test_rows_are_the_distinct_strings_whatever_their_order() -> None:
-    corpus = Corpus.from_texts([*TEXTS, *TEXTS[:2]])
+    corpus = Batches.distinct([*TEXTS, *TEXTS[:2]])
     assert len(corpus) == 3
-    assert corpus.digest == Corpus.from_texts(reversed(TEXTS)).digest != Corpus.from_texts(TEXTS[:2]).digest
+    assert corpus.digest == Batches.distinct(reversed(TEXTS)).digest != Batches.distinct(TEXTS[:2]).digest
     tokenizer = Tokenizer()
     rows = [corpus.ids[a:b].tolist() for a, b in zip(corpus.offsets, corpus.offsets[1:], strict=False)]
     assert rows == [tokenizer.encode(text) for text in sorted(TEXTS)]
@@ -33,7 +34,7 @@ def test_rows_are_the_distinct_strings_whatever_their_order() -> None:
 
 
 def test_long_strings_are_cut_as_the_published_tokenizer_cuts_them() -> None:
-    corpus = Corpus.from_texts(TEXTS, positions=25)
+    corpus = Batches.distinct(TEXTS, positions=25)
     tokenizer = Tokenizer()
     expected = [tokenizer.encode(text) for text in sorted(TEXTS)]
     expected = [ids if len(ids) <= 25 else [*ids[:24], tokenizer.sep_id] for ids in expected]
@@ -46,28 +47,28 @@ def test_reading_parquet_files(tmp_path: Path) -> None:
     pq.write_table(pa.table({"canonical": [*TEXTS[:2], None]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"canonical": TEXTS[1:]}), tmp_path / "b.parquet")
     files = [str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")]
-    assert Corpus.read(files).digest == Corpus.from_texts(TEXTS).digest
+    assert Batches.distinct(read_column(files, "canonical")).digest == Batches.distinct(TEXTS).digest
     with pytest.raises(CorpusError, match="no column 'official'"):
-        Corpus.read(files, "official")
+        read_column(files, "official")
     with pytest.raises(CorpusError, match="no encoded structure"):
-        Corpus.read([])
+        read_column([], "canonical")
     with pytest.raises(CorpusError, match="no SCOPE strings"):
-        Corpus.from_texts([])
+        Batches.distinct([])
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
-    corpus = Corpus.from_texts(TEXTS, positions=25)
+    corpus = Batches.distinct(TEXTS, positions=25)
     corpus.save(tmp_path / "corpus.safetensors")
-    loaded = Corpus.load(tmp_path / "corpus.safetensors")
+    loaded = Batches.load(tmp_path / "corpus.safetensors")
     assert (loaded.digest, loaded.truncated) == (corpus.digest, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.safetensors"]
     with pytest.raises(CorpusError, match="no such corpus"):
-        Corpus.load(tmp_path / "other.safetensors")
+        Batches.load(tmp_path / "other.safetensors")
 
 
 def test_a_string_keeps_its_side_when_the_table_grows(shared: Path) -> None:
     texts = many(shared, 3000)
-    small, large = Corpus.from_texts(texts[:1500]), Corpus.from_texts(texts)
+    small, large = Batches.distinct(texts[:1500]), Batches.distinct(texts)
     hashes = [set(part.row_hashes().tolist()) for corpus in (small, large) for part in corpus.split(0.1)]
     small_train, small_held, large_train, large_held = hashes
     assert small_train <= large_train and small_held <= large_held
@@ -75,11 +76,11 @@ def test_a_string_keeps_its_side_when_the_table_grows(shared: Path) -> None:
     assert len(large_train) + len(large_held) == len(large)  # no two strings share a hash
     assert abs(len(large_held) / len(large) - 0.1) < 0.02
     with pytest.raises(CorpusError, match="do not split"):
-        Corpus.from_texts(TEXTS).split(1e-9)
+        Batches.distinct(TEXTS).split(1e-9)
 
 
 def test_smaller_shares_lie_in_larger_ones(shared: Path) -> None:
-    corpus = Corpus.from_texts(many(shared, 2000))
+    corpus = Batches.distinct(many(shared, 2000))
     shares = [set(corpus.subset(f).row_hashes().tolist()) for f in (0.25, 0.5, 1.0)]
     assert shares[0] < shares[1] < shares[2]
     assert abs(len(shares[0]) / len(corpus) - 0.25) < 0.04
@@ -103,7 +104,7 @@ def test_batches_hold_every_row_once_and_follow_seed_and_epoch() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_ranks_share_a_batch_without_overlap_and_evenly(shared: Path, ranks: int) -> None:
-    corpus = Corpus.from_texts(many(shared, 500))
+    corpus = Batches.distinct(many(shared, 500))
     rows = epoch_batches(len(corpus), 100, 0, 0)[0]
     parts = [share(rows, corpus.lengths, rank, ranks) for rank in range(ranks)]
     assert sorted(np.concatenate(parts)) == sorted(rows)
@@ -112,8 +113,8 @@ def test_ranks_share_a_batch_without_overlap_and_evenly(shared: Path, ranks: int
 
 
 def test_padding() -> None:
-    corpus = Corpus.from_texts(TEXTS)
-    grid, lengths = pad(corpus, np.array([2, 0]), pad_id=1)
+    corpus = Batches.distinct(TEXTS)
+    grid, lengths = corpus.padded(np.array([2, 0]))
     ids = [Tokenizer().encode(sorted(TEXTS)[row]) for row in (2, 0)]
     assert lengths.tolist() == [len(row) for row in ids]
     assert grid.tolist() == [row + [1] * (grid.shape[1] - len(row)) for row in ids]

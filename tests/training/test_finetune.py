@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import LAUNCHER_VARIABLE, Ranks
-from cloud_core.training.examples import Examples
 from cloud_core.training.finetune import Epoch, FitError, FitSettings, fit, mean_loss, outputs
 from cloud_core.training.optimiser import OptimiserSettings, adamw
 from cloud_core.training.progress import METRICS
@@ -41,10 +41,10 @@ def strings(n: int) -> tuple[list[str], np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def examples() -> Examples:
+def examples() -> Batches:
     texts, labels = strings(160)
     target = Target("place").fitted(labels)
-    return scaled(Examples.from_texts(texts, {LABELS: labels[:, None]}), [target])
+    return scaled(Batches.of_rows(texts, {LABELS: labels[:, None]}), [target])
 
 
 def model() -> PropertyModel:
@@ -56,7 +56,7 @@ LOSS = property_loss([Target("place")], np.ones(1))
 TRAIN, HELD = np.arange(120), np.arange(120, 160)
 
 
-def test_learns_a_rule_from_training_rows(examples: Examples) -> None:
+def test_learns_a_rule_from_training_rows(examples: Batches) -> None:
     fitted = model()
     before = mean_loss(fitted, examples.take(HELD), LOSS)
     longer = replace(SETTINGS, epochs=30)
@@ -65,7 +65,7 @@ def test_learns_a_rule_from_training_rows(examples: Examples) -> None:
     assert mean_loss(fitted, examples.take(HELD), LOSS) == pytest.approx(result.best.validation_loss)
 
 
-def test_the_best_epoch_is_kept_and_patience_ends_the_fit(examples: Examples) -> None:
+def test_the_best_epoch_is_kept_and_patience_ends_the_fit(examples: Batches) -> None:
     fitted = model()
     wild = replace(SETTINGS, epochs=30, patience=2, optimiser=OptimiserSettings(learning_rate=2e-2))
     seen: list[Epoch] = []
@@ -76,10 +76,10 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_fit(examples: Examples) ->
     assert mean_loss(fitted, examples.take(HELD), LOSS) == pytest.approx(result.best.validation_loss)
 
 
-def test_validation_labels_do_not_reach_the_weights(examples: Examples) -> None:
+def test_validation_labels_do_not_reach_the_weights(examples: Batches) -> None:
     settings = replace(SETTINGS, epochs=2)
     held = examples.take(HELD)
-    other = Examples(held.ids, held.offsets, {LABELS: held.columns[LABELS][::-1].copy()})
+    other = Batches(held.ids, held.offsets, {LABELS: held.columns[LABELS][::-1].copy()})
     weights = []
     for validation in (held, other):
         fitted = model()
@@ -88,7 +88,7 @@ def test_validation_labels_do_not_reach_the_weights(examples: Examples) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_frozen_epochs_move_the_head_alone(examples: Examples) -> None:
+def test_frozen_epochs_move_the_head_alone(examples: Batches) -> None:
     fitted = model()
     start = {name: tensor.clone() for name, tensor in fitted.state_dict().items()}
     frozen = replace(SETTINGS, epochs=2, frozen_epochs=2)
@@ -107,7 +107,7 @@ def test_layers_near_the_input_learn_slower() -> None:
     assert rates == {1.0, 0.5, 0.25, 0.125}  # head, two layers, embeddings
 
 
-def test_same_seed_same_weights(examples: Examples) -> None:
+def test_same_seed_same_weights(examples: Batches) -> None:
     found = []
     for seed in (0, 0, 1):
         fitted = model()
@@ -122,8 +122,8 @@ def test_outputs_keep_the_order_of_rows_of_any_length() -> None:
     longer = [text.replace("1a", "1a 2b 4c") for text in texts[:3]]
     mixed = [texts[0], longer[0], texts[1], longer[1], texts[2], longer[2]]
     fitted = model()
-    together = outputs(fitted, Examples.from_texts(mixed))
-    apart = np.concatenate([outputs(fitted, Examples.from_texts([text])) for text in mixed])
+    together = outputs(fitted, Batches.of_rows(mixed))
+    apart = np.concatenate([outputs(fitted, Batches.of_rows([text])) for text in mixed])
     np.testing.assert_allclose(together, apart, atol=1e-6)
 
 
@@ -143,7 +143,7 @@ def test_objectives(objective: str, expected: float) -> None:
     assert loss(torch.tensor([[3.0]]), {LABELS: torch.tensor([[1.0]])}).item() == expected
 
 
-def test_a_loss_that_blows_up_is_told(examples: Examples) -> None:
+def test_a_loss_that_blows_up_is_told(examples: Batches) -> None:
     def nan(output: torch.Tensor, columns: object) -> torch.Tensor:
         return output.sum() * float("nan")
 
@@ -156,22 +156,22 @@ def test_a_loss_that_blows_up_is_told(examples: Examples) -> None:
         fit(model(), examples.take(TRAIN[:4]), examples.take(HELD), small, LOSS, ranks=three)
 
 
-def test_examples_survive_their_file(examples: Examples, tmp_path: object) -> None:
+def test_examples_survive_their_file(examples: Batches, tmp_path: object) -> None:
     path = f"{tmp_path}/rows.safetensors"
     examples.save(path)
-    back = Examples.load(path)
+    back = Batches.load(path)
     assert np.array_equal(back.ids, examples.ids)
     assert np.array_equal(back.columns[LABELS], examples.columns[LABELS])
     part = examples.take(np.array([5, 3]))
     assert np.array_equal(part.columns[LABELS], examples.columns[LABELS][[5, 3]])
     with pytest.raises(ValueError, match="values for"):
-        Examples(examples.ids, examples.offsets, {LABELS: np.zeros(3)})
+        Batches(examples.ids, examples.offsets, {LABELS: np.zeros(3)})
 
 
 def test_long_strings_are_cut_and_end_in_sep() -> None:
     text = strings(1)[0][0]
-    whole = Examples.from_texts([text])
-    cut = Examples.from_texts([text], positions=10)
+    whole = Batches.of_rows([text])
+    cut = Batches.of_rows([text], positions=10)
     assert len(cut.ids) == 10
     assert cut.ids[-1] == whole.ids[-1]
     assert np.array_equal(cut.ids[:-1], whole.ids[:9])
@@ -194,7 +194,7 @@ def test_scaling_is_of_training_labels_alone(tmp_path: Path) -> None:
     texts, labels = strings(24)
     for part, shift in zip(PARTS, (0.0, 100.0, -100.0), strict=True):
         columns = {LABELS: (labels + shift)[:, None]}
-        Examples.from_texts(texts, columns).save(tmp_path / f"{part}.safetensors")
+        Batches.of_rows(texts, columns).save(tmp_path / f"{part}.safetensors")
     places = str(tmp_path / "job"), str(tmp_path), str(tmp_path / "model")
     job = Job(*places, (Target("place"),), replace(SETTINGS, epochs=1), from_scratch=GEOMETRY)
     job.write()
@@ -206,7 +206,7 @@ def test_scaling_is_of_training_labels_alone(tmp_path: Path) -> None:
 def test_a_fit_does_not_outlive_who_launched_it(tmp_path: Path) -> None:
     texts, labels = strings(40)
     for part in PARTS:
-        Examples.from_texts(texts, {LABELS: labels[:, None]}).save(tmp_path / f"{part}.safetensors")
+        Batches.of_rows(texts, {LABELS: labels[:, None]}).save(tmp_path / f"{part}.safetensors")
     places = str(tmp_path / "job"), str(tmp_path), str(tmp_path / "model")
     endless = replace(SETTINGS, epochs=10**6)
     job = Job(*places, (Target("place"),), endless, from_scratch=GEOMETRY)

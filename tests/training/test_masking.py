@@ -7,21 +7,21 @@ import pytest
 from scipy.stats import chisquare
 
 from cloud_core.scope.tokenizer import ELEMENT, FRACTION, WYCKOFF, Tokenizer
-from cloud_core.training.corpus import Corpus
+from cloud_core.training.batches import Batches
 from cloud_core.training.masking import Masking, Tokens, choose, corrupt
 
 
 @pytest.fixture(scope="module")
-def corpus(shared: Path) -> Corpus:
+def corpus(shared: Path) -> Batches:
     texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:4001]
-    return Corpus.from_texts(texts)
+    return Batches.distinct(texts)
 
 
-def all_tokens(corpus: Corpus) -> Tokens:
+def all_tokens(corpus: Batches) -> Tokens:
     return Tokens.of(corpus, np.arange(len(corpus)))
 
 
-def test_the_published_distribution(corpus: Corpus) -> None:
+def test_the_published_distribution(corpus: Batches) -> None:
     tokens, tokenizer = all_tokens(corpus), Tokenizer()
     chosen = choose(tokens, Masking(), seed=0, epoch=0)
     seen = corrupt(tokens, chosen, Masking(), seed=0, epoch=0)
@@ -45,7 +45,7 @@ def test_the_published_distribution(corpus: Corpus) -> None:
     assert chisquare(counts).pvalue > 1e-4
 
 
-def test_masks_follow_seed_epoch_and_row_alone(corpus: Corpus) -> None:
+def test_masks_follow_seed_epoch_and_row_alone(corpus: Batches) -> None:
     tokens = all_tokens(corpus)
     chosen = choose(tokens, Masking(), 5, 3)
     seen = corrupt(tokens, chosen, Masking(), 5, 3)
@@ -62,7 +62,7 @@ def test_masks_follow_seed_epoch_and_row_alone(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize("length", [1.0, 3.0])
-def test_spans_cover_the_rate_in_longer_runs(corpus: Corpus, length: float) -> None:
+def test_spans_cover_the_rate_in_longer_runs(corpus: Batches, length: float) -> None:
     tokens = all_tokens(corpus)
     chosen = choose(tokens, Masking(strategy="span", span_length=length), 0, 0)
     words = ~np.isin(tokens.ids, [0, 2])
@@ -73,7 +73,7 @@ def test_spans_cover_the_rate_in_longer_runs(corpus: Corpus, length: float) -> N
     assert mean_run == pytest.approx(1.17, abs=0.05) if length == 1 else 2.5 < mean_run < 3.6
 
 
-def test_fields_are_hidden_whole(corpus: Corpus) -> None:
+def test_fields_are_hidden_whole(corpus: Batches) -> None:
     tokens = all_tokens(corpus)
     masking = Masking(strategy="field", field_share=0.5, rate=0.0)
     chosen = choose(tokens, masking, 0, 0)

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from cloud_core.models.checkpoint import WEIGHTS, CheckpointError, load_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.training.augmentation import space_group_numbers
-from cloud_core.training.corpus import Corpus, epoch_batches
+from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.job import Job
 from cloud_core.training.masking import Masking
@@ -44,7 +44,7 @@ STEPS = 12
 def corpora(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpora")
     texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:401]
-    training, validation = Corpus.from_texts(texts).split(0.1)
+    training, validation = Batches.distinct(texts).split(0.1)
     training.save(folder / "training.safetensors")
     validation.save(folder / "validation.safetensors")
     return folder
@@ -156,7 +156,7 @@ def three(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
 @pytest.mark.parametrize("masking", [Masking(), Masking(strategy="field")])
 @pytest.mark.parametrize("relabel", [False, True])
 def test_ranks_see_the_one_global_batch(corpora: Path, world: int, masking: Masking, relabel: bool) -> None:
-    corpus = Corpus.load(corpora / "training.safetensors")
+    corpus = Batches.load(corpora / "training.safetensors")
     groups = space_group_numbers(corpus) if relabel else None
     rows = epoch_batches(len(corpus), 50, 5, 1)[2]
     whole, scored = micro_batches(corpus, rows, masking, 5, 1, Ranks(0, 1, CPU), 10**9, groups)
@@ -420,7 +420,7 @@ def test_what_is_reported(alone: Job) -> None:
 
 
 def test_operations_are_those_that_torch_counts(corpora: Path) -> None:
-    corpus = Corpus.load(corpora / "training.safetensors")
+    corpus = Batches.load(corpora / "training.safetensors")
     rows = np.flatnonzero(corpus.lengths == 29)[:8]  # equal lengths: the counter sees no padding
     (batch,), scored = micro_batches(corpus, rows, Masking(), 0, 0, Ranks(0, 1, CPU), 10**9)
     objective = Objective(MaskedLanguageModel(replace(TINY, dropout=0.0, attention_dropout=0.0)))

@@ -21,7 +21,7 @@ from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target, target_from
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
 from cloud_core.scope.isolation import Encoded, encode_many
-from cloud_core.training.examples import Examples
+from cloud_core.training.batches import Batches
 from cloud_core.training.property import LABELS
 
 Form = Literal["canonical", "official", "full"]
@@ -67,9 +67,9 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def examples(self, rows: NDArray[np.int64], positions: int) -> Examples:
+    def examples(self, rows: NDArray[np.int64], positions: int) -> Batches:
         """Tokenized rows with their labels."""
-        return Examples.from_texts([self.texts[i] for i in rows], {LABELS: self.labels[rows]}, positions)
+        return Batches.of_rows([self.texts[i] for i in rows], {LABELS: self.labels[rows]}, positions)
 
     def take_texts(self, rows: NDArray[np.int64]) -> list[str]:
         return [self.texts[i] for i in rows]
