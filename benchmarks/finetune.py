@@ -27,9 +27,9 @@ from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import Batches
-from cloud_core.training.finetune import FitSettings, alone, fit, outputs
+from cloud_core.training.fit import LABELS, property_loss
+from cloud_core.training.loop import FitSettings, alone, fit, outputs
 from cloud_core.training.optimiser import OptimiserSettings, schedule
-from cloud_core.training.property import LABELS, property_loss
 
 PADDED = 64  # tokens
 PUBLISHED = "published shape, float32"

@@ -31,7 +31,7 @@ from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.sources.catalogue import open_source
-from cloud_core.training.finetune import Precision
+from cloud_core.training.loop import Precision
 
 PADDED = 64  # tokens
 BATCH = 64

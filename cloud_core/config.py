@@ -2,8 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
@@ -74,6 +74,17 @@ def load_config(path: str | Path, model: type[Config]) -> Config:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values at the top level, found {type(values).__name__}")
     return checked(model, values, str(path))
+
+
+def moved(values: Any, keys: Collection[str], into: str) -> Any:
+    """A configuration of an earlier version: keys that stand in the section `into` by now are put there."""
+    if not isinstance(values, Mapping) or not any(key in values for key in keys):
+        return values
+    section = values.get(into, {})
+    if is_dataclass(section) and not isinstance(section, type):
+        section = {field.name: getattr(section, field.name) for field in fields(section)}
+    section = dict(section) | {key: values[key] for key in keys if key in values}
+    return {key: value for key, value in values.items() if key not in keys} | {into: section}
 
 
 def checked(model: type[Config], values: Mapping[str, Any], where: str) -> Config:

@@ -24,10 +24,11 @@ from cloud_core.evaluation.data.catalogue import (
 from cloud_core.evaluation.data.dataset import Dataset, require_labels
 from cloud_core.evaluation.data.folds import N_FOLDS, split_fold
 from cloud_core.evaluation.data.matbench import FoldResult, results_file
+from cloud_core.evaluation.finetuning import FitConfig, Start, identity, plan
 from cloud_core.evaluation.report import MODEL, Evaluated
-from flows.fitting import FitConfig, Start, find_settings, identity, plan
-from tasks.comparison import flat_metrics, report
-from tasks.evaluation import fit_all, fit_baselines
+from tasks.evaluation import flat_metrics, report
+from tasks.finetuning import fit_all, fit_baselines, search_settings
+from tasks.registry import resolve
 from tasks.reporting import publish_table
 from tasks.tracking import git_commit, runs_folder, tracked_run
 
@@ -102,7 +103,7 @@ class BenchmarkResult:
 @flow(name="benchmark", persist_result=False, validate_parameters=True)
 def benchmark(config: BenchmarkConfig) -> BenchmarkResult:
     """Every task, all folds of it in parallel as far as `parallel` goes; then MatBench's results file."""
-    start = config.start()  # a missing encoder or file is told before the first structure is encoded
+    start = config.start(resolve)  # a missing encoder or file is told before the first structure is encoded
     for task in config.chosen():
         find_file(task, config.data)
     found: list[TaskResult] = []
@@ -158,7 +159,7 @@ def run_task(
         for fold, split in splits.items():
             here = folder / f"fold-{fold}"
             # a search for each fold: what another fold validates on may be a test row of this one
-            settings = find_settings(config, start, here / "search", data, split, run, f"fold-{fold}-")
+            settings = search_settings(config, start, here / "search", data, split, run, f"fold-{fold}-")
             plans[fold] = plan(config, start, here, data, split, settings, lineage | {"fold": fold})
         jobs = {
             name: job

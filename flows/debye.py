@@ -6,14 +6,16 @@ On the same test rows stand the control that any claim must beat (the training r
 number of atoms), regressors without physics, and the best that the Debye form itself can do.
 """
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from prefect import flow
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from cloud_core.config import FlowConfig
+from cloud_core.evaluation.finetuning import start_of
 from cloud_core.evaluation.metrics.gate import GateDecision, better_than
 from cloud_core.evaluation.thermal.comparison import (
     BEST,
@@ -25,13 +27,17 @@ from cloud_core.evaluation.thermal.comparison import (
     figures,
     prediction_table,
 )
+from cloud_core.evaluation.thermal.data import Split, ThermalData, parse_temperatures, split_table
+from cloud_core.evaluation.thermal.fits import debye_job, direct_job, direct_values, theta
+from cloud_core.evaluation.thermal.table import Parts
+from cloud_core.files import json_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.corpus import knows_every_word
-from cloud_core.training.thermal import Basis
-from tasks.debye import Split, Start, Training, predicted_theta, split_table, train_debye, train_direct
+from cloud_core.training.corpus import Geometry
+from cloud_core.training.job import Basis, FitSettings, ThermalSettings
+from cloud_core.training.launch import FitLaunch
+from tasks.finetuning import fit_all
 from tasks.registry import promote, register, resolve
 from tasks.reporting import publish_figure, publish_table
-from tasks.thermal import ThermalData, parse_temperatures
 from tasks.tracking import git_commit, runs_folder, tracked_run
 
 
@@ -42,17 +48,31 @@ class DebyeConfig(FlowConfig):
     experiment: str = Field("debye", description="MLflow experiment")
     data: ThermalData = Field(description="labels of heat capacity or internal energy")
     encoder: str | None = Field(None, description="model folder, models:/… or runs:/… to start from")
-    from_scratch: Annotated[EncoderConfig, AfterValidator(knows_every_word)] | None = Field(
-        None, description="instead of encoder: geometry of a new one"
-    )
+    from_scratch: Geometry | None = Field(None, description="instead of encoder: geometry of a new one")
     split: Split = Field(default=Split(), description="by canonical string")
-    training: Training = Field(default=Training(), description="loss, bounds of θ_D, epochs")
+    thermal: ThermalSettings = Field(default=ThermalSettings(), description="loss, bounds of θ_D")
+    fit: FitSettings = Field(
+        default=FitSettings(), description="epochs, batch size, optimiser, pooling, dropout"
+    )
+    launch: FitLaunch | None = Field(None, description="torchrun's ranks for each fit; default: this process")
     report_per: Basis = Field("cell", description="figures per mole of cells or of atoms")
     direct: bool = Field(True, description="train regressors without physics beside it")
     temperatures: str = Field("0:1000:10", description="of the curves, K: first:last:step")
     crystals: int = Field(3, ge=0, description="test crystals to draw curves of")
     register_as: str | None = Field(None, description="name in the MLflow registry")
     parent_run_id: str | None = Field(None, description="MLflow run to file this one under")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_keys(cls, values: Any) -> Any:
+        """Version 0.1 had one section `training`."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("training"), Mapping):
+            return values
+        rest = {key: value for key, value in values.items() if key != "training"}
+        training = dict(values["training"])
+        fit = dict(rest.get("fit", {})) | dict(training.pop("fit", {}))
+        fit |= {key: training.pop(key) for key in ("pooling", "dropout") if key in training}
+        return rest | {"fit": fit, "thermal": dict(rest.get("thermal", {})) | training}
 
     @model_validator(mode="after")
     def _one_start(self) -> "DebyeConfig":
@@ -82,39 +102,47 @@ def debye(config: DebyeConfig) -> DebyeResult:
     """Split by canonical string, train, compare, draw, and log it all to MLflow."""
     temperatures = parse_temperatures(config.temperatures)
     parts = split_table(config.data, config.split)
-    start = Start(
-        folder=str(resolve(config.encoder)) if config.encoder else None, from_scratch=config.from_scratch
-    )
-    folder = runs_folder() / "models" / config.name
+    start = start_of(config.encoder, "canonical", config.from_scratch or EncoderConfig(), resolve)
+    name = f"{config.name}-{identity(config, parts, start.digest)}"
+    folder, model = runs_folder() / "debye" / name, runs_folder() / "models" / name
     tags = {"labels": config.data.path, "parent": config.encoder or "from scratch"}
     with tracked_run(config.experiment, config.name, config, None, config.parent_run_id, tags) as run:
+        rows = dict(zip(("training", "validation", "test"), map(len, parts), strict=True))
         lineage = {
             "form": "canonical",
             "labels": config.data.model_dump(mode="json"),
+            "rows": rows,
             "code": git_commit(),
             "run_id": run.run_id,
             "parent": config.encoder,
         }
-        train_debye(config.data, config.split, config.training, start, str(folder), run.run_id, lineage)
-        theta = predicted_theta(folder, parts.test)
-        contenders = {MODEL: parts.test.curves(theta), CONTROL: control(parts)}
-        if config.direct:
-            for with_atoms in (True, False):
-                name = f"direct regressor, {'with' if with_atoms else 'without'} n_atoms"
-                values = train_direct(config.data, config.split, config.training, start, with_atoms)
-                contenders[name] = np.array(values)
-        bounds = (config.training.lowest_theta, config.training.highest_theta)
+        how = (config.fit, start.geometry, start.job)
+        job = debye_job(folder / "debye", model, parts, config.thermal, *how, lineage)
+        direct = {
+            f"direct regressor, {'with' if with_atoms else 'without'} n_atoms": with_atoms
+            for with_atoms in ((True, False) if config.direct else ())
+        }
+        regressors = {
+            name: direct_job(folder / f"direct-{with_atoms}", parts, with_atoms, *how)
+            for name, with_atoms in direct.items()
+        }
+        fit_all({config.name: job} | regressors, config.experiment, run.run_id, config.launch)
+        predicted = theta(job)
+        contenders = {MODEL: parts.test.curves(predicted), CONTROL: control(parts)} | {
+            name: direct_values(regressor, parts, direct[name]) for name, regressor in regressors.items()
+        }
+        bounds = (config.thermal.lowest_theta, config.thermal.highest_theta)
         contenders[BEST] = parts.test.curves(parts.test.best_theta(*bounds))
         comparison = compare(parts, contenders, config.report_per)
         publish_table(f"{config.name}-comparison", comparison, "Test rows, never trained on")
         run.log_table(pd.DataFrame(comparison), "comparison.json")
         metrics = as_metrics(comparison[0], "test_") | as_metrics(comparison[1], "control_")
         run.log_metrics(metrics)
-        predictions = prediction_table(parts.test, theta, contenders[CONTROL], config.report_per)
+        predictions = prediction_table(parts.test, predicted, contenders[CONTROL], config.report_per)
         run.log_table(predictions, "test_predictions.json")
-        pictures = folder.with_name(f"{folder.name}-figures")
+        pictures = folder / "figures"
         pictures.mkdir(parents=True, exist_ok=True)
-        drawn = figures(parts, theta, contenders, temperatures, config.crystals, config.report_per)
+        drawn = figures(parts, predicted, contenders, temperatures, config.crystals, config.report_per)
         for name, figure in drawn.items():
             run.log_figure(figure, f"{name}.png")
             publish_figure(f"{config.name}-{name}", figure)
@@ -122,10 +150,10 @@ def debye(config: DebyeConfig) -> DebyeResult:
         decision = gate(predictions)
         version, promoted = None, False
         if config.register_as:
-            version = register(folder, config.register_as, run.run_id, metrics)
+            version = register(model, config.register_as, run.run_id, metrics)
             promoted = promote(config.register_as, version, decision)
     return DebyeResult(
-        model_folder=str(folder),
+        model_folder=str(model),
         run_id=run.run_id,
         n_train=len(parts.train),
         n_validation=len(parts.validation),
@@ -137,6 +165,13 @@ def debye(config: DebyeConfig) -> DebyeResult:
         version=version,
         promoted=promoted,
     )
+
+
+def identity(config: DebyeConfig, parts: Parts, start: str) -> str:
+    """Eight digits for all that decides the outcome: settings, labels and the weights to start from."""
+    values = config.model_dump(mode="json", include={"split", "thermal", "fit", "from_scratch"})
+    tables = [[part.texts, part.n_atoms.tolist(), np.nan_to_num(part.values).tolist()] for part in parts]
+    return json_digest([values, tables, start])[:8]
 
 
 def gate(predictions: pd.DataFrame) -> GateDecision:

@@ -16,10 +16,11 @@ from pydantic import Field, model_validator
 from cloud_core.config import TableUri
 from cloud_core.evaluation.data.dataset import Dataset, from_file, from_table, require_labels
 from cloud_core.evaluation.data.folds import Split, split_by_group
+from cloud_core.evaluation.finetuning import FitConfig, TargetConfig, identity, plan
 from cloud_core.lake.snapshot import Snapshot
-from flows.fitting import FitConfig, TargetConfig, find_settings, identity, plan
-from tasks.comparison import flat_metrics, report
-from tasks.evaluation import fit_all, fit_baselines
+from tasks.evaluation import flat_metrics, report
+from tasks.finetuning import fit_all, fit_baselines, search_settings
+from tasks.registry import resolve
 from tasks.reporting import publish_table
 from tasks.tracking import git_commit, runs_folder, tracked_run
 
@@ -89,7 +90,7 @@ class FinetuneResult:
 @flow(name="finetune", persist_result=False, validate_parameters=True)
 def finetune(config: FinetuneConfig) -> FinetuneResult:
     """Split by crystal, fit a member a seed, and report the test error beside the baselines."""
-    start = config.start()
+    start = config.start(resolve)
     data, snapshot = config.load()
     name = f"{config.name}-{identity(config, start, data)}"
     if snapshot is not None:
@@ -109,7 +110,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
             "run_id": run.run_id,
             "parent": config.encoder,
         }
-        settings = find_settings(config, start, folder / "search", data, split, run)
+        settings = search_settings(config, start, folder / "search", data, split, run)
         fitted = plan(config, start, folder, data, split, settings, lineage)
         fit_baselines(str(fitted.examples), config.baselines)
         jobs = fitted.all_jobs(config.name)

@@ -9,9 +9,10 @@ from prefect import flow
 from pydantic import BaseModel, Field
 
 from cloud_core.config import FlowConfig
-from tasks.phonons import PhononCounts, PhononData, PhononLabels, label_phonons
+from cloud_core.evaluation.thermal.data import ThermalData
+from cloud_core.evaluation.thermal.phonon_labels import PhononCounts, PhononData, PhononLabels
+from tasks.phonons import label_phonons
 from tasks.reporting import publish_table
-from tasks.thermal import ThermalData
 
 
 class PhononLabelsConfig(FlowConfig):

@@ -9,40 +9,29 @@ afresh.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import fsspec
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from cloud_core.config import FlowConfig, TableUri
+from cloud_core.config import FlowConfig, TableUri, moved
 from cloud_core.evaluation.learning_curve import learning_curve
 from cloud_core.files import json_digest
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
-from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.batches import Batches, CorpusError, batches_per_epoch
 from cloud_core.training.corpus import knows_every_word, read_pairs
-from cloud_core.training.job import Job
-from cloud_core.training.masking import Masking
-from cloud_core.training.optimiser import OptimiserSettings
-from cloud_core.training.pretrain import RESULT
+from cloud_core.training.job import RESULT, PretrainJob, PretrainSettings
+from cloud_core.training.launch import Launch
 from cloud_core.training.progress import METRICS
 from tasks.reporting import publish_figure
 from tasks.tracking import git_commit, runs_folder, tracked_run
-from tasks.training import Launch, torchrun
-
-# What the job takes from the configuration as it stands.
-PASSED_ON = (
-    *("encoder", "masking", "relabel", "optimiser", "batch_size", "seed", "precision", "strategy", "compile"),
-    *("micro_batch_tokens", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
-)
-
-Geometry = Annotated[EncoderConfig, AfterValidator(knows_every_word)]
+from tasks.training import torchrun
 
 
 class PretrainConfig(FlowConfig):
@@ -71,32 +60,25 @@ class PretrainConfig(FlowConfig):
     )
     validation_fraction: float = Field(default=0.02, gt=0, lt=1, description="share of the distinct strings")
     data_fraction: float = Field(default=1.0, gt=0, le=1, description="share of the training strings to use")
-    encoder: Geometry = Field(default=EncoderConfig(), description="geometry; default: BERT-base")
-    masking: Masking = Field(default=Masking(), description="what is hidden; default: as published")
-    relabel: bool = Field(
-        default=False, description="in each epoch, equivalent Wyckoff letters and another order of symbols"
+    training: PretrainSettings = Field(
+        default=PretrainSettings(), description="encoder, masking, optimiser, batches, precision, intervals"
     )
-    optimiser: OptimiserSettings = Field(default=OptimiserSettings(), description="AdamW and its schedule")
     epochs: float | None = Field(default=None, gt=0, description="passes over the strings; or give steps")
     steps: int | None = Field(default=None, ge=1, description="optimiser steps; or give epochs")
-    batch_size: int = Field(default=256, ge=1, description="strings per optimiser step, over all processes")
-    seed: int = Field(default=0, ge=0)
-    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="bfloat16: autocast")
-    strategy: Literal["ddp", "fsdp"] = Field(
-        default="ddp", description="fsdp shards weights and optimiser (FSDP2)"
-    )
-    compile: bool = Field(
-        default=False,
-        description="torch.compile: minutes at the start; whether steps get faster on a GPU was not measured",
-    )
-    micro_batch_tokens: int = Field(default=16_384, ge=1, description="tokens a rank takes at once; memory")
-    log_every: int = Field(default=10, ge=1, description="steps")
-    validate_every: int = Field(default=500, ge=1, description="steps")
-    checkpoint_every: int = Field(default=500, ge=1, description="steps")
-    keep_checkpoints: int = Field(default=2, ge=1)
     start_from: Path | None = Field(default=None, description="model folder whose weights to start from")
     launch: Launch = Field(default=Launch(), description="processes and nodes")
     parent_run_id: str | None = Field(default=None, description="MLflow run to file this one under")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_keys(cls, values: Any) -> Any:
+        return moved(values, [field.name for field in fields(PretrainSettings)], "training")
+
+    @field_validator("training")
+    @classmethod
+    def _knows_every_word(cls, training: PretrainSettings) -> PretrainSettings:
+        knows_every_word(training.encoder)
+        return training
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "PretrainConfig":
@@ -138,8 +120,8 @@ def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dic
     crystal_of = {text: key for key, text in crystals.items()}
     rows = sorted(crystal_of)
     keys = [crystal_of[text] for text in rows]
-    corpus = Batches.of_rows(rows, positions=config.encoder.positions)
-    by = corpus if keys == rows else Batches.of_rows(keys, positions=config.encoder.positions)
+    corpus = Batches.of_rows(rows, positions=config.training.encoder.positions)
+    by = corpus if keys == rows else Batches.of_rows(keys, positions=config.training.encoder.positions)
     training, validation = corpus.split(config.validation_fraction, by)
     training = training.subset(config.data_fraction)
     training.save(training_file)
@@ -179,8 +161,10 @@ def identity(config: PretrainConfig, snapshot: Snapshot | None) -> str:
     Raises:
         CorpusError, CheckpointError: a file of strings, or the model to start from, is not there.
     """
-    how = {"name", "experiment", "launch", "parent_run_id", "log_every", "keep_checkpoints"}
-    values = config.model_dump(mode="json", exclude=how | {"texts", "exclude", "start_from"})
+    apart = {"name", "experiment", "launch", "parent_run_id", "texts", "exclude", "start_from"}
+    values = config.model_dump(mode="json", exclude=apart)
+    for name in ("log_every", "keep_checkpoints"):
+        del values["training"][name]
     if snapshot is not None:
         values |= {"table": snapshot.uri, "version": snapshot.version}
     if config.texts is not None:
@@ -210,26 +194,26 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     inputs = {"structures": snapshot} if snapshot is not None else {}
     with tracked_run(config.experiment, config.name, config, inputs, config.parent_run_id) as run:
         corpus = prepare_corpus(config, list(snapshot.files) if snapshot else [], str(folder))
-        per_epoch = batches_per_epoch(corpus["training_strings"], config.batch_size)
+        per_epoch = batches_per_epoch(corpus["training_strings"], config.training.batch_size)
         steps = config.steps or max(1, round((config.epochs or 0) * per_epoch))
         lineage = {
             "form": config.column,
-            "vocabulary": {"words": config.encoder.vocabulary_size, "name": "SCOPE"},
+            "vocabulary": {"words": config.training.encoder.vocabulary_size, "name": "SCOPE"},
             "snapshot": {"uri": snapshot.uri, "version": snapshot.version} if snapshot else None,
             "texts": str(config.texts) if config.texts else None,
             "code": git_commit(),
             "run_id": run.run_id,
             "parent": str(config.start_from) if config.start_from else None,
         }
-        job = Job(
+        job = PretrainJob(
             folder=str(folder),
             training=corpus["training"],
             validation=corpus["validation"],
             model=str(model),
             steps=steps,
+            settings=config.training,
             metadata=lineage,
             start_from=str(config.start_from) if config.start_from else None,
-            **{key: getattr(config, key) for key in PASSED_ON},
         )
         job_file = folder / "job.json"
         job.write(job_file)

@@ -14,7 +14,8 @@ from pydantic import Field, ValidationError, model_validator
 from cloud_core.config import FlowConfig, explain
 from cloud_core.evaluation.metrics.scaling import PowerLaw, fit_power_law, scaling_plot
 from cloud_core.models.encoder import EncoderConfig
-from flows.pretrain import Geometry, PretrainConfig, pretrain
+from cloud_core.training.corpus import Geometry
+from flows.pretrain import PretrainConfig, pretrain
 from tasks.reporting import publish_figure, publish_table
 from tasks.tracking import tracked_run
 
@@ -26,7 +27,7 @@ class ScalingConfig(FlowConfig):
     """What varies, and what all runs share."""
 
     pretrain: PretrainConfig = Field(
-        description="shared by all runs; its encoder, data_fraction and steps vary"
+        description="shared by all runs; its training.encoder, data_fraction and steps vary"
     )
     sizes: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], Geometry] = Field(
         min_length=1, description="encoders by name"
@@ -57,7 +58,7 @@ class ScalingConfig(FlowConfig):
                     shared
                     | {
                         "name": f"{self.pretrain.name}-{size}-{fraction:g}-{budget}",
-                        "encoder": encoder,
+                        "training": shared["training"] | {"encoder": encoder},
                         "data_fraction": fraction,
                         "steps": budget,
                         "epochs": None,
@@ -99,9 +100,9 @@ def scaling(config: ScalingConfig) -> ScalingResult:
                     "size": size,
                     "data_fraction": planned.data_fraction,
                     "steps": budget,
-                    "parameters": parameters(planned.encoder),
+                    "parameters": parameters(planned.training.encoder),
                     "training_tokens": tokens,
-                    "tokens_seen": round(budget * min(base.batch_size, strings) * tokens / strings),
+                    "tokens_seen": round(budget * min(base.training.batch_size, strings) * tokens / strings),
                     "validation_loss": result.metrics["validation/loss"],
                     "run_id": result.run_id,
                 }

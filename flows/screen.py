@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.config import FlowConfig, TableUri
 from cloud_core.evaluation.discovery import summary_rows
+from cloud_core.evaluation.screening.evaluation import Labels, Submission, Verdict, judge, submit
 from cloud_core.evaluation.screening.plots import shortlist_figure
 from cloud_core.evaluation.screening.shortlist import Window, rank, shortlist
 from cloud_core.files import atomic
@@ -21,7 +22,6 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.models.checkpoint import read_config
 from flows.encode import EncodeConfig, encode
 from tasks.cluster import ClusterConfig, default_cluster
-from tasks.judging import Labels, Submission, Verdict, judge, submit
 from tasks.registry import resolve
 from tasks.reporting import publish_figure, publish_table
 from tasks.screening import (

@@ -7,92 +7,24 @@ notice at their next step and do the same.
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 from mlflow.exceptions import MlflowException
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
-from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.errors import CloudError
 from cloud_core.models.checkpoint import CONFIG, read_config
-from cloud_core.training.distributed import LAUNCHER_VARIABLE
-from cloud_core.training.pretrain import RESULT
+from cloud_core.training.job import RESULT
+from cloud_core.training.launch import LOG, Launch, TrainingError, last_lines, launched
 from cloud_core.training.progress import METRICS, read_lines
 from tasks.reporting import Progress
 from tasks.tracking import Run, mlflow_client
 
-LOG = "torchrun.log"
 POLL_S = 0.5
-# torchrun 2.13 hands restarted ranks the store of the dead ones, and gloo finds their addresses in it.
-FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 RETRY_S = 15.0  # between attempts to reach an MLflow server that is away
-
-
-class TrainingError(CloudError):
-    """A training job that ended without a result; names its log and the last lines of it."""
-
-
-class Launch(BaseModel):
-    """How torchrun starts the ranks; see docs/training.md for several nodes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    processes: int = Field(
-        default=1, ge=1, description="ranks on this node: one for each GPU, or for a few CPU cores"
-    )
-    nodes: str = Field(
-        default="1", pattern=r"^\d+(:\d+)?$", description="number of nodes; '1:4' is elastic between 1 and 4"
-    )
-    rendezvous: str | None = Field(
-        default=None, description="host:port where the nodes meet; needed for more than one"
-    )
-    job_id: str = Field(default="cloud", description="name of the rendezvous, the same on all nodes")
-    max_restarts: int = Field(
-        default=3, ge=0, description="times the ranks start again after one of them died"
-    )
-    threads: int | None = Field(
-        default=None,
-        ge=1,
-        description="CPU threads per rank; default: the machine's cores divided by the ranks",
-    )
-    grace_s: float = Field(
-        default=25.0,
-        gt=0,
-        description="seconds for the ranks' last checkpoint; Prefect's workers grant 30 themselves",
-    )
-
-    def command(self, module: str, *arguments: str) -> list[str]:
-        """The command line: the same on every node."""
-        if self.nodes != "1" and self.rendezvous is None:
-            raise ValueError(f"nodes: {self.nodes} needs rendezvous, the host:port where the nodes meet")
-        meeting = (
-            ["--rdzv-backend", "c10d", "--rdzv-endpoint", self.rendezvous, "--rdzv-id", self.job_id]
-            if self.rendezvous
-            else ["--standalone"]
-        )
-        return [
-            *(sys.executable, "-m", "torch.distributed.run"),
-            *("--nnodes", self.nodes, "--nproc-per-node", str(self.processes)),
-            *("--max-restarts", str(self.max_restarts), "--shutdown-timeout", str(int(self.grace_s))),
-            *meeting,
-            *("-m", module, *arguments),
-        ]
-
-    def environment(self) -> dict[str, str]:
-        threads = self.threads or max(1, (os.cpu_count() or 1) // self.processes)
-        launcher = {"OMP_NUM_THREADS": str(threads), LAUNCHER_VARIABLE: str(os.getpid())}
-        return os.environ | FRESH_STORE | launcher
 
 
 class Relay:
@@ -166,63 +98,6 @@ def run_of(run_id: str) -> Run:
     return Run(run_id, str(client.get_run(run_id).info.experiment_id), client)
 
 
-@contextmanager
-def launched(
-    launch: Launch, module: str, arguments: list[str], log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """torchrun in a session of its own, with its output in `log`; no rank outlives the block."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            launch.command(module, *arguments),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=launch.environment(),
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        stop(process, launch.grace_s)
-
-
-def stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """SIGTERM to every rank, then SIGKILL to what is left after `grace_s`; nothing where all have ended."""
-    family = _descendants(process)
-    if process.poll() is None:
-        # The agent would pass it on, but kill them after a grace of its own; it ends when its ranks do.
-        for rank in family:
-            try:
-                rank.terminate()
-            except psutil.NoSuchProcess:
-                continue
-        if not family:
-            process.terminate()
-    _, alive = psutil.wait_procs(family, timeout=grace_s if process.poll() is None else 0)
-    if not alive:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
-    if process.poll() is None:
-        # It starts new ranks in place of those that ended: of ones that SIGTERM met before they could catch
-        # it, for one. Standing still it starts no more while they are counted, and it is killed before them.
-        process.send_signal(signal.SIGSTOP)
-        alive += _descendants(process)
-        process.kill()
-    process.wait()
-    for rank in alive:
-        try:
-            rank.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=5)
-
-
-def _descendants(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
 @task(cache_policy=NO_CACHE, cache_result_in_memory=False, persist_result=False)
 def torchrun(folder: str, job: str, launch: Launch, run_id: str, steps: int, corpus: str) -> dict[str, Any]:
     """Train the job in file `job`, whose folder is `folder`, to its end; return its result.json.
@@ -262,10 +137,9 @@ def torchrun(folder: str, job: str, launch: Launch, run_id: str, steps: int, cor
         status = process.returncode
     finished = read_result(result, corpus)
     if status != 0 or finished is None:
-        tail = " | ".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         what = f"failed with status {status}" if status else "was stopped before its end"
         raise TrainingError(
-            f"{folder}: training {what}; run it again to go on from its checkpoint. {LOG}: {tail}"
+            f"{folder}: training {what}; run it again to go on from its checkpoint. {LOG}: {last_lines(log)}"
         )
     relay.retry_at = 0.0
     failure = relay.try_pump()

@@ -82,7 +82,7 @@ def test_ranks_import_no_more_than_a_gpu_machine_has(project: Path) -> None:
         ".".join(path.relative_to(project).with_suffix("").parts): path
         for path in python_files(project, "cloud_core")
     }
-    waiting, seen = ["cloud_core.training.pretrain", "cloud_core.training.property"], set()
+    waiting, seen = ["cloud_core.training.pretrain", "cloud_core.training.fit"], set()
     while waiting:
         seen.add(module := waiting.pop())
         names = imports(known[module])

@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 from cloud_core.evaluation.data.catalogue import TASKS
 from cloud_core.evaluation.data.dataset import from_frame
 from cloud_core.evaluation.data.folds import split_by_group
+from cloud_core.evaluation.thermal.data import split_table
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
 from cloud_core.scope.canonical import canonical_composition
 from cloud_core.scope.isolation import Encoded, encode_many
@@ -40,7 +41,6 @@ from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record
 from cloud_core.structures.cell import Cell
 from flows.debye import DebyeConfig
-from tasks.debye import split_table
 
 Rows = Iterator[tuple[str, Any, str]]  # (id, structure, format)
 

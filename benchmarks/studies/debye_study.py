@@ -45,9 +45,13 @@ def main() -> None:
         recipe = DebyeConfig.from_yaml(CONFIGS / f"{name}.yaml").model_dump()
         recipe |= {"name": f"{name}-study", "encoder": options.encoder, "register_as": None}
         recipe["data"] |= data
-        recipe["training"] |= {"pooling": options.pooling, "dropout": options.dropout}
-        fit = recipe["training"]["fit"]
-        fit |= {"epochs": options.epochs, "precision": options.precision}
+        fit = recipe["fit"]
+        fit |= {
+            "pooling": options.pooling,
+            "dropout": options.dropout,
+            "epochs": options.epochs,
+            "precision": options.precision,
+        }
         fit["optimiser"] |= {"learning_rate": options.rate}
         result = debye(DebyeConfig.model_validate(recipe))
         print(

@@ -43,11 +43,12 @@ from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Pooling, PropertyModel, Target, TargetError, geometry
 from cloud_core.training.batches import Batches, batches_per_epoch
 from cloud_core.training.distributed import ranks
-from cloud_core.training.finetune import FitError, FitSettings, fit
+from cloud_core.training.fit import run
+from cloud_core.training.job import LABELS, PARTS, FitJob, FitSettings, PretrainJob, PretrainSettings
+from cloud_core.training.loop import FitError, fit
+from cloud_core.training.losses.property import property_loss, scaled
 from cloud_core.training.optimiser import OptimiserSettings
-from cloud_core.training.pretrain import Job as PretrainJob
 from cloud_core.training.pretrain import train
-from cloud_core.training.property import LABELS, PARTS, Job, property_loss, run, scaled
 
 # MAE over five folds, read off the authors' figures to 1-2 %: (pretrained, without pretraining).
 PUBLISHED = {
@@ -89,15 +90,15 @@ class Preset:
         least, most = self.epochs
         return max(1, round(factor * min(most, max(least, self.passes / rows))))
 
-    def of_jobs(self) -> dict[str, Any]:
-        return {"dropout": self.dropout, "pooling": self.pooling}
-
     def settings(self, start: str, epochs: int, seed: int) -> FitSettings:
         optimiser = OptimiserSettings(
             learning_rate=self.rate if start == PRETRAINED else self.scratch_rate,
             layer_decay=self.layer_decay if start == PRETRAINED else 1.0,
         )
-        return FitSettings(epochs, 32, optimiser, seed=seed, precision=self.precision)  # type: ignore[arg-type]
+        return FitSettings(
+            epochs, 32, optimiser, seed=seed, precision=self.precision, pooling=self.pooling,  # type: ignore[arg-type]
+            dropout=self.dropout,
+        )  # fmt: skip
 
 
 def small(hidden: int, layers: int) -> EncoderConfig:
@@ -129,24 +130,27 @@ def pretrain(preset: Preset, data: Path, to: Path, seconds: float) -> Path:
         validation=str(data / "corpus" / "validation.safetensors"),
         model=str(model),
         steps=steps,
-        encoder=preset.encoder,
-        optimiser=OptimiserSettings(learning_rate=preset.pretrain_rate),
-        batch_size=preset.pretrain_batch,
-        precision=preset.precision,  # type: ignore[arg-type]
-        log_every=max(1, steps // 10),
-        validate_every=steps,
-        checkpoint_every=steps,
+        settings=PretrainSettings(
+            encoder=preset.encoder,
+            optimiser=OptimiserSettings(learning_rate=preset.pretrain_rate),
+            batch_size=preset.pretrain_batch,
+            precision=preset.precision,  # type: ignore[arg-type]
+            log_every=max(1, steps // 10),
+            validate_every=steps,
+            checkpoint_every=steps,
+        ),
         metadata={"form": "canonical"},
     )
     started = time.perf_counter()
     if steps > TIMED:
         with TemporaryDirectory() as place:
-            short = replace(job, folder=place, model=f"{place}/model", steps=TIMED, log_every=TIMED // 2)
+            often = replace(job.settings, log_every=TIMED // 2)
+            short = replace(job, folder=place, model=f"{place}/model", steps=TIMED, settings=often)
             rate = pretrained(short)["system/strings_per_second"] / preset.pretrain_batch
         left = seconds - (time.perf_counter() - started)
         steps = max(1, min(steps, round(rate * left)))
         every = {"validate_every": steps, "checkpoint_every": steps, "log_every": max(1, steps // 10)}
-        job = replace(job, steps=steps, **every)
+        job = replace(job, steps=steps, settings=replace(job.settings, **every))
     metrics = {key: round(value, 3) for key, value in pretrained(job).items() if "validation" in key}
     print(
         f"pretrained {steps} steps ({steps / per_epoch:.2g} epochs of {preset.pretrain_epochs:g}) in "
@@ -200,7 +204,7 @@ class Fit:
     part: Part
     start: str
     seed: int
-    job: Job
+    job: FitJob
 
     @property
     def cost(self) -> int:
@@ -261,7 +265,7 @@ def rows_per_second(preset: Preset, part: Part) -> float:
     return found.epochs[-1].rows_per_second
 
 
-def work(job: Job) -> None:
+def work(job: FitJob) -> None:
     """What a worker does: a fit in a process of its own."""
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
@@ -334,7 +338,7 @@ def fits_of(
                 here = to / part.task / f"fold-{part.facts['fold']}" / f"{start}-seed-{seed}"
                 settings = preset.settings(start, epochs[part.task], seed)
                 paths = str(here), str(part.folder), str(here / "model")
-                job = Job(*paths, (part.target,), settings, **preset.of_jobs(), **begin)
+                job = FitJob(*paths, (part.target,), settings, **begin)
                 fits.setdefault(str(here), Fit(part, start, seed, job))
     return list(fits.values())
 
@@ -363,7 +367,7 @@ def tuned(
             settings = trial.settings(PRETRAINED, trial.epochs_of(part.rows, TRIAL), 0)
             here = to / part.task / f"{pooling}-{peak:g}"
             paths = str(here), str(part.folder), str(here / "model")
-            job = Job(*paths, (part.target,), settings, **trial.of_jobs(), start_from=str(encoder))
+            job = FitJob(*paths, (part.target,), settings, start_from=str(encoder))
             trials.setdefault((pooling, peak), []).append(Fit(part, f"{pooling} token, {peak:g}", 0, job))
     missing = [each for fits in trials.values() for each in fits if each.job.result() is None]
     left = do(missing, workers, threads, rate, ends)

@@ -20,8 +20,8 @@ from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.hugging_face import GEOMETRY, from_bert
 from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
+from cloud_core.training.losses.mlm import MicroBatch, micro_batches
 from cloud_core.training.masking import Masking
-from cloud_core.training.objective import MicroBatch, micro_batches
 from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
 
 CONFIG = EncoderConfig(hidden_size=128, layers=2, heads=4, feed_forward=512)

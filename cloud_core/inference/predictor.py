@@ -17,7 +17,7 @@ from cloud_core.scope import EncoderSettings, ScopeError, decode
 from cloud_core.scope.inputs import Refused, encode_inputs
 from cloud_core.structures.cell import Cell
 from cloud_core.training.batches import Batches
-from cloud_core.training.finetune import Precision, outputs
+from cloud_core.training.loop import Precision, outputs
 
 Model = PropertyModel | Ensemble | DebyeModel
 

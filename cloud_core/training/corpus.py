@@ -1,11 +1,12 @@
 """The strings of a pretraining corpus, read from the files of a table's snapshot."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+from pydantic import AfterValidator
 
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.scope.tokenizer import Tokenizer
@@ -60,3 +61,7 @@ def knows_every_word(encoder: EncoderConfig) -> EncoderConfig:
     if encoder.vocabulary_size < words:
         raise ValueError(f"vocabulary_size {encoder.vocabulary_size} is less than SCOPE's {words} words")
     return encoder
+
+
+Geometry = Annotated[EncoderConfig, AfterValidator(knows_every_word)]
+"""Of an encoder, in a configuration."""

@@ -27,8 +27,8 @@ from cloud_core.training import counter
 from cloud_core.training.augmentation import space_group_numbers
 from cloud_core.training.batches import Batches, batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, StopRequest, gradient_sync, ranks, spread, whole
-from cloud_core.training.job import Job
-from cloud_core.training.objective import Objective, evaluate, micro_batch, micro_batches, summary
+from cloud_core.training.job import RESULT, PretrainJob
+from cloud_core.training.losses.mlm import Objective, evaluate, micro_batch, micro_batches, summary
 from cloud_core.training.optimiser import adamw, schedule, set_learning_rate
 from cloud_core.training.progress import (
     METRICS,
@@ -40,35 +40,35 @@ from cloud_core.training.progress import (
 )
 from cloud_core.training.state import latest, load_state, save_state, start_from
 
-RESULT = "result.json"
 CHECKPOINTS = "checkpoints"
 
 
 class Run:
     """One rank's run of a job."""
 
-    def __init__(self, job: Job, ranks: Ranks) -> None:
+    def __init__(self, job: PretrainJob, ranks: Ranks) -> None:
         self.job, self.ranks = job, ranks
         self.folder = Path(job.folder)
         self.training, self.validation = Batches.load(job.training), Batches.load(job.validation)
-        smallest = smallest_batch(len(self.training), job.batch_size)
+        smallest = smallest_batch(len(self.training), job.settings.batch_size)
         if min(smallest, len(self.validation)) < ranks.world:
             raise ValueError(
                 f"{len(self.training)} training and {len(self.validation)} validation strings in batches of "
-                f"{smallest} to {job.batch_size} are too few for {ranks.world} processes; start fewer"
+                f"{smallest} to {job.settings.batch_size} are too few for {ranks.world} processes; start "
+                "fewer"
             )
-        self.per_epoch = batches_per_epoch(len(self.training), job.batch_size)
-        self.groups = space_group_numbers(self.training) if job.relabel else None
+        self.per_epoch = batches_per_epoch(len(self.training), job.settings.batch_size)
+        self.groups = space_group_numbers(self.training) if job.settings.relabel else None
         self.order: tuple[int, list[NDArray[np.int64]]] = (-1, [])
-        torch.manual_seed(job.seed)
-        self.model = MaskedLanguageModel(job.encoder)
+        torch.manual_seed(job.settings.seed)
+        self.model = MaskedLanguageModel(job.settings.encoder)
         if job.start_from is not None:
             start_from(job.start_from, self.model)
         objective = Objective(self.model)
-        if job.compile:
+        if job.settings.compile:
             objective.compile(dynamic=True)
-        self.objective = spread(objective, self.model.encoder.layers, ranks, job.strategy)
-        self.optimiser = adamw(self.model, job.encoder.layers, job.optimiser)
+        self.objective = spread(objective, self.model.encoder.layers, ranks, job.settings.strategy)
+        self.optimiser = adamw(self.model, job.settings.encoder.layers, job.settings.optimiser)
         self.recipe = job.recipe(self.training)
         self.step = 0
         self.norm = torch.zeros(())  # of the last step's gradient
@@ -79,7 +79,7 @@ class Run:
             self.step, self.before = load_state(checkpoint, self.model, self.optimiser, self.recipe)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        if self.job.precision == "float32":
+        if self.job.settings.precision == "float32":
             return nullcontext()
         return torch.autocast(self.ranks.device.type, torch.bfloat16)
 
@@ -87,7 +87,9 @@ class Run:
         """(epoch, rows of the global batch)."""
         epoch, index = divmod(step, self.per_epoch)
         if self.order[0] != epoch:
-            batches = epoch_batches(len(self.training), self.job.batch_size, self.job.seed, epoch)
+            batches = epoch_batches(
+                len(self.training), self.job.settings.batch_size, self.job.settings.seed, epoch
+            )
             self.order = (epoch, batches)
         return epoch, self.order[1][index]
 
@@ -96,12 +98,19 @@ class Run:
         job, ranks = self.job, self.ranks
         epoch, rows = self.rows(self.step)
         torch.manual_seed(
-            int(counter.bits(job.seed, counter.DROPOUT, self.step, ranks.rank)[0] >> np.uint64(1))
+            int(counter.bits(job.settings.seed, counter.DROPOUT, self.step, ranks.rank)[0] >> np.uint64(1))
         )
         batches, scored = micro_batches(
-            self.training, rows, job.masking, job.seed, epoch, ranks, job.micro_batch_tokens, self.groups
+            self.training,
+            rows,
+            job.settings.masking,
+            job.settings.seed,
+            epoch,
+            ranks,
+            job.settings.micro_batch_tokens,
+            self.groups,
         )
-        set_learning_rate(self.optimiser, schedule(self.step, job.steps, job.optimiser))
+        set_learning_rate(self.optimiser, schedule(self.step, job.steps, job.settings.optimiser))
         measured = torch.zeros(self.before.shape[1], dtype=torch.float64, device=ranks.device)
         for number, batch in enumerate(batches, 1):
             with gradient_sync(self.objective, number == len(batches)):
@@ -110,12 +119,12 @@ class Run:
                 # Gradients are averaged over the ranks; the mean over masked words is what is wanted.
                 (loss * (ranks.world / max(scored, 1))).backward()
             measured = measured + measures
-        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), job.optimiser.clip_norm)
+        self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), job.settings.optimiser.clip_norm)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.pending.append(measured)
         self.step += 1
-        operations = training_operations(job.encoder, self.training.lengths[rows], scored)
+        operations = training_operations(job.settings.encoder, self.training.lengths[rows], scored)
         return Work(len(rows), float(self.training.lengths[rows].sum()), operations)
 
     def settle(self) -> None:
@@ -128,8 +137,8 @@ class Run:
         batch = micro_batch(
             self.training,
             share(rows, self.training.lengths, self.ranks.rank, self.ranks.world)[:1],
-            self.job.masking,
-            self.job.seed,
+            self.job.settings.masking,
+            self.job.settings.seed,
             epoch,
         )
         with self.autocast():
@@ -163,7 +172,7 @@ class Run:
         # FSDP needs its own wrapper for a forward pass; DDP's would wait for a backward one.
         module = getattr(self.objective, "module", self.objective)
         with self.autocast():
-            return evaluate(module, self.validation, self.ranks, self.job.micro_batch_tokens)
+            return evaluate(module, self.validation, self.ranks, self.job.settings.micro_batch_tokens)
 
     def save(self) -> None:
         save_state(
@@ -175,7 +184,7 @@ class Run:
             self.recipe,
             self.job.metadata,
             self.ranks,
-            self.job.keep_checkpoints,
+            self.job.settings.keep_checkpoints,
         )
 
 
@@ -187,11 +196,11 @@ class Work(NamedTuple):
     operations: float
 
 
-def train(job: Job, ranks: Ranks) -> bool:
+def train(job: PretrainJob, ranks: Ranks) -> bool:
     """Train to the last step; False where a stop was asked for, after a checkpoint."""
     stop = StopRequest(ranks)
     run = Run(job, ranks)
-    dtype = torch.bfloat16 if job.precision == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if job.settings.precision == "bfloat16" else torch.float32
     peak = float(ranks.sum(torch.tensor([matrix_rate(ranks.device, dtype)], dtype=torch.float64)))
     sink = MetricsFile(run.folder, run.step) if ranks.first else None
     if ranks.world > 1 and run.step < job.steps:
@@ -203,7 +212,7 @@ def train(job: Job, ranks: Ranks) -> bool:
         strings, tokens = strings + work.strings, tokens + work.tokens
         operations += work.operations
         last = run.step == job.steps
-        if last or run.step % job.log_every == 0:
+        if last or run.step % job.settings.log_every == 0:
             report = summary(run.checked_measurements().sum(0), "train")
             seconds = time.perf_counter() - clock
             report |= {
@@ -220,7 +229,7 @@ def train(job: Job, ranks: Ranks) -> bool:
             if sink is not None:
                 sink.write(run.step, report)
             clock, strings, tokens, operations = time.perf_counter(), 0, 0.0, 0.0
-        if last or run.step % job.validate_every == 0:
+        if last or run.step % job.settings.validate_every == 0:
             started = time.perf_counter()
             report = run.validate()
             metrics |= report
@@ -228,7 +237,7 @@ def train(job: Job, ranks: Ranks) -> bool:
                 sink.write(run.step, report)
             clock += time.perf_counter() - started
         stopping = not last and stop.agreed()
-        if last or stopping or run.step % job.checkpoint_every == 0:
+        if last or stopping or run.step % job.settings.checkpoint_every == 0:
             started = time.perf_counter()
             run.save()
             clock += time.perf_counter() - started
@@ -242,7 +251,7 @@ def finish(run: Run, metrics: dict[str, float]) -> None:
     """The model folder, then `result.json`, which says that the run is complete."""
     weights = {name: whole(tensor) for name, tensor in run.model.state_dict().items()}
     if run.ranks.first:
-        model = MaskedLanguageModel(run.job.encoder)
+        model = MaskedLanguageModel(run.job.settings.encoder)
         model.load_state_dict(weights)
         # Where all steps were done by processes before this one, they have reported and this one has not.
         reported = (line for _, line in read_lines(run.folder / METRICS))
@@ -254,7 +263,7 @@ def finish(run: Run, metrics: dict[str, float]) -> None:
 
 
 def main(path: str) -> None:
-    job = Job.read(path)
+    job = PretrainJob.read(path)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32 where bf16 is not asked for
     with ranks() as group:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cloud_core.training.finetune import FitSettings
+from cloud_core.training.loop import FitSettings
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
+from cloud_core.evaluation.thermal.data import ThermalError, parse_temperatures
 from cloud_core.evaluation.thermal.plots import sweep_figure
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.structures.formats import stem_of_name
 from tasks.registry import resolve
-from tasks.thermal import ThermalError, parse_temperatures
 
 
 class Sweep(BaseModel):

@@ -86,7 +86,7 @@ def demo_config(
         debye={
             "name": "demo-debye",
             "data": {"path": str(data / "heat_capacity.csv")},
-            "training": {"fit": fit | {"epochs": debye_epochs}},
+            "fit": fit | {"epochs": debye_epochs},
             "direct": False,
             "temperatures": "0:1000:10",
             "crystals": 3,

@@ -17,7 +17,7 @@ from cloud_core.evaluation.data.folds import Split, split_by_group
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target
 from cloud_core.scope import canonicalise, encode
-from cloud_core.training.finetune import FitSettings
+from cloud_core.training.loop import FitSettings
 from cloud_core.training.search import Space, search
 
 SALT = "Na 0.5 Cl 0.5"

@@ -13,17 +13,24 @@ import pytest
 
 from cloud_core.config import ConfigError
 from cloud_core.evaluation.thermal.comparison import compare, control
+from cloud_core.evaluation.thermal.data import (
+    Split,
+    ThermalData,
+    parse_temperatures,
+    read_thermal,
+    split_table,
+)
+from cloud_core.evaluation.thermal.fits import direct_job, direct_values
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target
-from cloud_core.training.finetune import FitSettings
+from cloud_core.training.fit import run as fit_job
+from cloud_core.training.job import FitSettings
 from cloud_core.training.optimiser import OptimiserSettings
 from flows.cli.curves import sweep
 from flows.debye import DebyeConfig, debye
-from tasks.debye import Split, Start, Training, split_table, train_direct
 from tasks.registry import RegistryError, resolve
-from tasks.thermal import ThermalData, parse_temperatures, read_thermal
 from tasks.tracking import mlflow_client
 
 TINY = EncoderConfig(hidden_size=32, layers=1, heads=2, feed_forward=64, dropout=0.0)
@@ -44,7 +51,7 @@ def test_trains_registers_and_answers(prefect_server: str, mlflow_uri: str, tabl
     config = DebyeConfig(
         data=ThermalData(path=str(table)),
         from_scratch=TINY,
-        training=Training(fit=FIT),
+        fit=FIT,
         register_as="debye",
     )
     result = debye(config)
@@ -61,7 +68,7 @@ def test_trains_registers_and_answers(prefect_server: str, mlflow_uri: str, tabl
     run = mlflow_client().get_run(result.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test_mae"] == pytest.approx(result.metrics["test_mae"])
-    assert run.data.params["training.lowest_theta"] == "20.0"
+    assert run.data.params["thermal.lowest_theta"] == "20.0"
     names = {item.path for item in mlflow_client().list_artifacts(result.run_id)}
     assert {
         "curves.png",
@@ -198,20 +205,22 @@ def test_regressors_without_physics_at_many_temperatures(
         data=ThermalData(path=str(path), temperature="temperature", id="id"),
         split=Split(held_out_temperatures=(300.0,)),
         from_scratch=TINY,
-        training=Training(fit=fit),
+        fit=fit,
         report_per="atom",
     )
     split = split_table(config.data, config.split)
-    start = Start(from_scratch=TINY)
     for with_atoms in (True, False):
-        found = train_direct(config.data, config.split, config.training, start, with_atoms)
-        values = np.array(found)
+        found = []
+        for place in ("once", "again"):  # the same rows, seed and start: the same model
+            folder = tmp_path / f"{place}-{with_atoms}"
+            job = direct_job(folder, split, with_atoms, fit, TINY, {"from_scratch": TINY})
+            fit_job(job)
+            found.append(direct_values(job, split, with_atoms))
+        values, again = found
         assert values.shape == split.test.values.shape == (len(split.test), 3)
         assert values[:, 1] == pytest.approx((values[:, 0] + values[:, 2]) / 2)
         assert np.std(values[:, 0]) > 0  # it tells crystals apart
-        # the same rows, seed and start: the same model
-        again = train_direct(config.data, config.split, config.training, start, with_atoms)
-        assert again == found
+        assert np.array_equal(values, again)
     rows = {row["model"]: row for row in debye(config).comparison}
     assert len(rows) == 5
     assert all({"MAE", "MAE/MAD", "R2", "held-out T: MAE/MAD"} <= set(row) for row in rows.values())

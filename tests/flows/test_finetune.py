@@ -15,11 +15,9 @@ from cloud_core.inference import Predictor
 from cloud_core.models.checkpoint import CheckpointError, save_encoder
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel
-from cloud_core.training.thermal import ThermalError
 from flows.benchmark import BenchmarkConfig
 from flows.finetune import FinetuneConfig, finetune
-from tasks.debye import Start
-from tasks.registry import RegistryError
+from tasks.registry import RegistryError, resolve
 
 TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "feed_forward": 64}
 QUICK = {"epochs": 3, "batch_size": 32, "optimiser": {"learning_rate": 2e-3}}
@@ -160,7 +158,7 @@ def test_classes_searched_settings_and_the_encoder_from_scratch(
 
 def test_missing_encoder_is_an_error_and_no_start_from_scratch(dielectric: Path, tmp_path: Path) -> None:
     with pytest.raises((RegistryError, CheckpointError), match="nowhere"):
-        config(dielectric, encoder=str(tmp_path / "nowhere"), from_scratch=False).start()
+        config(dielectric, encoder=str(tmp_path / "nowhere"), from_scratch=False).start(resolve)
     with pytest.raises(ValueError, match="from_scratch"):
         config(dielectric, from_scratch=False)
     with pytest.raises(ValueError, match="never both"):
@@ -171,15 +169,13 @@ def test_encoder_of_another_form_is_refused(dielectric: Path, tmp_path: Path) ->
     folder = save_encoder(
         tmp_path / "encoder", MaskedLanguageModel(EncoderConfig(**TINY)), {"form": "official"}
     )
-    with pytest.raises(ConfigError, match="form: official"):
-        config(dielectric, encoder=str(folder), from_scratch=False).start()
+    with pytest.raises(ConfigError, match="pretrained on official strings"):
+        config(dielectric, encoder=str(folder), from_scratch=False).start(resolve)
     unknown = save_encoder(tmp_path / "unknown", MaskedLanguageModel(EncoderConfig(**TINY)), {})
     with pytest.raises(ConfigError, match="cloud import --form"):
-        config(dielectric, encoder=str(unknown), from_scratch=False).start()
-    with pytest.raises(ThermalError, match="cloud import --form"):
-        Start(folder=str(unknown)).geometry()
+        config(dielectric, encoder=str(unknown), from_scratch=False).start(resolve)
     started = config(dielectric, encoder=str(folder), from_scratch=False, form="official")
-    assert started.start().job == {"start_from": str(folder)}
+    assert started.start(resolve).job == {"start_from": str(folder)}
     assert json.loads((folder / "config.json").read_text())["kind"] == "encoder"
 
 

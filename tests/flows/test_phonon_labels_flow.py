@@ -5,12 +5,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cloud_core.evaluation.thermal.data import Split, ThermalData, read_thermal, split_table
+from cloud_core.evaluation.thermal.phonon_labels import PhononData, PhononLabels
+from cloud_core.evaluation.thermal.table import split_by_string
 from cloud_core.scope import canonicalise
-from cloud_core.training.thermal import split_by_string
 from flows.phonon_labels import PhononLabelsConfig, phonon_labels
-from tasks.debye import Split, split_table
-from tasks.phonons import PhononData, PhononLabels
-from tasks.thermal import ThermalData, read_thermal
 
 FILE = "data/phonon/phdos_tutorial_data_1521.csv.gz"
 

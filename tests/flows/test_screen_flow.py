@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from cloud_core.evaluation.discovery import discovery_metrics
+from cloud_core.evaluation.screening.evaluation import judge
 from cloud_core.inference.predictor import Predictor
 from cloud_core.lake.pins import pins
 from cloud_core.lake.table import Table
@@ -27,7 +28,6 @@ from flows.debye import DebyeConfig
 from flows.phonon_labels import PhononLabelsConfig
 from flows.screen import Labels, ScreenConfig, ScreenResult, Submission, screen
 from tasks.cluster import ClusterConfig
-from tasks.judging import judge
 from tasks.screening import (
     Reference,
     ScopeFile,

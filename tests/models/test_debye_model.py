@@ -6,6 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from cloud_core.evaluation.thermal.table import (
+    ThermalError,
+    ThermalTable,
+    assemble,
+    split_by_string,
+)
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.checkpoint import CheckpointError
 from cloud_core.models.debye import heat_capacity, internal_energy
@@ -13,15 +19,10 @@ from cloud_core.models.debye_model import DebyeModel, Quantity, best_theta
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.first_token import Pooling
 from cloud_core.training.batches import Batches
-from cloud_core.training.finetune import FitSettings, fit, outputs
+from cloud_core.training.job import FitSettings
+from cloud_core.training.loop import fit, outputs
+from cloud_core.training.losses.thermal import thermal_loss
 from cloud_core.training.optimiser import OptimiserSettings
-from cloud_core.training.thermal import (
-    ThermalError,
-    ThermalTable,
-    assemble,
-    split_by_string,
-    thermal_loss,
-)
 
 TINY = EncoderConfig(hidden_size=16, layers=1, heads=2, feed_forward=32)
 SALT = "1 6 a O D D a D O D b O O O c O O O d O O O e O O O 0 | 4a 4b | Cl 0.5 Na 0.5"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tasks.evaluation import devices_of
+from tasks.finetuning import devices_of
 from tasks.training import TrainingError
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.training.batches import Batches
-from cloud_core.training.job import Job
+from cloud_core.training.job import PretrainJob, PretrainSettings
+from cloud_core.training.launch import Launch, TrainingError, launched, stop
 from cloud_core.training.progress import MetricsFile, read_lines
 from tasks.tracking import metric_history, mlflow_client, tracked_run
-from tasks.training import Launch, Relay, TrainingError, launched, stop, torchrun
+from tasks.training import Relay, torchrun
 from tests.servers import free_port
 
 STUBBORN = """
@@ -29,18 +30,20 @@ time.sleep(600)
 
 
 @pytest.fixture
-def endless(shared: Path, tmp_path: Path) -> Job:
+def endless(shared: Path, tmp_path: Path) -> PretrainJob:
     """A job that would take days."""
     texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:201]
     training, validation = Batches.distinct(texts).split(0.1)
     training.save(tmp_path / "training.safetensors")
     validation.save(tmp_path / "validation.safetensors")
     (tmp_path / "run").mkdir()
-    job = Job(
+    job = PretrainJob(
         folder=str(tmp_path / "run"), model=str(tmp_path / "model"),
         training=str(tmp_path / "training.safetensors"), validation=str(tmp_path / "validation.safetensors"),
-        encoder=EncoderConfig(hidden_size=32, layers=1, heads=2, feed_forward=64),
-        steps=10**7, batch_size=20, log_every=1, checkpoint_every=10**7, validate_every=10**7,
+        steps=10**7, settings=PretrainSettings(
+            encoder=EncoderConfig(hidden_size=32, layers=1, heads=2, feed_forward=64),
+            batch_size=20, log_every=1, checkpoint_every=10**7, validate_every=10**7,
+        ),
     )  # fmt: skip
     job.write(tmp_path / "run" / "job.json")
     return job
@@ -134,7 +137,7 @@ def test_ranks_stopped_while_they_start_are_not_replaced(
     assert not left
 
 
-def test_ranks_whose_launcher_was_killed_leave_a_checkpoint(endless: Job) -> None:
+def test_ranks_whose_launcher_was_killed_leave_a_checkpoint(endless: PretrainJob) -> None:
     """As after an OOM kill of the flow's process: nobody is left to tell them."""
     launcher = subprocess.Popen(["sleep", "600"])
     environment = os.environ | {"CLOUD_LAUNCHER_PID": str(launcher.pid), "OMP_NUM_THREADS": "1"}
@@ -153,7 +156,7 @@ def test_ranks_whose_launcher_was_killed_leave_a_checkpoint(endless: Job) -> Non
 
 
 @pytest.mark.integration
-def test_a_failing_job_names_its_log(endless: Job, runs: Path, prefect_server: str) -> None:
+def test_a_failing_job_names_its_log(endless: PretrainJob, runs: Path, prefect_server: str) -> None:
     from prefect import flow
 
     Path(endless.training).write_bytes(b"not safetensors")

@@ -17,10 +17,12 @@ from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.heads import PropertyModel, Target
 from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import LAUNCHER_VARIABLE, Ranks
-from cloud_core.training.finetune import Epoch, FitError, FitSettings, fit, mean_loss, outputs
+from cloud_core.training.fit import build, run
+from cloud_core.training.job import LABELS, PARTS, FitJob, FitSettings
+from cloud_core.training.loop import Epoch, FitError, fit, mean_loss, outputs
+from cloud_core.training.losses.property import property_loss, scaled
 from cloud_core.training.optimiser import OptimiserSettings, adamw
 from cloud_core.training.progress import METRICS
-from cloud_core.training.property import LABELS, PARTS, Job, build, property_loss, run, scaled
 
 GEOMETRY = EncoderConfig(hidden_size=32, layers=2, heads=2, feed_forward=64)
 ELEMENTS = ("H", "Li", "Na", "K", "Rb", "Cs", "F", "Cl", "Br", "I")
@@ -181,12 +183,15 @@ def test_a_job_says_pooling_and_dropout(tmp_path: Path) -> None:
     still = replace(GEOMETRY, dropout=0.0, attention_dropout=0.0)
     folder = save_encoder(tmp_path / "encoder", MaskedLanguageModel(still), {})
     places = str(tmp_path / "job"), str(tmp_path), str(tmp_path / "model")
-    job = Job(*places, (Target("a"),), SETTINGS, pooling="mean", dropout=0.2, start_from=str(folder))
-    assert Job.read(job.write()) == job
-    fitted, _ = build(job, job.targets)
+    settings = replace(SETTINGS, pooling="mean", dropout=0.2)
+    job = FitJob(*places, (Target("a"),), settings, start_from=str(folder))
+    assert FitJob.read(job.write(job.file)) == job
+    texts, labels = strings(10)
+    rows = Batches.of_rows(texts, {LABELS: labels[:, None]})
+    fitted = build(job, rows, rows)[0].model
     assert (fitted.pooling, fitted.config.dropout, fitted.config.attention_dropout) == ("mean", 0.2, 0.2)
     assert 0.2 in {module.p for module in fitted.modules() if isinstance(module, torch.nn.Dropout)}
-    kept, _ = build(replace(job, pooling="first", dropout=None), job.targets)
+    kept = build(replace(job, settings=SETTINGS), rows, rows)[0].model
     assert (kept.pooling, kept.config) == ("first", still)
 
 
@@ -196,8 +201,8 @@ def test_scaling_is_of_training_labels_alone(tmp_path: Path) -> None:
         columns = {LABELS: (labels + shift)[:, None]}
         Batches.of_rows(texts, columns).save(tmp_path / f"{part}.safetensors")
     places = str(tmp_path / "job"), str(tmp_path), str(tmp_path / "model")
-    job = Job(*places, (Target("place"),), replace(SETTINGS, epochs=1), from_scratch=GEOMETRY)
-    job.write()
+    job = FitJob(*places, (Target("place"),), replace(SETTINGS, epochs=1), from_scratch=GEOMETRY)
+    job.write(job.file)
     run(job)
     (target,) = PropertyModel.load(places[2])[0].targets
     assert (target.mean, target.deviation) == pytest.approx((labels.mean(), labels.std()))
@@ -209,10 +214,10 @@ def test_a_fit_does_not_outlive_who_launched_it(tmp_path: Path) -> None:
         Batches.of_rows(texts, {LABELS: labels[:, None]}).save(tmp_path / f"{part}.safetensors")
     places = str(tmp_path / "job"), str(tmp_path), str(tmp_path / "model")
     endless = replace(SETTINGS, epochs=10**6)
-    job = Job(*places, (Target("place"),), endless, from_scratch=GEOMETRY)
+    job = FitJob(*places, (Target("place"),), endless, from_scratch=GEOMETRY)
     launcher = subprocess.Popen(["sleep", "600"])
     fitting = subprocess.Popen(
-        [sys.executable, "-m", "cloud_core.training.property", str(job.write())],
+        [sys.executable, "-m", "cloud_core.training.fit", str(job.write(job.file))],
         env=os.environ | {LAUNCHER_VARIABLE: str(launcher.pid)},
         stdout=subprocess.PIPE,
     )

@@ -26,13 +26,13 @@ from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.training.augmentation import space_group_numbers
 from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
-from cloud_core.training.job import Job
+from cloud_core.training.job import PretrainJob, PretrainSettings
+from cloud_core.training.launch import FRESH_STORE, Launch
+from cloud_core.training.losses.mlm import Objective, micro_batches
 from cloud_core.training.masking import Masking
-from cloud_core.training.objective import Objective, micro_batches
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import Run, main
 from cloud_core.training.progress import read_lines, training_operations
-from tasks.training import FRESH_STORE, Launch
 from tests.servers import free_port
 
 CPU = torch.device("cpu")
@@ -50,18 +50,26 @@ def corpora(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def job(corpora: Path, folder: Path, dropout: float = 0.0, **changes: Any) -> Job:
+def job(corpora: Path, folder: Path, dropout: float = 0.0, **changes: Any) -> PretrainJob:
     """A tiny job: eight steps an epoch, several micro-batches a step, every step reported."""
-    return Job(
+    return changed(PretrainJob(
         folder=str(folder), model=str(folder / "model"),
         training=str(corpora / "training.safetensors"), validation=str(corpora / "validation.safetensors"),
-        encoder=replace(TINY, dropout=dropout, attention_dropout=dropout), seed=5,
-        **dict(steps=STEPS, batch_size=50, log_every=1, validate_every=6, checkpoint_every=4,
-               keep_checkpoints=9, micro_batch_tokens=400) | changes,
-    )  # fmt: skip
+        steps=STEPS, settings=PretrainSettings(
+            encoder=replace(TINY, dropout=dropout, attention_dropout=dropout), seed=5,
+            batch_size=50, log_every=1, validate_every=6, checkpoint_every=4,
+            keep_checkpoints=9, micro_batch_tokens=400,
+        )), **changes)  # fmt: skip
 
 
-def written(job: Job) -> str:
+def changed(job: PretrainJob, **changes: Any) -> PretrainJob:
+    """With other settings, or other places."""
+    own = {key: value for key, value in changes.items() if key in PretrainJob.__dataclass_fields__}
+    settings = {key: value for key, value in changes.items() if key not in own}
+    return replace(job, settings=replace(job.settings, **settings), **own)
+
+
+def written(job: PretrainJob) -> str:
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     path = Path(job.folder) / "job.json"
     job.write(path)
@@ -72,15 +80,15 @@ def written(job: Job) -> str:
 RANK_CODE = """
 import sys
 from cloud_core.training.distributed import ranks
-from cloud_core.training.job import Job
+from cloud_core.training.job import PretrainJob, PretrainSettings
 from cloud_core.training.pretrain import train
 with ranks() as group:
     for path in sys.argv[1:]:
-        train(Job.read(path), group)
+        train(PretrainJob.read(path), group)
 """
 
 
-def side_by_side(world: int, *jobs: Job, timeout_s: float = 200) -> None:
+def side_by_side(world: int, *jobs: PretrainJob, timeout_s: float = 200) -> None:
     """Run jobs one after the other in `world` gloo processes."""
     arguments = [written(job) for job in jobs]
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -98,7 +106,7 @@ def side_by_side(world: int, *jobs: Job, timeout_s: float = 200) -> None:
             process.kill()
 
 
-def measured(job: Job) -> list[tuple[int, dict[str, float]]]:
+def measured(job: PretrainJob) -> list[tuple[int, dict[str, float]]]:
     """What was learnt at each step: everything but the rates of the machine."""
     lines = read_lines(Path(job.folder) / "metrics.jsonl")
     return [
@@ -107,15 +115,15 @@ def measured(job: Job) -> list[tuple[int, dict[str, float]]]:
     ]
 
 
-def losses(job: Job) -> list[float]:
+def losses(job: PretrainJob) -> list[float]:
     return [m["train/loss"] for _, m in measured(job) if "train/loss" in m]
 
 
-def weights(job: Job) -> dict[str, torch.Tensor]:
+def weights(job: PretrainJob) -> dict[str, torch.Tensor]:
     return dict(load_file(Path(job.model) / "model.safetensors"))
 
 
-def assert_identical(one: Job, other: Job) -> None:
+def assert_identical(one: PretrainJob, other: PretrainJob) -> None:
     assert measured(one) == measured(other)
     assert [step for step, m in measured(one) if "train/loss" in m] == list(range(1, one.steps + 1))
     ours, theirs = weights(one), weights(other)
@@ -125,7 +133,7 @@ def assert_identical(one: Job, other: Job) -> None:
 
 
 @pytest.fixture(scope="module")
-def alone(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def alone(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainJob:
     """One process, without dropout."""
     run = job(corpora, tmp_path_factory.mktemp("alone") / "run")
     main(written(run))
@@ -133,7 +141,7 @@ def alone(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 @pytest.fixture(scope="module")
-def pair(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
+def pair(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, PretrainJob]:
     """Two processes: replicated, sharded, and replicated with dropout."""
     folder = tmp_path_factory.mktemp("pair")
     jobs = {
@@ -146,7 +154,7 @@ def pair(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, J
 
 
 @pytest.fixture(scope="module")
-def three(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def three(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainJob:
     run = job(corpora, tmp_path_factory.mktemp("three") / "run")
     side_by_side(3, run)
     return run
@@ -180,7 +188,9 @@ def test_ranks_see_the_one_global_batch(corpora: Path, world: int, masking: Mask
     assert sorted(together) == sorted(strings(whole[0]))
 
 
-def test_two_and_three_processes_reach_the_loss_of_one(alone: Job, pair: dict[str, Job], three: Job) -> None:
+def test_two_and_three_processes_reach_the_loss_of_one(
+    alone: PretrainJob, pair: dict[str, PretrainJob], three: PretrainJob
+) -> None:
     expected = losses(alone)
     assert expected[0] - expected[-1] > 0.02  # it learns
     for other in (pair["ddp"], three, pair["fsdp"]):
@@ -192,16 +202,18 @@ def test_two_and_three_processes_reach_the_loss_of_one(alone: Job, pair: dict[st
             torch.testing.assert_close(weights(other)[name], tensor, atol=1e-4, rtol=0)
 
 
-def from_step_8(run: Job, folder: Path, **changes: Any) -> Job:
+def from_step_8(run: PretrainJob, folder: Path, **changes: Any) -> PretrainJob:
     """A run as it stood after eight steps, to go on in another folder."""
-    rest = replace(run, folder=str(folder), model=str(folder / "model"), **changes)
+    rest = changed(run, folder=str(folder), model=str(folder / "model"), **changes)
     checkpoints = folder / "checkpoints"
     shutil.copytree(Path(run.folder) / "checkpoints" / "step-00000008", checkpoints / "step-00000008")
     (checkpoints / "latest").write_text("step-00000008")
     return rest
 
 
-def test_another_number_of_processes_goes_on_with_the_run(alone: Job, three: Job, tmp_path: Path) -> None:
+def test_another_number_of_processes_goes_on_with_the_run(
+    alone: PretrainJob, three: PretrainJob, tmp_path: Path
+) -> None:
     """Three processes for eight steps, then one."""
     rest = from_step_8(three, tmp_path / "rest")
     main(written(rest))
@@ -210,7 +222,7 @@ def test_another_number_of_processes_goes_on_with_the_run(alone: Job, three: Job
 
 
 def test_a_sharded_run_goes_on_from_a_replicated_one_and_back(
-    alone: Job, pair: dict[str, Job], tmp_path: Path
+    alone: PretrainJob, pair: dict[str, PretrainJob], tmp_path: Path
 ) -> None:
     """Weights and moments go into shards over two processes, and out of them."""
     rests = [
@@ -224,7 +236,9 @@ def test_a_sharded_run_goes_on_from_a_replicated_one_and_back(
         np.testing.assert_allclose(losses(rest), losses(alone)[8:], rtol=2e-6)
 
 
-def test_killed_rank_restarts_bit_for_bit(corpora: Path, pair: dict[str, Job], tmp_path: Path) -> None:
+def test_killed_rank_restarts_bit_for_bit(
+    corpora: Path, pair: dict[str, PretrainJob], tmp_path: Path
+) -> None:
     """SIGKILL one of two ranks: torchrun starts both again, and nothing shows that it happened."""
     run = job(corpora, tmp_path / "run", dropout=0.1, relabel=True)
     agent = subprocess.Popen(
@@ -245,9 +259,9 @@ def test_killed_rank_restarts_bit_for_bit(corpora: Path, pair: dict[str, Job], t
 
 
 @pytest.mark.slow
-def test_two_nodes_meet_and_one_goes_on_when_the_other_is_lost(alone: Job, tmp_path: Path) -> None:
+def test_two_nodes_meet_and_one_goes_on_when_the_other_is_lost(alone: PretrainJob, tmp_path: Path) -> None:
     """Two torchrun agents as two nodes, elastic; SIGKILL takes one of them with its rank."""
-    run = replace(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"))
+    run = changed(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"))
     launch = Launch(nodes="1:2", rendezvous=f"127.0.0.1:{free_port()}", job_id="test", threads=1)
     command = launch.command("cloud_core.training.pretrain", written(run))
     # The host of the meeting point must live: the second agent is the one that joins it.
@@ -264,7 +278,7 @@ def test_two_nodes_meet_and_one_goes_on_when_the_other_is_lost(alone: Job, tmp_p
     np.testing.assert_allclose(losses(run), losses(alone), rtol=2e-6)
 
 
-def wait_for_step(job: Job, step: int) -> None:
+def wait_for_step(job: PretrainJob, step: int) -> None:
     """Until the job has reported `step`."""
     metrics = Path(job.folder) / "metrics.jsonl"
     deadline = time.monotonic() + 150
@@ -273,7 +287,7 @@ def wait_for_step(job: Job, step: int) -> None:
         time.sleep(0.01)
 
 
-def kill_after_step(job: Job, step: int, agent: int) -> int:
+def kill_after_step(job: PretrainJob, step: int, agent: int) -> int:
     """SIGKILL one child of `agent` as soon as the job has reported `step`."""
     wait_for_step(job, step)
     victim = psutil.Process(agent).children()[-1]
@@ -303,7 +317,7 @@ def test_a_process_killed_again_and_again_ends_as_if_it_was_not(corpora: Path, t
 
 @pytest.mark.parametrize("kill", [1, 4, 5, 9, 11])
 def test_a_run_killed_at_any_step_ends_as_if_it_was_not(
-    corpora: Path, alone_with_dropout: Job, tmp_path: Path, kill: int
+    corpora: Path, alone_with_dropout: PretrainJob, tmp_path: Path, kill: int
 ) -> None:
     """What a kill leaves is what is on disk: a second run gets nothing else."""
     run = job(corpora, tmp_path / "run", dropout=0.1, log_every=3)
@@ -320,7 +334,7 @@ def test_a_run_killed_at_any_step_ends_as_if_it_was_not(
 
 
 @pytest.fixture(scope="module")
-def alone_with_dropout(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def alone_with_dropout(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> PretrainJob:
     run = job(corpora, tmp_path_factory.mktemp("alone") / "run", dropout=0.1, log_every=3)
     main(written(run))
     return run
@@ -357,14 +371,16 @@ def test_what_a_killed_process_left_goes_with_the_next_checkpoint(corpora: Path,
     assert sorted(path.name for path in checkpoints.iterdir()) == ["latest", "step-00000001"]
 
 
-def test_checkpoints_of_another_recipe_are_refused(alone: Job, corpora: Path) -> None:
+def test_checkpoints_of_another_recipe_are_refused(alone: PretrainJob, corpora: Path) -> None:
     with pytest.raises(CheckpointError, match="made with other seed, steps than"):
-        Run(replace(alone, seed=6, steps=20), Ranks(0, 1, CPU))
+        Run(changed(alone, seed=6, steps=20), Ranks(0, 1, CPU))
     with pytest.raises(CheckpointError, match="made with other corpus than"):
-        Run(replace(alone, training=str(corpora / "validation.safetensors")), Ranks(0, 1, CPU))
+        Run(changed(alone, training=str(corpora / "validation.safetensors")), Ranks(0, 1, CPU))
 
 
-def test_every_checkpoint_is_a_model_folder_and_a_start(alone: Job, corpora: Path, tmp_path: Path) -> None:
+def test_every_checkpoint_is_a_model_folder_and_a_start(
+    alone: PretrainJob, corpora: Path, tmp_path: Path
+) -> None:
     checkpoint = Path(alone.folder) / "checkpoints" / f"step-{STEPS:08d}"
     model, metadata = load_encoder(checkpoint)
     final, about = load_encoder(alone.model)
@@ -376,13 +392,13 @@ def test_every_checkpoint_is_a_model_folder_and_a_start(alone: Job, corpora: Pat
     assert again.step == 0
     with pytest.raises(CheckpointError, match=r"an encoder of heads 2, not 4; set `encoder`"):
         Run(
-            replace(job(corpora, tmp_path, start_from=str(checkpoint)), encoder=replace(TINY, heads=4)),
+            changed(job(corpora, tmp_path, start_from=str(checkpoint)), encoder=replace(TINY, heads=4)),
             Ranks(0, 1, CPU),
         )
 
 
 def test_a_run_goes_on_when_the_model_that_it_started_from_was_moved(
-    alone: Job, corpora: Path, tmp_path: Path
+    alone: PretrainJob, corpora: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(alone.model, tmp_path / "here")
     run = job(corpora, tmp_path / "run", start_from=str(tmp_path / "here"))
@@ -390,10 +406,10 @@ def test_a_run_goes_on_when_the_model_that_it_started_from_was_moved(
     first.take_step()
     first.save()
     (tmp_path / "here").rename(tmp_path / "there")
-    assert Run(replace(run, start_from=str(tmp_path / "there")), Ranks(0, 1, CPU)).step == 1
+    assert Run(changed(run, start_from=str(tmp_path / "there")), Ranks(0, 1, CPU)).step == 1
     other = Path(alone.folder) / "checkpoints" / "step-00000004"
     with pytest.raises(CheckpointError, match="made with other start_from than"):
-        Run(replace(run, start_from=str(other)), Ranks(0, 1, CPU))
+        Run(changed(run, start_from=str(other)), Ranks(0, 1, CPU))
 
 
 def test_old_checkpoints_go(corpora: Path, tmp_path: Path) -> None:
@@ -403,7 +419,7 @@ def test_old_checkpoints_go(corpora: Path, tmp_path: Path) -> None:
     assert names == ["latest", "step-00000009", "step-00000012"]
 
 
-def test_what_is_reported(alone: Job) -> None:
+def test_what_is_reported(alone: PretrainJob) -> None:
     lines = dict(read_lines(Path(alone.folder) / "metrics.jsonl"))  # the last line of a step wins
     validation = lines[STEPS]
     assert validation["validation/perplexity"] == pytest.approx(np.exp(validation["validation/loss"]))
@@ -434,8 +450,8 @@ def test_operations_are_those_that_torch_counts(corpora: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_compiled_is_the_same_over_two_processes(alone: Job, tmp_path: Path) -> None:
-    run = replace(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"), compile=True)
+def test_compiled_is_the_same_over_two_processes(alone: PretrainJob, tmp_path: Path) -> None:
+    run = changed(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"), compile=True)
     side_by_side(2, run, timeout_s=800)
     np.testing.assert_allclose(losses(run), losses(alone), rtol=2e-5)
 
@@ -515,7 +531,7 @@ def test_a_long_gradient_is_cut_to_its_norm(corpora: Path, tmp_path: Path) -> No
     assert taken == pytest.approx(1e-3 * 0.1, rel=1e-3)
 
 
-def test_a_run_in_bfloat16_learns_as_in_float32(alone: Job, corpora: Path, tmp_path: Path) -> None:
+def test_a_run_in_bfloat16_learns_as_in_float32(alone: PretrainJob, corpora: Path, tmp_path: Path) -> None:
     run = job(corpora, tmp_path / "run", precision="bfloat16")
     main(written(run))
     assert losses(run) != losses(alone)
@@ -523,8 +539,8 @@ def test_a_run_in_bfloat16_learns_as_in_float32(alone: Job, corpora: Path, tmp_p
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
 
 
-def test_a_kill_after_the_last_checkpoint_leaves_the_result_whole(alone: Job, tmp_path: Path) -> None:
-    run = replace(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"))
+def test_a_kill_after_the_last_checkpoint_leaves_the_result_whole(alone: PretrainJob, tmp_path: Path) -> None:
+    run = changed(alone, folder=str(tmp_path / "run"), model=str(tmp_path / "run" / "model"))
     shutil.copytree(alone.folder, run.folder)
     (tmp_path / "run" / "result.json").unlink()
     main(written(run))

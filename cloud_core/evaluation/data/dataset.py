@@ -22,7 +22,7 @@ from cloud_core.models.heads import Target, target_from
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
 from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.training.batches import Batches
-from cloud_core.training.property import LABELS
+from cloud_core.training.job import LABELS
 
 Form = Literal["canonical", "official", "full"]
 

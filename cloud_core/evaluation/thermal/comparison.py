@@ -1,7 +1,7 @@
 """Predicted heat capacities and energies beside known ones, and beside what any claim must beat."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,9 +16,10 @@ from cloud_core.evaluation.thermal.plots import (
     parity,
     sweep_figure,
 )
+from cloud_core.evaluation.thermal.table import Parts, ThermalTable
 from cloud_core.inference.thermodynamics import thermodynamics
 from cloud_core.models.debye_model import evaluate
-from cloud_core.training.thermal import Basis, ThermalTable
+from cloud_core.training.job import Basis
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,24 +29,6 @@ FloatArray = NDArray[np.float64]
 MODEL = "Debye model"
 CONTROL = "control: mean per atom × n_atoms"
 BEST = "best θ of each crystal"
-
-
-class Parts(NamedTuple):
-    """Training and validation rows at the temperatures trained on; test rows at all."""
-
-    train: ThermalTable
-    validation: ThermalTable
-    test: ThermalTable
-
-    @property
-    def held_out(self) -> NDArray[np.bool_]:
-        """[K] which of the test rows' temperatures were not trained on."""
-        return ~np.isin(self.test.temperatures, self.train.temperatures)
-
-    def between(self, values: FloatArray) -> FloatArray:
-        """Values [N, K'] at the temperatures trained on -> [N, K] at all: in between by a straight line."""
-        at, known = self.test.temperatures, self.train.temperatures
-        return np.array([np.interp(at, known, row) for row in values])
 
 
 def control(parts: Parts) -> FloatArray:

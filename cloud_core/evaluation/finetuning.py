@@ -1,29 +1,32 @@
-"""What every finetuning flow shares: its configuration, where it starts from, and the plan of a split."""
+"""What every finetuning shares: its configuration, where it starts from, the jobs of a split, its models."""
 
 import hashlib
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from safetensors.numpy import load_file
 
-from cloud_core.config import ConfigError, FlowConfig
+from cloud_core.config import ConfigError, FlowConfig, moved
 from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.data.dataset import Dataset, Form
 from cloud_core.evaluation.data.folds import Split
-from cloud_core.evaluation.report import MODEL, Evaluated
+from cloud_core.evaluation.metrics.uncertainty import widening
+from cloud_core.evaluation.report import MODEL, Evaluated, Predictions, file_name
 from cloud_core.files import json_digest
 from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import Pooling, Scaling, Target, geometry
-from cloud_core.training.corpus import knows_every_word
-from cloud_core.training.finetune import FitSettings
-from cloud_core.training.property import Job, Objective
+from cloud_core.models.ensemble import DEVIATION, Ensemble
+from cloud_core.models.heads import PropertyModel, Scaling, Target, geometry
+from cloud_core.training.corpus import Geometry
+from cloud_core.training.job import PARTS, FitJob, FitSettings
+from cloud_core.training.launch import FitLaunch
 from cloud_core.training.search import Space, search
-from tasks.evaluation import FitLaunch, baselines_of, fit_member, jobs_of, join_members, write_split
-from tasks.registry import resolve
-from tasks.tracking import Run, flatten
+
+ROWS = "rows.parquet"
 
 
 class TargetConfig(BaseModel):
@@ -61,17 +64,10 @@ class FitConfig(FlowConfig):
         None, description="pretrained encoder: a model folder, models:/name@alias or runs:/id/path"
     )
     from_scratch: bool = Field(False, description="start from random weights, of the geometry given")
-    geometry: Annotated[EncoderConfig, AfterValidator(knows_every_word)] = Field(
-        EncoderConfig(), description="of an encoder from scratch"
-    )
-    fit: FitSettings = Field(FitSettings(), description="epochs, batch size, optimiser, early stopping")
-    objective: Objective = Field("l1", description="of regression, in scaled units")
-    pooling: Pooling = Field(
-        "first",
-        description="of a string's vectors: the first token's, as published, or the mean over all",
-    )
-    dropout: float | None = Field(
-        None, ge=0, lt=1, description="while fitting; default: the encoder's own, which may have none"
+    geometry: Geometry = Field(EncoderConfig(), description="of an encoder from scratch")
+    fit: FitSettings = Field(
+        FitSettings(),
+        description="epochs, batch size, optimiser, early stopping, objective, pooling, dropout",
     )
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="one member each, each once; several: an ensemble"
@@ -86,6 +82,11 @@ class FitConfig(FlowConfig):
     launch: FitLaunch | None = Field(None, description="torchrun's ranks for each fit; default: this process")
     parallel: int = Field(1, ge=1, description="fits side by side, each a process; on GPUs of their own")
     parent_run_id: str | None = Field(None, description="MLflow run to file this one under")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_keys(cls, values: Any) -> Any:
+        return moved(values, ("objective", "pooling", "dropout"), "fit")
 
     @field_validator("baselines")
     @classmethod
@@ -110,31 +111,9 @@ class FitConfig(FlowConfig):
             )
         return self
 
-    def of_jobs(self) -> dict[str, Any]:
-        """Arguments that every `Job` has."""
-        return {"objective": self.objective, "pooling": self.pooling, "dropout": self.dropout}
-
-    def start(self) -> "Start":
-        """Where the weights come from; an alias is looked up once, here.
-
-        Raises:
-            RegistryError, CheckpointError: the encoder is missing.
-            ConfigError: it was pretrained on strings of another form, or of one that it does not say.
-        """
-        if self.encoder is None:
-            return Start({"from_scratch": self.geometry}, self.geometry, "scratch")
-        folder = resolve(self.encoder)
-        form = read_config(folder).get("metadata", {}).get("form")
-        if form is None:
-            raise ConfigError(
-                f"{self.encoder}: does not say on which form of the strings it was pretrained; import it "
-                "again with cloud import --form official|canonical|full"
-            )
-        if form != self.form:
-            raise ConfigError(
-                f"{self.encoder}: pretrained on {form} strings, not {self.form} ones; set form: {form}"
-            )
-        return Start({"start_from": str(folder)}, geometry(folder), weights_digest(folder))
+    def start(self, resolve: Callable[[str], Path]) -> "Start":
+        """Where the weights come from; see `start_of`."""
+        return start_of(self.encoder, self.form, self.geometry, resolve)
 
 
 @dataclass(frozen=True)
@@ -148,16 +127,42 @@ class Start:
     """of the pretrained weights"""
 
 
+def start_of(
+    encoder: str | None, form: str, geometry_of_new: EncoderConfig, resolve: Callable[[str], Path]
+) -> Start:
+    """Where the weights come from: of an encoder by its address, which `resolve` looks up once, or new ones.
+
+    Raises:
+        RegistryError, CheckpointError: the encoder is missing.
+        ConfigError: it was pretrained on strings of another form, or of one that it does not say.
+    """
+    if encoder is None:
+        return Start({"from_scratch": geometry_of_new}, geometry_of_new, "scratch")
+    folder = resolve(encoder)
+    pretrained_on = read_config(folder).get("metadata", {}).get("form")
+    if pretrained_on is None:
+        raise ConfigError(
+            f"{encoder}: does not say on which form of the strings it was pretrained; import it "
+            "again with cloud import --form official|canonical|full"
+        )
+    if pretrained_on != form:
+        raise ConfigError(
+            f"{encoder}: pretrained on {pretrained_on} strings, not {form} ones; take strings of that form, "
+            f"or an encoder of {form} strings"
+        )
+    return Start({"start_from": str(folder)}, geometry(folder), weights_digest(folder))
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A split with the jobs of its model, and of its baseline from scratch where there is one."""
 
     split: Split
     examples: Path
-    jobs: list[Job]
-    scratch: list[Job]
+    jobs: list[FitJob]
+    scratch: list[FitJob]
 
-    def all_jobs(self, name: str) -> dict[str, Job]:
+    def all_jobs(self, name: str) -> dict[str, FitJob]:
         """By name of the MLflow run."""
         named = {f"{name}-seed-{job.settings.seed}": job for job in self.jobs}
         return named | {f"{name}-scratch-seed-{job.settings.seed}": job for job in self.scratch}
@@ -183,9 +188,9 @@ def plan(
 ) -> Fitted:
     """Write the rows and jobs of a split below `folder`."""
     examples = write_split(folder / "examples", data, split, start.geometry.positions)
-    rest = config.of_jobs() | {"metadata": lineage}
+    rest: dict[str, Any] = {"metadata": lineage}
     jobs = jobs_of(folder, examples, data.targets, config.seeds, settings, **start.job, **rest)
-    scratch: list[Job] = []
+    scratch: list[FitJob] = []
     if config.scratch_baseline and config.encoder is not None:
         begin = {"from_scratch": start.geometry}
         scratch = jobs_of(folder / "scratch", examples, data.targets, config.seeds, settings, **begin, **rest)
@@ -193,35 +198,28 @@ def plan(
 
 
 def find_settings(
-    config: FitConfig, start: Start, folder: Path, data: Dataset, split: Split, run: Run, prefix: str = ""
-) -> FitSettings:
-    """The settings to fit with: the configuration's, or the best that the search finds, a child a trial.
+    config: FitConfig,
+    start: Start,
+    folder: Path,
+    data: Dataset,
+    split: Split,
+    validation_loss: Callable[[FitJob, int], float],
+) -> tuple[FitSettings, float | None]:
+    """The settings to fit with and their loss: the configuration's, or the best that the search finds.
 
-    Args:
-        prefix: of the names under which trials and findings are logged, where a run has several searches.
+    validation_loss: fits a job, the trial of this number, and gives its validation loss.
     """
     if config.search is None:
-        return config.fit
+        return config.fit, None
     examples = write_split(folder / "examples", data, split, start.geometry.positions)
 
     def loss(number: int, settings: FitSettings) -> float:
         (job,) = jobs_of(
-            folder / f"trial-{number}",
-            examples,
-            data.targets,
-            config.seeds[:1],
-            settings,
-            **config.of_jobs(),
-            **start.job,
+            folder / f"trial-{number}", examples, data.targets, config.seeds[:1], settings, **start.job
         )
-        path = str(Path(job.folder) / "job.json")
-        found = fit_member(path, config.experiment, f"{prefix}trial-{number}", run.run_id, config.launch)
-        return float(found["validation_loss"])
+        return validation_loss(job, number)
 
-    best, value = search(config.search.space, config.fit, config.search.trials, config.search.seed, loss)
-    run.log_params({f"{prefix}found.{key}": value for key, value in flatten(asdict(best)).items()})
-    run.log_metrics({f"{prefix}search/validation_loss": value})
-    return best
+    return search(config.search.space, config.fit, config.search.trials, config.search.seed, loss)
 
 
 # What does not decide the outcome of a fit; the encoder does by its weights, whatever it is called.
@@ -240,3 +238,72 @@ def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[s
         content.update("\n".join(column).encode() + b"\0")
     content.update(data.labels.tobytes())
     return content.hexdigest()[:8]
+
+
+def write_split(folder: Path, data: Dataset, split: Split, positions: int) -> Path:
+    """Rows of a split in `folder`: as a table, and tokenized by part for the jobs on it."""
+    data.save(folder / ROWS, split)
+    for part, rows in zip(PARTS, split, strict=True):
+        data.examples(rows, positions).save(folder / f"{part}.safetensors")
+    return folder
+
+
+def baseline_file(examples: Path, name: str) -> Path:
+    return examples / "baselines" / f"{file_name(name)}.safetensors"
+
+
+def baselines_of(examples: Path, names: Sequence[str]) -> dict[str, Predictions]:
+    """What `fit_baselines` left: name -> target -> predictions."""
+    return {name: load_file(baseline_file(examples, name)) for name in names}
+
+
+def jobs_of(
+    folder: Path,
+    examples: Path,
+    targets: Sequence[Target],
+    seeds: Sequence[int],
+    settings: FitSettings,
+    **rest: Any,
+) -> list[FitJob]:
+    """A job for each seed, below `folder`, written out."""
+    jobs = []
+    for seed in seeds:
+        place = folder / f"seed-{seed}"
+        job = FitJob(
+            folder=str(place),
+            examples=str(examples),
+            model=str(place / "model"),
+            targets=tuple(targets),
+            settings=replace(settings, seed=seed),
+            **rest,
+        )
+        job.write(job.file)
+        jobs.append(job)
+    return jobs
+
+
+def join_members(
+    jobs: Sequence[FitJob], folder: Path, data: Dataset, split: Split, metadata: dict[str, Any]
+) -> Predictions:
+    """Write the model folder of all members of a finished split, and give the test predictions.
+
+    Several members become an ensemble, whose standard deviations are widened to fit the validation errors.
+    """
+    models = [PropertyModel.load(job.model)[0] for job in jobs]
+    if len(models) == 1:
+        models[0].save(folder, PropertyModel.load(jobs[0].model)[1])
+        return jobs[0].predictions("test")
+    ensemble = Ensemble(models)
+    held = ensemble.combine([job.predictions("validation") for job in jobs])
+    factors = []
+    for place, target in enumerate(data.targets):
+        labels = data.labels[split.validation, place]
+        has = ~np.isnan(labels)
+        if target.kind == "classification" or not has.any():
+            factors.append(1.0)
+        else:
+            spread = held[target.name + DEVIATION]
+            factors.append(widening(labels[has], held[target.name][has], spread[has]))
+    ensemble.widening = tuple(factors)
+    ensemble.save(folder, metadata | {"members": [job.model for job in jobs]})
+    return ensemble.combine([job.predictions("test") for job in jobs])

@@ -8,8 +8,8 @@ computed.
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,38 +20,14 @@ from cloud_core.errors import CloudError
 from cloud_core.training import counter
 from cloud_core.training.batches import Batches, batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, spread
-from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
+from cloud_core.training.job import FitSettings, Precision
+from cloud_core.training.optimiser import adamw, schedule, set_learning_rate
 
-Precision = Literal["float32", "bfloat16"]
 Loss = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 """(output of the model, columns of the batch) -> a scalar: the mean over the rows of the batch."""
 
 # of a batch without gradients: what fills a GPU, and what stays in a CPU's caches
 TOKENS_AT_ONCE = 16_384 if torch.cuda.is_available() else 4_096
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How to fit. `frozen_epochs`: the encoder stands still for so many; `patience`: epochs without a better
-    validation loss after which to stop, frozen ones counted too (None: never)."""
-
-    epochs: int = 50
-    batch_size: int = 64
-    optimiser: OptimiserSettings = field(
-        default_factory=lambda: OptimiserSettings(learning_rate=5e-5, warmup=0.05, layer_decay=0.9)
-    )
-    frozen_epochs: int = 0
-    patience: int | None = None
-    seed: int = 0
-    precision: Precision = "float32"
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or (self.patience is not None and self.patience < 1):
-            raise ValueError("epochs, batch_size and patience must be at least 1")
-        if not 0 <= self.frozen_epochs <= self.epochs:
-            raise ValueError(
-                f"frozen_epochs {self.frozen_epochs} must lie between 0 and epochs {self.epochs}"
-            )
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
+from cloud_core.evaluation.thermal.table import Parts, ThermalError, ThermalTable, assemble, split_by_string
 from cloud_core.files import read_frame
 from cloud_core.models.debye_model import Quantity
 from cloud_core.scope import ScopeError, canonicalise
-from cloud_core.training.thermal import ThermalError, ThermalTable, assemble
 
 
 class ThermalData(BaseModel):
@@ -25,6 +25,21 @@ class ThermalData(BaseModel):
     n_atoms: str = Field("n_atoms", description="column: atoms of the cell that the label is of")
     temperature: float | str = Field(300.0, description="K, one for all rows or the name of a column")
     id: str | None = Field(None, description="column that tells crystals apart, for several rows a crystal")
+
+
+class Split(BaseModel):
+    """What is trained on, what chooses the epoch, and what judges."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    test_share: float = Field(
+        default=0.2, gt=0, lt=1, description="of the distinct strings, never trained on"
+    )
+    validation_share: float = Field(default=0.1, gt=0, lt=1, description="of the distinct strings")
+    held_out_temperatures: tuple[float, ...] = Field(
+        default=(), description="K, judged on test rows, not trained on"
+    )
+    seed: int = Field(default=0, ge=0)
 
 
 def read_thermal(data: ThermalData) -> ThermalTable:
@@ -68,6 +83,26 @@ def _numbers(frame: pd.DataFrame, column: str) -> np.ndarray:
         return pd.to_numeric(frame[column]).to_numpy(dtype=np.float64)
     except (ValueError, TypeError) as error:
         raise ThermalError(f"column {column}: not numbers ({error})") from error
+
+
+def split_table(data: ThermalData, split: Split) -> Parts:
+    """The parts of a table; the same for the same arguments.
+
+    Raises:
+        ThermalError: the table cannot be used, a held-out temperature is not in it, or a part would be empty.
+    """
+    table = read_thermal(data)
+    train, validation, test = split_by_string(
+        table.texts, split.test_share, split.validation_share, split.seed
+    )
+    held = np.isin(table.temperatures, split.held_out_temperatures)
+    if held.sum() != len(set(split.held_out_temperatures)) or held.all():
+        raise ThermalError(
+            f"held_out_temperatures {split.held_out_temperatures}: must be among the table's "
+            f"{table.temperatures.tolist()} K, and leave some to train on"
+        )
+    seen = table.at(~held)
+    return Parts(seen.take(train), seen.take(validation), table.take(test))
 
 
 def parse_temperatures(text: str) -> np.ndarray:

@@ -1,18 +1,15 @@
 """Labels of heat capacity or internal energy at one temperature or many, and the loss against them."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cloud_core.errors import CloudError
 from cloud_core.models.debye_model import Quantity, best_theta, evaluate
-
-Basis = Literal["cell", "atom"]
+from cloud_core.training.job import Basis
 
 
 class ThermalError(CloudError):
@@ -68,6 +65,24 @@ class ThermalTable:
         temperatures = torch.from_numpy(self.temperatures)
         column = torch.from_numpy(np.asarray(theta, dtype=np.float64))[:, None]
         return evaluate(self.quantity, column, temperatures).numpy()
+
+
+class Parts(NamedTuple):
+    """Training and validation rows at the temperatures trained on; test rows at all."""
+
+    train: ThermalTable
+    validation: ThermalTable
+    test: ThermalTable
+
+    @property
+    def held_out(self) -> NDArray[np.bool_]:
+        """[K] which of the test rows' temperatures were not trained on."""
+        return ~np.isin(self.test.temperatures, self.train.temperatures)
+
+    def between(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values [N, K'] at the temperatures trained on -> [N, K] at all: in between by a straight line."""
+        at, known = self.test.temperatures, self.train.temperatures
+        return np.array([np.interp(at, known, row) for row in values])
 
 
 def assemble(
@@ -152,25 +167,3 @@ def split_by_string(
             f"test ({test:g}); give more rows or other shares"
         )
     return masks[0], masks[1], masks[2]
-
-
-def thermal_loss(
-    quantity: Quantity, temperatures: NDArray[np.float64], scale: float, basis: Basis
-) -> Callable[[Tensor, Mapping[str, Tensor]], Tensor]:
-    """Mean absolute error over the labels of a batch, in units of `scale`.
-
-    The function takes θ `[B]` in K and the columns `values` `[B, K]` per atom (nan: no label) and
-    `n_atoms` `[B]`.
-    """
-    levels = torch.from_numpy(temperatures.astype(np.float32))
-
-    def loss(theta: Tensor, columns: Mapping[str, Tensor]) -> Tensor:
-        target = columns["values"].to(theta.dtype)
-        known = ~torch.isnan(target)
-        predicted = evaluate(quantity, theta[:, None], levels.to(theta.device))
-        error = torch.where(known, predicted - target.nan_to_num(), 0.0).abs()
-        if basis == "cell":
-            error = error * columns["n_atoms"].to(theta.dtype)[:, None]
-        return error.sum() / known.sum().clamp(min=1) / scale
-
-    return loss

@@ -1,0 +1,1 @@
+"""What is minimised: masked words, properties, heat capacities of a Debye model."""
