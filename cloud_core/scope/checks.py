@@ -48,7 +48,8 @@ def judged_notes(cell: Cell, kinds: Kinds, settings: EncoderSettings) -> tuple[N
         if note.flag == "overlapping_sites" and settings.overlaps == "refuse":
             raise StructureError(Reason.OVERLAPPING_SITES, note.text)
         if note.flag == "not_periodic" and not settings.assume_periodic:
-            raise StructureError(Reason.UNSUPPORTED, note.text)
+            text = f"{note.text}; the setting assume_periodic=true encodes it as the crystal of its cell"
+            raise StructureError(Reason.UNSUPPORTED, text)
     return notes
 
 
@@ -60,10 +61,23 @@ def _overlaps(cell: Cell, kinds: Kinds, pairs: Sequence[tuple[int, int, float]])
             continue
         if sum(first.values()) + sum(second.values()) <= 1 + OCCUPANCY_SLACK:
             continue
-        what = f"site {i + 1} ({'/'.join(sorted(first))})"
-        other = "its own image" if i == j else f"site {j + 1} ({'/'.join(sorted(second))})"
-        return (Note("overlapping_sites", f"{what} and {other} are {distance:.3f} Å apart"),)
+        what, other = _name(cell, i, first), _name(cell, j, second)
+        if i == j:
+            text = f"{what} and its own image are {distance:.3f} Å apart"
+        elif cell.labels and cell.labels[i] == cell.labels[j]:
+            text = (
+                f"two images of {what} are {distance:.3f} Å apart: give more digits of its position, or the "
+                "exact special position"
+            )
+        else:
+            text = f"{what} and {other} are {distance:.3f} Å apart"
+        return (Note("overlapping_sites", text),)
     return ()
+
+
+def _name(cell: Cell, site: int, atoms: Mapping[str, float]) -> str:
+    label = cell.labels[site] if cell.labels else ""
+    return f"site {label or site + 1} ({'/'.join(sorted(atoms))})"
 
 
 def _atoms_at(cell: Cell, kinds: Kinds, site: int) -> Mapping[str, float]:

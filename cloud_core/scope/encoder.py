@@ -9,7 +9,7 @@ from cloud_core.scope.checks import check_numbers, judged_notes
 from cloud_core.scope.kinds import Kinds, element_of, kinds_of
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.symmetry import Symmetry, moyo_symmetry, spglib_symmetry
-from cloud_core.scope.tables import ISOTOPES, space_groups
+from cloud_core.scope.tables import ATOMIC_NUMBERS, ISOTOPES, space_groups
 from cloud_core.structures.cell import Cell, Note
 from cloud_core.structures.errors import READER_FLAGS, Reason, StructureError
 
@@ -99,6 +99,10 @@ def encode_all(
 
 
 def _settings(forms: Sequence[str], settings: EncoderSettings | None) -> EncoderSettings:
+    if isinstance(forms, str):
+        raise TypeError(f"forms is a tuple of names: forms=({forms!r},)")
+    if isinstance(forms, EncoderSettings):
+        raise TypeError("settings go by name: encode(structure, settings=EncoderSettings(…))")
     if settings is None:
         return EncoderSettings(forms=tuple(forms))
     return settings if tuple(forms) == ("canonical",) else replace(settings, forms=tuple(forms))
@@ -151,12 +155,25 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
             wyckoff = tuple(group.symbols[letter] for letter in sorted(set(found.letters)))
         elif symmetry.number != found.number:
             flags.append("engines_disagree")
+    if kinds.flags:
+        notes += _notes_of_kinds(cell, kinds, notes)
     if notes:
         flags = [*dict.fromkeys([*flags, *[note.flag for note in notes]])]
     return Scope(
         canonical, official, full, key, symmetry.number, official_group, wyckoff, kinds.fractions, len(cell),
         n_primitive, n_conventional, tuple(flags), "; ".join([note.text for note in notes]),
     )  # fmt: skip
+
+
+def _notes_of_kinds(cell: Cell, kinds: Kinds, notes: Sequence[Note]) -> tuple[Note, ...]:
+    """Words for flags of the sites' species."""
+    found: tuple[Note, ...] = ()
+    if "isotope" in kinds.flags and all(note.flag != "isotope" for note in notes):
+        found += (Note("isotope", "D or T is written as H"),)
+    if "disordered" in kinds.flags:
+        mixed = sum(name not in ATOMIC_NUMBERS for name in kinds.names)
+        found += (Note("disordered", f"mixed or partly occupied sites: {mixed} of {len(cell)}"),)
+    return found
 
 
 def without_official(scope: Scope, why: str) -> Scope:

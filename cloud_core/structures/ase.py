@@ -7,7 +7,7 @@ import numpy as np
 
 from cloud_core.structures.arrays import matrix, numbers, truths, vectors
 from cloud_core.structures.cell import Cell, FloatArray
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.sites import (
     cell_of,
     check_lattice,
@@ -98,7 +98,9 @@ def _mixtures(atoms: Mapping[str, Any], symbols: list[str]) -> list[Mapping[str,
     for kind, symbol in zip(kinds.tolist(), symbols, strict=True):
         amounts = occupancy.get(str(int(kind)), occupancy.get(int(kind)))
         if not isinstance(amounts, Mapping) or symbol not in amounts:
-            raise StructureError(Reason.PARSE_ERROR, f"ase: no occupancy of {symbol[:20]!r}, kind {kind:g}")
+            raise StructureError(
+                Reason.PARSE_ERROR, f"ase: no occupancy of {shown(symbol, 20)}, kind {kind:g}"
+            )
         values = numbers(list(amounts.values()), "ase: occupancy", Reason.INVALID_OCCUPANCY).tolist()
         mixtures.append(dict(zip(map(str, amounts), values, strict=True)))
     return mixtures
@@ -117,5 +119,5 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, list | tuple | np.ndarray | bool) or (
         not isinstance(value, bool) and len(value) == 0
     ):
-        raise StructureError(Reason.PARSE_ERROR, f"ase: a list of numbers expected, not {str(value)[:40]!r}")
+        raise StructureError(Reason.PARSE_ERROR, f"ase: a list of numbers expected, not {shown(str(value))}")
     return value

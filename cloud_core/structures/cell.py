@@ -35,6 +35,7 @@ class Cell:
     notes: what the reader has to say about the input.
     alternatives: other readings of the same input that nothing in it excludes (two origins of one symbol).
     They are the same crystal, or the input is ambiguous: the encoder compares them.
+    labels: of the sites, where their file has some; for messages alone.
     clearance: Å; no two sites are closer than this, as far as the reader knows.
     """
 
@@ -44,6 +45,7 @@ class Cell:
     occupancies: tuple[Mapping[str, float], ...] | None = None
     notes: tuple[Note, ...] = ()
     alternatives: tuple["Cell", ...] = ()
+    labels: tuple[str, ...] = ()
     clearance: float = 0.0
 
     def __len__(self) -> int:

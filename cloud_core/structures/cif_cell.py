@@ -18,8 +18,8 @@ from cloud_core.structures.cif_readings import Evidence, Reading, choose, eviden
 from cloud_core.structures.cif_sites import SiteList, read_sites
 from cloud_core.structures.cif_symmetry import StatedSymmetry, stated_symmetry
 from cloud_core.structures.elements import ISOTOPES
-from cloud_core.structures.errors import Reason, StructureError
-from cloud_core.structures.formula import formula_text
+from cloud_core.structures.errors import Reason, StructureError, shown
+from cloud_core.structures.formula import Comparison, formula_text
 from cloud_core.structures.lattice import RANKS, lattice_from_parameters
 from cloud_core.structures.numbers import Number, parse_number, scale_to_one
 from cloud_core.structures.orbits import is_same
@@ -41,10 +41,10 @@ def read_block(block: Block) -> Cell:
         reason = Reason.UNKNOWN_ELEMENT if listed.unknown else Reason.NO_ATOMS
         raise StructureError(reason, f"CIF: no site holds an atom{what}")
     stated = stated_symmetry(block)
-    readings = choose(stated, listed.sites, lattice, evidence)
+    readings, decided_by = choose(stated, listed.sites, lattice, evidence)
     charges = _charges(block)
     cells = [_cell(reading, charges) for reading in readings]
-    notes = _notes(stated, listed, readings, evidence, block)
+    notes = _notes(stated, listed, readings, decided_by, evidence, block)
     first = replace(cells[0], notes=(*cells[0].notes, *notes), alternatives=tuple(cells[1:]))
     return first
 
@@ -71,7 +71,7 @@ def _lattice(block: Block) -> FloatArray:
     numbers = [parse_number("90" if word is None else word) for word in words]
     for tag, word, number in zip(CELL_TAGS, words, numbers, strict=True):
         if number is None:
-            raise StructureError(Reason.INVALID_LATTICE, f"CIF: {tag} is {str(word)[:40]!r}")
+            raise StructureError(Reason.INVALID_LATTICE, f"CIF: {tag} is {shown(str(word))}")
     values = [number.value for number in numbers if number is not None]
     lattice = lattice_from_parameters(*values)
     if lattice is None:
@@ -104,6 +104,7 @@ def _notes(
     stated: StatedSymmetry,
     listed: SiteList,
     readings: Sequence[Reading],
+    decided_by: str,
     evidence: Evidence,
     block: Block,
 ) -> list[Note]:
@@ -112,19 +113,25 @@ def _notes(
     if stated.is_assumed:
         notes.append(_without_symmetry(reading))
     if stated.conflict:
-        notes.append(Note("symmetry_contradicted", f"CIF: {stated.conflict}"))
+        text = f"CIF: {stated.conflict}; taken: {reading.operators.name}, by {decided_by}"
+        notes.append(Note("symmetry_contradicted", text))
     elif len(readings) > 1:
+        names = " or ".join(reading.operators.name for reading in readings[:4])
         text = (
-            f"CIF: {stated.statement} has {len(readings)} readings that its cell, formula and distances allow"
+            f"CIF: {stated.statement} can be {names}, and neither cell, formula nor distances say which; a "
+            "formula with Z, a density or multiplicities would"
         )
         notes.append(Note("ambiguous_setting", text))
     comparison = reading.comparison
     if listed.unknown and not (comparison and comparison.agrees and reading.has_right_count):
         raise StructureError(Reason.UNKNOWN_ELEMENT, f"CIF: site {listed.unknown[0]} is no element")
+    if evidence.formula_text and evidence.formula is None:
+        text = f"CIF: formula {shown(evidence.formula_text, 60)}; the composition is not compared"
+        notes.append(Note("formula_not_understood", text))
     is_missing = listed.has_lost_hydrogen
     if comparison is not None:
         if not comparison.agrees:
-            notes.append(_mismatch(reading, evidence, comparison.lacking))
+            notes.append(_mismatch(reading, evidence, comparison))
         is_missing |= comparison.hydrogen < 0
         if comparison.hydrogen > 0 and not listed.has_lost_hydrogen:
             text = f"CIF: formula {evidence.formula_text}, sites {formula_text(reading.amounts)}"
@@ -149,12 +156,16 @@ def _without_symmetry(reading: Reading) -> Note:
     return Note("no_symmetry_given", "CIF: no symmetry is stated; the sites are taken as the whole cell")
 
 
-def _mismatch(reading: Reading, evidence: Evidence, lacking: Sequence[str]) -> Note:
+def _mismatch(reading: Reading, evidence: Evidence, comparison: Comparison) -> Note:
     text = f"CIF: formula {evidence.formula_text}, sites {formula_text(reading.amounts)}"
-    if lacking:
-        text += f"; no site holds {', '.join(lacking)}"
-    else:
-        text += "; where whole atoms are short, they have no site (solvent that was not located)"
+    if comparison.lacking:
+        text += f"; no site holds {', '.join(comparison.lacking)}"
+    elif comparison.short:
+        text += f"; of {', '.join(comparison.short)} there is less than the formula has"
+    if {"C", "O", "N", "Cl", "S"} & {*comparison.lacking, *comparison.short} and "C" in (
+        evidence.formula or ()
+    ):
+        text += " (solvent that was not located?)"
     return Note("formula_mismatch", text)
 
 
@@ -188,8 +199,10 @@ def _cell(reading: Reading, charges: Mapping[str, float] | None) -> Cell:
         return replace(_with_pymatgen(places, reading.lattice, charges), notes=_first(notes))
     order = sorted(range(len(places)), key=ranks.__getitem__)
     fractions = np.concatenate([places[index].images for index in order])
-    species = [elements[index] for index in order for _ in range(len(places[index].images))]
-    return Cell(reading.lattice, tuple(species), fractions, notes=_first(notes))
+    owners = [index for index in order for _ in range(len(places[index].images))]
+    species = tuple([elements[index] for index in owners])
+    labels = tuple([places[index].label for index in owners])
+    return Cell(reading.lattice, species, fractions, notes=_first(notes), labels=labels)
 
 
 def _first(notes: Sequence[Note]) -> tuple[Note, ...]:
@@ -255,21 +268,25 @@ def _with_pymatgen(
     """The cell of mixed, charged or rare species, in the order and with the species of pymatgen."""
     from pymatgen.core import Composition, Lattice, Structure
 
-    mixtures: list[tuple[Any, FloatArray]] = []
+    mixtures: list[tuple[Any, FloatArray, str]] = []
     for place in places:
         amounts: dict[Any, float] = {}
         for (element, symbol), amount in place.amounts.items():
             species = _species(element, symbol, charges)
             amounts[species] = amounts.get(species, 0.0) + amount
-        mixtures.append((Composition(amounts), place.images))
+        mixtures.append((Composition(amounts), place.images, place.label))
     kinds: list[Any] = []
     images: list[FloatArray] = []
+    labels: list[str] = []
     for composition, group in groupby(sorted(mixtures, key=lambda m: m[0]), key=lambda m: m[0]):
-        for _, found in group:
+        for _, found, label in group:
             kinds += [composition] * len(found)
             images.append(found)
-    structure = Structure(Lattice(lattice), kinds, np.concatenate(images))
-    return from_pymatgen(structure.get_sorted_structure())
+            labels += [label] * len(found)
+    structure = Structure(
+        Lattice(lattice), kinds, np.concatenate(images), labels=labels
+    ).get_sorted_structure()
+    return replace(from_pymatgen(structure), labels=tuple(map(str, structure.labels)))
 
 
 def _species(element: str, symbol: str, charges: Mapping[str, float] | None) -> Any:

@@ -203,8 +203,9 @@ def read_under(
 
 def choose(
     stated: StatedSymmetry, sites: Sequence[Site], lattice: FloatArray, evidence: Evidence
-) -> list[Reading]:
-    """The readings that nothing in the block excludes, the preferred first; one, where it is certain.
+) -> tuple[list[Reading], str]:
+    """The readings that nothing in the block excludes, the preferred first; one, where it is certain. And in
+    words what decided between several.
 
     Raises StructureError where the operators do not fit the cell, or the statements contradict each other and
     nothing decides.
@@ -220,32 +221,38 @@ def choose(
     if len(stated.candidates) == 1 and not stated.others and not stated.conflict:
         if not found:
             raise StructureError(
-                Reason.CONTRADICTORY_SYMMETRY, f"CIF: the axes of the cell do not fit {stated.statement}"
+                Reason.CONTRADICTORY_SYMMETRY,
+                f"CIF: the axes of the cell do not fit {stated.statement}; check lengths, angles and setting",
             )
-        return found
+        return found, ""
     if stated.others and not any(map(_fits, found)):
         others = [reading for reading in readings(stated.others) if _fits(reading)]
         found = others or found or readings(stated.others)
     if not found:
         raise StructureError(
-            Reason.CONTRADICTORY_SYMMETRY, f"CIF: the axes of the cell fit no setting of {stated.statement}"
+            Reason.CONTRADICTORY_SYMMETRY,
+            f"CIF: the axes of the cell fit no setting of {stated.statement}; check lengths and angles",
         )
-    for criterion in _CRITERIA:
-        found = [reading for reading in found if criterion(reading)] or found
+    decided = []
+    for name, criterion in _CRITERIA.items():
+        kept = [reading for reading in found if criterion(reading)]
+        if kept and len(kept) < len(found):
+            found = kept
+            decided.append(name)
     if stated.conflict and len(found) == 1 and not (stated.is_supported or found[0].is_confirmed):
         raise StructureError(
             Reason.CONTRADICTORY_SYMMETRY, f"CIF: {stated.conflict}, and nothing else says what is right"
         )
-    return found
+    return found, " and ".join(decided) or ("the formula" if found[0].is_confirmed else "most statements")
 
 
-_CRITERIA: tuple[Callable[[Reading], bool], ...] = (
-    lambda reading: reading.has_stated_multiplicities,
-    lambda reading: not reading.has_clash,
-    lambda reading: reading.has_right_ratio,
-    lambda reading: reading.has_right_density,
-    lambda reading: reading.has_right_count,
-)
+_CRITERIA: Mapping[str, Callable[[Reading], bool]] = {
+    "the multiplicities": lambda reading: reading.has_stated_multiplicities,
+    "the distances": lambda reading: not reading.has_clash,
+    "the formula": lambda reading: reading.has_right_ratio,
+    "the density": lambda reading: reading.has_right_density,
+    "the formula with Z": lambda reading: reading.has_right_count,
+}
 
 
 def _fits(reading: Reading) -> bool:

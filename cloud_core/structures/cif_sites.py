@@ -16,7 +16,7 @@ from cloud_core.structures.cif_block import (
     is_known,
 )
 from cloud_core.structures.elements import is_element, is_vacancy
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.numbers import Number, parse_number
 
 MAX_SITES = 100_000
@@ -116,13 +116,16 @@ def _add(
         number = parse_number(values["occupancy"])
         if number is None or number.value < 0:
             raise StructureError(
-                Reason.INVALID_OCCUPANCY, f"CIF: site {name}: occupancy {values['occupancy'][:40]!r}"
+                Reason.INVALID_OCCUPANCY, f"CIF: site {name}: occupancy {shown(values['occupancy'])}"
             )
         occupancy = number
     if symbol == "" or occupancy.value == 0:
         return
     if symbol is None:
-        found.unknown.append(f"{name} ({values['type'].strip()})" if has_type else name)
+        text = (values["type"] if has_type else values["label"]).strip()
+        found.unknown.append(f"{name} ({text})" if has_type and text != name else name)
+        if re.match("[A-Z][A-Z]", text) and is_element(text[:2].title()) and is_element(text[0]):
+            found.unknown[-1] += f" ({text[:2].title()}, or {text[0]} and {text[1]}?)"
         return
     if is_known(values["hydrogens"]) and (number := parse_number(values["hydrogens"])) is not None:
         hydrogens = max(hydrogens, number.value)
@@ -235,7 +238,7 @@ def _mixture(symbol: str, label: str) -> dict[str, Number]:
     for part in parts:
         found = _MIXTURE.match(part.strip())
         if not found or not is_element(found[2]):
-            raise StructureError(Reason.UNKNOWN_ELEMENT, f"CIF: site {label}: {symbol[:60]!r}")
+            raise StructureError(Reason.UNKNOWN_ELEMENT, f"CIF: site {label}: {shown(symbol, 60)}")
         amount = parse_number(found[1])
         assert amount is not None
         mixture[found[2]] = amount
@@ -324,7 +327,7 @@ def _position(
     for word in words:
         number = parse_number(word)
         if number is None or not abs(number.value) < 1e6:
-            raise StructureError(Reason.INVALID_POSITIONS, f"CIF: site {name}: coordinate {word[:40]!r}")
+            raise StructureError(Reason.INVALID_POSITIONS, f"CIF: site {name}: coordinate {shown(word)}")
         values.append(_as_pymatgen(number.value))
         reach.append(_reach(number))
     return (values[0], values[1], values[2]), (reach[0], reach[1], reach[2])

@@ -18,7 +18,7 @@ from cloud_core.structures.cif_block import (
     Block,
     is_known,
 )
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.space_group import (
     Operators,
     Symbol,
@@ -112,7 +112,7 @@ def _hall(block: Block) -> tuple[Operators | None, list[str]]:
     try:
         return hall_operators(text), []
     except SymmetryError:
-        return None, [f"the Hall symbol {text[:40]!r}"]
+        return None, [f"the Hall symbol {shown(text)}"]
 
 
 def _symbols(block: Block) -> tuple[list[Symbol], list[str]]:
@@ -124,7 +124,7 @@ def _symbols(block: Block) -> tuple[list[Symbol], list[str]]:
         if symbol := parse_symbol(text):
             known.append(symbol)
         else:
-            unknown.append(f"the symbol {text[:40]!r}")
+            unknown.append(f"the symbol {shown(text)}")
     return known, unknown
 
 
@@ -135,7 +135,7 @@ def _numbers(block: Block) -> list[Symbol]:
             continue
         symbol = number_symbol(int(text)) if re.fullmatch(r"\d{1,3}", text) else None
         if symbol is None:
-            raise StructureError(Reason.UNKNOWN_SYMMETRY, f"CIF: space group number {text[:20]!r}")
+            raise StructureError(Reason.UNKNOWN_SYMMETRY, f"CIF: space group number {shown(text, 20)}")
         found.append(symbol)
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 from cloud_core.structures.arrays import matrix, vectors
 from cloud_core.structures.ase import from_ase, is_atoms, read_ase
 from cloud_core.structures.cell import Cell
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.optimade import is_optimade, read_optimade
 from cloud_core.structures.pymatgen import from_pymatgen, read_pymatgen
 from cloud_core.structures.sites import cell_of, check_lattice, check_positions, fractions_of
@@ -112,8 +112,8 @@ def read_document(document: Any) -> Cell:
         keys = ", ".join(str(key)[:20] for key in list(outer)[:6])
         message = f"JSON: no structure of pymatgen, ASE, JARVIS or OPTIMADE (keys: {keys or 'none'})"
         raise StructureError(Reason.PARSE_ERROR, message)
-    shown = f"{type(outer).__name__} {str(outer)[:40]!r}"
-    raise StructureError(Reason.PARSE_ERROR, f"JSON: an object is expected, not {shown}")
+    found = f"{type(outer).__name__} {shown(str(outer))}"
+    raise StructureError(Reason.PARSE_ERROR, f"JSON: an object is expected, not {found}")
 
 
 def _read_jarvis(atoms: Mapping[str, Any]) -> Cell:

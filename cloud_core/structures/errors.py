@@ -39,8 +39,7 @@ class Reason(StrEnum):
 
 _REMEDIES = {
     Reason.PARSE_ERROR: "mend the input where the message says",
-    Reason.UNKNOWN_FORMAT: "give a file as Path(…), or name the format: cif, poscar, extxyz, pymatgen, ase, "
-    "jarvis, optimade",
+    Reason.UNKNOWN_FORMAT: "name the format: cif, poscar, extxyz, pymatgen, ase, jarvis, optimade",
     Reason.FILE_NOT_FOUND: "check the path and that this process may read it",
     Reason.UNREADABLE: "check that the file is whole; fetch it again",
     Reason.UNSUPPORTED: "convert to a plain structure, periodic in three dimensions",
@@ -54,10 +53,10 @@ _REMEDIES = {
     Reason.UNKNOWN_SYMMETRY: "give the symmetry operators, or a symbol of International Tables",
     Reason.AMBIGUOUS_SETTING: "give the operators, or a symbol with its origin or axes (:1 :2 :H :R)",
     Reason.CONTRADICTORY_SYMMETRY: "leave one statement of the symmetry that is right, best the operators",
-    Reason.FORMULA_MISMATCH: "mend formula or sites; or set formula='flag' to encode the sites as given",
+    Reason.FORMULA_MISMATCH: "mend formula or sites; the setting formula=flag encodes the sites as given",
     Reason.OVERLAPPING_SITES: "remove duplicate sites, or merge alternatives of one site as occupancies; "
-    "or set overlaps='flag' to encode the sites as given",
-    Reason.TOO_MANY_SITES: "reduce to the primitive cell, or raise the limit on sites",
+    "the setting overlaps=flag encodes the sites as given",
+    Reason.TOO_MANY_SITES: "reduce to the primitive cell, or raise the setting max_sites",
     Reason.SYMMETRY_FAILED: "raise or lower symprec; check for atoms closer than the tolerance",
     Reason.TIMEOUT: "raise timeout_s, reduce to the primitive cell, or leave the structure out",
     Reason.OUT_OF_MEMORY: "raise memory_mb, or reduce to the primitive cell",
@@ -74,10 +73,16 @@ READER_FLAGS = {
     "moments_ignored": "magnetic moments are left aside",
     "occupancy_rounded": "occupancies of a site summed to a little above 1, as their digits allow",
     "symbols_from_comment": "the elements were taken from the comment line of a VASP 4 POSCAR",
+    "formula_not_understood": "the stated formula is not understood, and was compared with nothing",
     "not_periodic": "the input says that it is not periodic in three dimensions",
     "hydrogen_excess": "the sites hold more hydrogen than the stated formula",
     "ambiguous_setting": "the symmetry can be read in several ways; all give the same crystal",
 }
+
+
+def shown(text: str, most: int = 40) -> str:
+    """A text for a message, in quotes; "…" where it was cut."""
+    return repr(text) if len(text) <= most else f"{text[: most - 1]!r}…"
 
 
 class StructureError(CloudError):

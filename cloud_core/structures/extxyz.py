@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloud_core.structures.cell import Cell, FloatArray, Note
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.numbers import to_float
 from cloud_core.structures.sites import (
     MAX_SITES,
@@ -92,7 +92,7 @@ def read_extxyz(text: str) -> Cell:
     """
     lines = text.rstrip().split("\n")
     if not _COUNT.fullmatch(lines[0]):
-        raise _error(1, f"the number of atoms expected, not {lines[0][:40]!r}")
+        raise _error(1, f"the number of atoms expected, not {shown(lines[0])}")
     count = int(lines[0])
     if count > MAX_SITES:
         raise StructureError(Reason.TOO_MANY_SITES, f"{_NAME}: {count} atoms")
@@ -112,7 +112,7 @@ def read_extxyz(text: str) -> Cell:
         except StructureError:
             raise
         except ValueError as error:
-            raise _error(number, f"{error}: {line[:60]!r}") from error
+            raise _error(number, f"{error}: {shown(line, 60)}") from error
         species.append(symbol)
         positions.append(position)
     fractions = fractions_of(lattice, np.array(positions, dtype=float).reshape(-1, 3), _NAME)
@@ -151,7 +151,7 @@ def _lattice(text: str) -> FloatArray:
     try:
         lattice = np.array([to_float(word) for word in _words(text)]).reshape(3, 3)
     except ValueError as error:
-        message = f"{_NAME}: Lattice is not nine numbers: {text[:80]!r}"
+        message = f"{_NAME}: Lattice is not nine numbers: {shown(text, 80)}"
         raise StructureError(Reason.INVALID_LATTICE, message) from error
     check_lattice(lattice, _NAME)
     return lattice
@@ -163,7 +163,7 @@ def _periodicity(info: dict[str, str]) -> tuple[Note, ...]:
     if len(words) == 1:
         words *= 3
     if len(words) != 3 or not set(words) <= {*_TRUE, *_FALSE}:
-        raise _error(2, f"pbc is {info['pbc'][:40]!r}")
+        raise _error(2, f"pbc is {shown(info['pbc'])}")
     return periodicity_note([word in _TRUE for word in words], _NAME)
 
 
@@ -198,7 +198,7 @@ def _columns(properties: str) -> _Columns:
     width = 0
     for name, kind, count in zip(parts[::3], parts[1::3], parts[2::3], strict=False):
         if kind not in ("S", "R", "I", "L") or not re.fullmatch(r"[1-9]\d?", count):
-            raise _error(2, f"Properties: {properties[:60]!r}")
+            raise _error(2, f"Properties: {shown(properties, 60)}")
         if name.lower() in offsets:
             raise _error(2, f"Properties has {name[:20]} twice")
         offsets[name.lower()] = (width, int(count))
@@ -207,7 +207,7 @@ def _columns(properties: str) -> _Columns:
     number = offsets.get("z") or offsets.get("numbers")
     position, n = offsets.get("pos", (0, 0))
     if len(parts) % 3 or (species is None and number is None) or n != 3:
-        raise _error(2, f"Properties lacks species (or Z) or pos: {properties[:60]!r}")
+        raise _error(2, f"Properties lacks species (or Z) or pos: {shown(properties, 60)}")
     return _Columns(species and species[0], number and number[0], position, width)
 
 

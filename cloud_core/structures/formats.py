@@ -12,7 +12,7 @@ from cloud_core.structures.cell import Cell
 from cloud_core.structures.cif import read_cif, read_plain
 from cloud_core.structures.cif_block import split_blocks
 from cloud_core.structures.documents import read_document, split_document
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
 from cloud_core.structures.json_text import loads, split_json
 from cloud_core.structures.poscar import is_poscar, read_poscar
@@ -103,7 +103,15 @@ def split(payload: Any, format: str | None = None) -> Iterator[tuple[str, Any, s
     elif isinstance(payload, bytes | str):
         check_size(payload)
         text = plain_text(payload) if isinstance(payload, str) else _decoded(payload)
-        yield from split_text(text, format or format_of_text(text))
+        try:
+            told = format or format_of_text(text)
+        except StructureError as error:
+            if isinstance(payload, str) and "\n" not in payload.strip():
+                what = shown(text.strip(), 60)
+                said = f"{what} is the text of no structure; a file is given as Path({what})"
+                raise StructureError(Reason.UNKNOWN_FORMAT, said) from error
+            raise
+        yield from split_text(text, told)
     elif isinstance(payload, Mapping | list | tuple):
         for name, document in split_document(list(payload) if isinstance(payload, tuple) else payload):
             yield name, document, format or "json"
@@ -111,6 +119,8 @@ def split(payload: Any, format: str | None = None) -> Iterator[tuple[str, Any, s
         yield "", payload, "cell"
     elif is_atoms(payload):
         yield "", payload, "ase"
+    elif hasattr(getattr(payload, "structure", None), "frac_coords"):  # an entry of pymatgen
+        yield "", payload.structure, "cell"
     elif hasattr(payload, "cart_coords"):
         message = f"{type(payload).__name__}: no lattice; a molecule is no crystal"
         raise StructureError(Reason.UNSUPPORTED, message)
@@ -196,11 +206,7 @@ def format_of_text(text: str) -> str:
     if is_extxyz(text):
         return "extxyz"
     if "\n" not in head.strip():
-        shown = head.strip()[:60]
-        raise StructureError(
-            Reason.UNKNOWN_FORMAT,
-            f"{shown!r} is the text of no structure; a file is given as Path({shown!r})",
-        )
+        raise StructureError(Reason.UNKNOWN_FORMAT, f"{shown(head.strip(), 60)} is the text of no structure")
     raise StructureError(Reason.UNKNOWN_FORMAT, "the text is no structure in a known format")
 
 

@@ -25,13 +25,19 @@ class Amount:
 
 @lru_cache(maxsize=1024)
 def parse_formula(text: str) -> Mapping[str, Amount] | None:
-    """Element → amount of a formula sum, "C6 H12 O6" or "Na0.97 Cl"; deuterium and tritium count as hydrogen.
+    """Element → amount of a formula: a sum, "C6 H12 O6" or "Na0.97 Cl", or one with brackets, factors and
+    hydrates, "Mg(OH)2", "Cu S O4, 5(H2 O)". Deuterium and tritium count as hydrogen.
 
-    None where the text is no such sum (brackets, variables): then it can be held against nothing.
+    None where the text is not understood (variables, a dot that may be decimal or part a hydrate): then it
+    can be compared with nothing.
     """
-    amounts: dict[str, Amount] = {}
-    if len(text) > 2000:
+    if len(text) > 2000 or re.search(r"\d\.\d+H2O", text):  # CuSO4.5H2O: O4.5 H2 O, or O4 and five waters
         return None
+    return _parse_sum(text) or _parse_groups(text)
+
+
+def _parse_sum(text: str) -> Mapping[str, Amount] | None:
+    amounts: dict[str, Amount] = {}
     words = text.replace(",", " ").split()
     for word in words:
         at = 0
@@ -56,19 +62,108 @@ def parse_formula(text: str) -> Mapping[str, Amount] | None:
     return {element: amount for element, amount in amounts.items() if amount.value > 0} or None
 
 
+_TOKEN = re.compile(
+    r"(?P<symbol>Vac|[A-Z][a-z]?)|(?P<number>\d+\.?\d*|\.\d+)(?P<uncertainty>\(\d+\))?(?P<sign>[+-](?![\w(]))?"
+    r"|(?P<charge>[+-](?![\w(]))|(?P<open>[(\[{])|(?P<close>[)\]}])|(?P<part>[,·•∙*]|\.(?!\d))|(?P<space>\s+)"
+)
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+def _parse_groups(text: str) -> Mapping[str, Amount] | None:
+    """A formula with brackets and parts, each of which a factor may precede."""
+    whole: dict[str, Amount] = {}
+    stack: list[tuple[str, dict[str, Amount]]] = []  # what closes a group, and what stands in it
+    part: dict[str, Amount] = {}
+    factor, is_first = 1.0, True  # of the part; whether a number may be its factor
+    last: dict[str, Amount] | None = None  # what a number that follows multiplies
+    at = 0
+
+    def end_of_part() -> None:
+        _add(whole, part, Amount(factor))
+        part.clear()
+
+    while at < len(text):
+        token = _TOKEN.match(text, at)
+        if token is None:
+            return None
+        at = token.end()
+        inside = stack[-1][1] if stack else part
+        if token["space"]:
+            if last:
+                _add(inside, last, Amount(1.0))
+            last = None
+            continue
+        if token["symbol"]:
+            if last:
+                _add(inside, last, Amount(1.0))
+            element = ISOTOPES.get(token["symbol"], token["symbol"])
+            if not is_vacancy(element) and element not in ATOMIC_NUMBERS:
+                return None
+            last = {} if is_vacancy(element) else {element: Amount(1.0)}
+        elif token["number"]:
+            if token["sign"]:  # a charge: "1+"
+                continue
+            decimals = len(token["number"].partition(".")[2])
+            amount = Amount(float(token["number"]), 0.5 * 10**-decimals if decimals else 0.0)
+            if last is not None:
+                _add(inside, last, amount)
+                last = None
+            elif is_first and not stack:
+                factor = amount.value
+            else:
+                return None
+        elif token["open"]:
+            if last:
+                _add(inside, last, Amount(1.0))
+            last = None
+            stack.append((_CLOSING[token["open"]], {}))
+        elif token["close"]:
+            if not stack or stack[-1][0] != token["close"]:
+                return None
+            if last:
+                _add(inside, last, Amount(1.0))
+            last = stack.pop()[1]
+        elif token["part"]:
+            if stack:
+                return None
+            if last:
+                _add(part, last, Amount(1.0))
+            last = None
+            end_of_part()
+            factor, is_first = 1.0, True
+            continue
+        is_first = False
+    if stack:
+        return None
+    if last:
+        _add(part, last, Amount(1.0))
+    end_of_part()
+    return {element: amount for element, amount in whole.items() if amount.value > 0} or None
+
+
+def _add(into: dict[str, Amount], what: Mapping[str, Amount], times: Amount) -> None:
+    for element, amount in what.items():
+        product = Amount(
+            amount.value * times.value, amount.uncertainty * times.value + amount.value * times.uncertainty
+        )
+        into[element] = into.get(element, Amount(0.0)) + product
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The sites of a structure beside its stated formula.
 
     agrees: whether the ratio of all elements but hydrogen is the formula's. units: formula units in the cell,
     as far as that ratio says. hydrogen: -1 where the sites hold less than the formula, 1 where more, else 0.
-    lacking: elements of the formula without any site.
+    lacking: elements of the formula without any site; short: those of which the sites hold less than of
+    another, as the formula has it.
     """
 
     agrees: bool
     units: tuple[float, float] = (0.0, math.inf)
     hydrogen: int = 0
     lacking: tuple[str, ...] = field(default=())
+    short: tuple[str, ...] = field(default=())
 
 
 def compare(formula: Mapping[str, Amount], sites: Mapping[str, Amount]) -> Comparison:
@@ -76,12 +171,15 @@ def compare(formula: Mapping[str, Amount], sites: Mapping[str, Amount]) -> Compa
     lacking = tuple(sorted(formula.keys() - sites.keys() - {"H"}))
     surplus = sites.keys() - formula.keys() - {"H"}
     least, most = 0.0, math.inf
+    highest: dict[str, float] = {}
     for element in (formula.keys() & sites.keys()) - {"H"}:
         low, high = _quotient(sites[element], formula[element])
         least, most = max(least, low), min(most, high)
+        highest[element] = high
     agrees = not lacking and not surplus and least <= most
     if not agrees:
-        return Comparison(False, lacking=lacking)
+        short = tuple(sorted(element for element, high in highest.items() if high < least))
+        return Comparison(False, lacking=lacking, short=short)
     stated, found = formula.get("H", Amount(0.0)), sites.get("H", Amount(0.0))
     if math.isinf(most):  # nothing but hydrogen
         return Comparison(bool(stated.value) == bool(found.value))

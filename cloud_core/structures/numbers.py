@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cloud_core.structures.cell import Note
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 
 _NUMBER = re.compile(r"([+-]?)(\d+\.?(\d*)|\.(\d+))(?:[eE]([+-]?\d{1,3}))?(?:\(\d*\)?)?")
 _RATIO = re.compile(r"([+-]?\d{1,6})/(\d{1,6})")
@@ -40,7 +40,7 @@ def parse_number(text: str) -> Number | None:
 def to_float(word: str) -> float:
     """The number that a word is. Raises ValueError, also for "1_000", which only Python reads as one."""
     if "_" in word:
-        raise ValueError(f"{word[:40]!r} is no number")
+        raise ValueError(f"{shown(word)} is no number")
     return float(word)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from cloud_core.structures.arrays import matrix, number, vectors
 from cloud_core.structures.cell import Cell
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.json_text import loads
 from cloud_core.structures.sites import cell_of, check_lattice, fractions_of, periodicity_note
 
@@ -74,7 +74,7 @@ def _names(value: Any, name: str) -> list[str]:
         return []
     if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
         raise StructureError(
-            Reason.PARSE_ERROR, f"{name}: a list of names is expected, not {str(value)[:40]!r}"
+            Reason.PARSE_ERROR, f"{name}: a list of names is expected, not {shown(str(value))}"
         )
     return list(value)
 
@@ -89,9 +89,9 @@ def _kinds(species: Any, name: str) -> dict[str, dict[str, float]] | None:
     for kind in species:
         label = str(kind.get("name"))
         if label in kinds:
-            raise StructureError(Reason.PARSE_ERROR, f"{name}: two species are named {label[:40]!r}")
+            raise StructureError(Reason.PARSE_ERROR, f"{name}: two species are named {shown(label)}")
         if any(symbol != "vacancy" for symbol in _names(kind.get("attached"), name)):
-            raise StructureError(Reason.UNSUPPORTED, f"{name}: atoms attached to {label[:40]!r}")
+            raise StructureError(Reason.UNSUPPORTED, f"{name}: atoms attached to {shown(label)}")
         symbols = _names(kind.get("chemical_symbols"), name)
         amounts = kind.get("concentration")
         if amounts is None and len(symbols) == 1:
@@ -99,7 +99,7 @@ def _kinds(species: Any, name: str) -> dict[str, dict[str, float]] | None:
         if not symbols or not isinstance(amounts, list | tuple) or len(amounts) != len(symbols):
             raise StructureError(
                 Reason.INVALID_OCCUPANCY,
-                f"{name}: species {label[:40]!r} has no concentration for each symbol",
+                f"{name}: species {shown(label)} has no concentration for each symbol",
             )
         kinds[label] = {}
         for symbol, given in zip(symbols, amounts, strict=True):
@@ -114,5 +114,5 @@ def _mixture(label: str, kinds: dict[str, dict[str, float]] | None, name: str) -
     if kinds is None:
         return {label: 1.0}
     if label not in kinds:
-        raise StructureError(Reason.PARSE_ERROR, f"{name}: no species is named {label[:40]!r}")
+        raise StructureError(Reason.PARSE_ERROR, f"{name}: no species is named {shown(label)}")
     return kinds[label]

@@ -11,7 +11,7 @@ import numpy as np
 
 from cloud_core.structures.cell import Cell, FloatArray, Note
 from cloud_core.structures.elements import is_element, is_vacancy
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.numbers import to_float
 from cloud_core.structures.sites import MAX_SITES, cell_of, check_lattice, check_positions
 
@@ -56,7 +56,7 @@ def read_poscar(text: str) -> Cell:
         at += 1
         mode = _word(lines, at)
     if not mode[0].isalpha():
-        raise _error(at, f"{mode[:20]!r} in place of Direct or Cartesian")
+        raise _error(at, f"{shown(mode, 20)} in place of Direct or Cartesian")
     first = at + 1
     if len(lines) < first + total:
         raise _error(first, f"{total} atoms announced, {len(lines) - first} lines follow")
@@ -74,9 +74,11 @@ def _lattice(lines: list[str]) -> tuple[FloatArray, FloatArray]:
     """The lattice in Å, and the factors of Cartesian coordinates."""
     factors = np.array(_leading(_line(lines, 1)))
     if len(factors) not in (1, 3):
-        raise _error(1, f"one or three scaling factors expected: {lines[1][:60]!r}")
+        raise _error(1, f"one or three scaling factors expected: {shown(lines[1], 60)}")
     if not np.isfinite(factors).all() or (factors == 0).any():
-        raise _error(1, f"a scaling factor of 0, or not finite: {lines[1][:60]!r}", Reason.INVALID_LATTICE)
+        raise _error(
+            1, f"a scaling factor of 0, or not finite: {shown(lines[1], 60)}", Reason.INVALID_LATTICE
+        )
     lattice = np.array([_numbers(lines, at, Reason.INVALID_LATTICE) for at in (2, 3, 4)])
     if len(factors) == 3:  # along x, y and z
         if (factors < 0).any():
@@ -112,7 +114,7 @@ def _species(lines: list[str]) -> tuple[list[str], list[int], int, list[Note]]:
         words = _line(lines, at).split()
         is_more = words and all(word[0].isupper() for word in words) and not words[0].startswith("Direct")
         if not (is_more or _are_counts(words)) or at > _MOST_LINES_OF_SPECIES:
-            raise _error(at, f"numbers of atoms expected: {lines[at][:60]!r}")
+            raise _error(at, f"numbers of atoms expected: {shown(lines[at], 60)}")
     while len(counts) < len(symbols) and _are_counts(words):
         counts += [int(word) for word in words]
         at += 1
@@ -135,17 +137,18 @@ def _symbols_of_comment(comment: str, counts: list[int]) -> list[str]:
     )
     if not is_certain or len(symbols) != len(counts) or not all(map(is_element, symbols)):
         raise StructureError(
-            Reason.UNKNOWN_ELEMENT,
-            f"POSCAR: no line of elements (VASP 4), and the comment line {comment.strip()[:40]!r} "
-            f"does not name one for each of {len(counts)} counts",
+            Reason.PARSE_ERROR,
+            f"POSCAR: no line of elements (VASP 4), and the comment line {shown(comment.strip())} "
+            f"does not name one for each of {len(counts)} counts; write the elements in a line above them",
         )
     stated = [int(number or 1) for _, number in found]
     if any(number for _, number in found) and any(
         a * counts[0] != b * stated[0] for a, b in zip(stated, counts, strict=True)
     ):
         raise StructureError(
-            Reason.UNKNOWN_ELEMENT,
-            f"POSCAR: no line of elements (VASP 4), and the counts {counts} contradict the comment line",
+            Reason.PARSE_ERROR,
+            f"POSCAR: no line of elements (VASP 4), and the counts {counts} contradict the comment line; "
+            "write the elements in a line above the counts",
         )
     return symbols
 
@@ -154,7 +157,7 @@ def _element(word: str, at: int) -> str:
     """The element of "Fe", "Fe_pv", "Fe/1a2b3c"; not of "H1.25", which is no atom of hydrogen."""
     symbol = re.split(r"[/_]", word)[0]
     if not is_element(symbol) and not is_vacancy(symbol):
-        message = f"POSCAR: line {at + 1}: {word[:40]!r} is no element"
+        message = f"POSCAR: line {at + 1}: {shown(word)} is no element"
         raise StructureError(Reason.UNKNOWN_ELEMENT, message)
     return symbol
 
@@ -197,11 +200,11 @@ def _numbers(lines: list[str], at: int, reason: Reason) -> list[float]:
     try:
         values = [to_float(re.sub("[dD]", "e", word)) for word in words]
     except ValueError as error:
-        raise _error(at, f"three numbers expected: {lines[at][:60]!r}") from error
+        raise _error(at, f"three numbers expected: {shown(lines[at], 60)}") from error
     if len(values) < 3:
-        raise _error(at, f"three numbers expected: {lines[at][:60]!r}")
+        raise _error(at, f"three numbers expected: {shown(lines[at], 60)}")
     if not all(map(math.isfinite, values)):
-        raise _error(at, f"a number that is not finite: {lines[at][:60]!r}", reason)
+        raise _error(at, f"a number that is not finite: {shown(lines[at], 60)}", reason)
     return values
 
 

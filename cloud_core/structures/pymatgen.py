@@ -14,7 +14,7 @@ import numpy as np
 from cloud_core.structures.arrays import matrix, number, truths, vectors
 from cloud_core.structures.cell import Cell, FloatArray, Note
 from cloud_core.structures.elements import is_element, is_vacancy
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.lattice import lattice_from_parameters
 from cloud_core.structures.sites import (
     cell_of,
@@ -106,7 +106,7 @@ def _mixture(kinds: Any, place: int) -> dict[str, float]:
         element, amount = kind.get("element"), kind.get("occu")
         if not isinstance(element, str):
             raise StructureError(
-                Reason.UNKNOWN_ELEMENT, f"pymatgen: site {place}: no element, but {str(element)[:40]!r}"
+                Reason.UNKNOWN_ELEMENT, f"pymatgen: site {place}: no element, but {shown(str(element))}"
             )
         # As in pymatgen, a species without the key has no charge and no spin either.
         if "oxidation_state" in kind and not is_vacancy(element):
@@ -149,7 +149,7 @@ def _charged(element: str, charge: Any, spin: Any, place: int) -> str:
         if symbol_of(element) is not None and charge is None and spin is None:  # "Fe3+"
             return element
         raise StructureError(
-            Reason.UNKNOWN_ELEMENT, f"pymatgen: site {place}: {element[:40]!r} is no element"
+            Reason.UNKNOWN_ELEMENT, f"pymatgen: site {place}: {shown(element)} is no element"
         )
     for value in (charge, spin):
         if value is not None and not math.isfinite(number(value, f"pymatgen: site {place}: charge, spin")):

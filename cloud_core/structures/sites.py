@@ -8,7 +8,7 @@ import numpy as np
 
 from cloud_core.structures.cell import Cell, FloatArray, Note
 from cloud_core.structures.elements import ISOTOPES, SYMBOLS, is_element, is_vacancy
-from cloud_core.structures.errors import Reason, StructureError
+from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.numbers import parse_number, scale_to_one
 
 MAX_SITES = 100_000
@@ -71,7 +71,7 @@ def _cleaned(mixture: Mapping[str, float], where: str) -> tuple[dict[str, float]
         if is_vacancy(species):
             continue
         if symbol_of(species) is None:
-            raise StructureError(Reason.UNKNOWN_ELEMENT, f"{where}: {species[:40]!r} is no element")
+            raise StructureError(Reason.UNKNOWN_ELEMENT, f"{where}: {shown(species)} is no element")
         if not 0 <= amount < 1e3:
             raise StructureError(Reason.INVALID_OCCUPANCY, f"{where}: an occupancy of {amount} of {species}")
         if amount >= _SUM_TOLERANCE:

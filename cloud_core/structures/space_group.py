@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_core.structures.cell import FloatArray
+from cloud_core.structures.errors import shown
 
 IntArray = NDArray[np.int64]
 MAX_OPERATORS = 2000
@@ -67,6 +68,20 @@ class Operators:
             except (spglib.error.SpglibError, ValueError):
                 return None
         return None if found is None else int(found.number)
+
+    @cached_property
+    def name(self) -> str:
+        """The Hermann–Mauguin symbol with its setting; the number of operators where there is none."""
+        import gemmi
+
+        operators = []
+        for rotation, translation in zip(self.rotations, self.translations, strict=True):
+            operator = gemmi.Op()
+            operator.rot = (rotation * gemmi.Op.DEN).astype(int).tolist()
+            operator.tran = (np.rint(translation * gemmi.Op.DEN).astype(int) % gemmi.Op.DEN).tolist()
+            operators.append(operator)
+        found = gemmi.find_spacegroup_by_ops(gemmi.GroupOps(operators))
+        return f"{len(self)} operators" if found is None else str(found.xhm())
 
     @cached_property
     def shape(self) -> frozenset[tuple[int, ...]]:
@@ -152,7 +167,7 @@ def parse_operator(text: str) -> tuple[list[list[int]], list[float]]:
     """Rotation and translation of one operator. Raises SymmetryError."""
     parts = re.sub(r"[\s'\"]", "", text.lower()).split(",") if len(text) < 200 else []
     if len(parts) != 3:
-        raise SymmetryError(f"{text[:60]!r} is no symmetry operator")
+        raise SymmetryError(f"{shown(text, 60)} is no symmetry operator")
     rotation, translation = [], []
     for part in parts:
         row, shift, at = [0, 0, 0], 0.0, 0
@@ -165,27 +180,27 @@ def parse_operator(text: str) -> tuple[list[list[int]], list[float]]:
                 or not (number or letter)
                 or (at > 0 and not sign and letter == "")
             ):
-                raise SymmetryError(f"{text[:60]!r} is no symmetry operator")
+                raise SymmetryError(f"{shown(text, 60)} is no symmetry operator")
             at = found.end()
             factor = -1 if sign == "-" else 1
             if letter or number is None:
                 size = float(number or 1) / float(divisor or 1) if float(divisor or 1) else math.nan
                 if size not in (1.0, 2.0):
-                    raise SymmetryError(f"{text[:60]!r} carries no lattice onto itself")
+                    raise SymmetryError(f"{shown(text, 60)} carries no lattice onto itself")
                 row["xyz".index(letter)] += factor * int(size)
             else:
                 shift += factor * _translation(text, number, divisor)
         rotation.append(row)
         translation.append(shift)
     if round(np.linalg.det(rotation)) not in (1, -1):
-        raise SymmetryError(f"{text[:60]!r} carries no lattice onto itself")
+        raise SymmetryError(f"{shown(text, 60)} carries no lattice onto itself")
     return rotation, translation
 
 
 def _translation(text: str, number: str, divisor: str | None) -> float:
     if divisor is not None:
         if float(divisor) == 0:
-            raise SymmetryError(f"{text[:60]!r} is no symmetry operator")
+            raise SymmetryError(f"{shown(text, 60)} is no symmetry operator")
         return float(number) / float(divisor)
     decimals = len(number.partition(".")[2])
     value = float(number)

@@ -108,7 +108,8 @@ def scope(
         if isinstance(outcome, Refused):
             failed = True
             shown.append(input_named | {"reason": outcome.reason.value, "message": outcome.message})
-            print(f"cloud: {path}{name}: {outcome.message}", file=sys.stderr)
+            where = "" if outcome.message.startswith(str(path)) else f"{path}{name}: "
+            print(f"cloud: {where}{outcome.message}", file=sys.stderr)
             continue
         shown.append(input_named | plain(outcome.scope))
         if not as_json:

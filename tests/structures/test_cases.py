@@ -7,7 +7,6 @@ and a source with the encode flow's workers.
 
 import csv
 import json
-import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -126,12 +125,13 @@ def test_the_shell_says_the_same(shared: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["scope", *(str(tmp_path / file) for file in cases), "--json"])
     assert result.exit_code == 1
     encoded: dict[str, list[dict[str, Any]]] = {file: [] for file in cases}
-    for row in json.loads(result.stdout):
-        encoded[Path(row["file"]).name].append(row)
     refused = {}
-    for line in result.stderr.splitlines():
-        if found := re.match(r"cloud: (\S+?): (.*)\((\w+): .*\)$", line):
-            refused[Path(found[1]).name] = (found[3], line)
+    for row in json.loads(result.stdout):
+        if "reason" in row:
+            refused[Path(row["file"]).name] = (row["reason"], row["message"])
+            assert row["message"] in result.stderr
+        else:
+            encoded[Path(row["file"]).name].append(row)
     faults = {}
     for file, case in cases.items():
         rows = encoded[file]
