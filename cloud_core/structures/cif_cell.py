@@ -117,10 +117,9 @@ def _notes(
         notes.append(Note("symmetry_contradicted", text))
     elif len(readings) > 1:
         names = " or ".join(reading.operators.name for reading in readings[:4])
-        text = (
-            f"CIF: {stated.statement} can be {names}, and neither cell, formula nor distances say which; a "
-            "formula with Z, a density or multiplicities would"
-        )
+        text = f"CIF: {stated.statement} can be {names}, and neither cell, formula nor distances say which"
+        if evidence.units is None or not evidence.formula:
+            text += "; a formula with Z, a density or multiplicities would"
         notes.append(Note("ambiguous_setting", text))
     comparison = reading.comparison
     if listed.unknown and not (comparison and comparison.agrees and reading.has_right_count):
