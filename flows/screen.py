@@ -14,7 +14,26 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.config import FlowConfig, TableUri
 from cloud_core.evaluation.discovery import summary_rows
-from cloud_core.evaluation.screening.evaluation import Labels, Submission, Verdict, judge, submit
+from cloud_core.evaluation.screening.candidates import (
+    Precision,
+    Reference,
+    ScopeFile,
+    ScreeningError,
+    candidates_of_file,
+    candidates_of_table,
+    hull_distances,
+    property_of,
+    reference_hull,
+    reference_keys,
+    run_folder,
+)
+from cloud_core.evaluation.screening.evaluation import (
+    LabelEvaluation,
+    Labels,
+    Submission,
+    evaluate_labels,
+    submit,
+)
 from cloud_core.evaluation.screening.plots import shortlist_figure
 from cloud_core.evaluation.screening.shortlist import Window, rank, shortlist
 from cloud_core.files import atomic
@@ -24,20 +43,7 @@ from flows.encode import EncodeConfig, encode
 from tasks.cluster import ClusterConfig, default_cluster
 from tasks.registry import resolve
 from tasks.reporting import publish_figure, publish_table
-from tasks.screening import (
-    Precision,
-    Reference,
-    ScopeFile,
-    ScreeningError,
-    candidates_of_file,
-    candidates_of_table,
-    hull_distances,
-    predict_all,
-    property_of,
-    reference_hull,
-    reference_keys,
-    run_folder,
-)
+from tasks.screening import predict_all
 from tasks.tracking import Run, runs_folder, tracked_run
 
 
@@ -68,7 +74,7 @@ class ScreenConfig(FlowConfig):
     formation_energy: str | None = Field(
         None, description="the model's property that is a formation energy, eV/atom; default: its only one"
     )
-    labels: Labels | None = Field(None, description="true energies, to judge the model by")
+    labels: Labels | None = Field(None, description="true energies, to evaluate the model by")
     hull: Reference | None = Field(
         None, description="known crystals whose hull distances are measured from, where there are no labels"
     )
@@ -117,7 +123,7 @@ class ScreenResult(BaseModel):
 
 @flow(name="screen", persist_result=False, validate_parameters=True)
 def screen(config: ScreenConfig) -> ScreenResult:
-    """Encode where needed, predict in shards, judge, rank; everything that was written is complete."""
+    """Encode where needed, predict in shards, evaluate, rank; everything that was written is complete."""
     model = resolve(config.model)
     form = read_config(model).get("metadata", {}).get("form", "canonical")
     candidates, snapshots = _candidates(config, form)
@@ -131,10 +137,10 @@ def screen(config: ScreenConfig) -> ScreenResult:
         submitted: list[str] = []
         if config.labels is not None:
             energy = property_of(predictions, config.formation_energy)
-            verdict = judge(config.labels, output, energy, config.stability_threshold)
+            evaluated = evaluate_labels(config.labels, output, energy, config.stability_threshold)
             if config.submission is not None:
                 values = output.set_index("id")[energy]
-                submitted = submit(config.submission, folder, model, values, verdict.subsets)
+                submitted = submit(config.submission, folder, model, values, evaluated.subsets)
         else:
             if config.hull is not None:
                 energy = property_of(predictions, config.formation_energy)
@@ -142,16 +148,16 @@ def screen(config: ScreenConfig) -> ScreenResult:
                 output["hull_distance"] = hull_distances(hull, candidates, output[energy].tolist())
                 if f"{energy}_std" in output:
                     output["hull_distance_std"] = output[f"{energy}_std"]
-            verdict = Verdict(output, 0, {}, {}, {})
+            evaluated = LabelEvaluation(output, 0, {}, {}, {})
         if config.windows:
             by = {name: Window(target.low, target.high) for name, target in config.windows.items()}
         keys = reference_keys(config.known) if config.known else set()
-        ranked = rank(verdict.output, by, keys, key="key")
+        ranked = rank(evaluated.output, by, keys, key="key")
         best = shortlist(ranked, config.shortlist, config.novel_only)
         column = by if isinstance(by, str) else next(iter(by))
-        figures = verdict.figures | {"shortlist": _shortlist_picture(ranked, best, column)}
+        figures = evaluated.figures | {"shortlist": _shortlist_picture(ranked, best, column)}
         _write(folder, ranked, best)
-        pictures = _log(run, config, folder, verdict, figures, best)
+        pictures = _log(run, config, folder, evaluated, figures, best)
     return ScreenResult(
         run_id=run.run_id,
         folder=str(folder),
@@ -162,9 +168,9 @@ def screen(config: ScreenConfig) -> ScreenResult:
         n_predicted=int(predictions.drop(columns="id").notna().all(axis=1).sum()),
         n_shards=-(-len(output) // config.shard_rows),
         n_shards_there=there,
-        n_judged=verdict.n_judged,
-        metrics={name: result.metrics for name, result in verdict.subsets.items()},
-        formation_energy=verdict.formation_energy,
+        n_judged=evaluated.n_judged,
+        metrics={name: result.metrics for name, result in evaluated.subsets.items()},
+        formation_energy=evaluated.formation_energy,
         note=config.labels.note if config.labels else "",
         submission=submitted,
     )
@@ -221,14 +227,14 @@ def _log(
     run: Run,
     config: ScreenConfig,
     folder: Path,
-    verdict: Verdict,
+    evaluated: LabelEvaluation,
     figures: dict[str, Any],
     best: pd.DataFrame,
 ) -> list[str]:
     note = config.labels.note if config.labels else ""
-    rows = summary_rows(verdict.subsets)
-    figures_of_merit = {name: result.metrics for name, result in verdict.subsets.items()}
-    for name, values in (figures_of_merit | {"formation_energy": verdict.formation_energy}).items():
+    rows = summary_rows(evaluated.subsets)
+    figures_of_merit = {name: result.metrics for name, result in evaluated.subsets.items()}
+    for name, values in (figures_of_merit | {"formation_energy": evaluated.formation_energy}).items():
         run.log_metrics({f"{name}.{key}": value for key, value in values.items() if np.isfinite(value)})
     if rows:
         run.log_table(pd.DataFrame(rows), "discovery_metrics.json")

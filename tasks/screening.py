@@ -1,178 +1,27 @@
-"""Candidates to predictions, in shards that are written once and never twice.
+"""Predictions of candidates, a shard at a time; each is written once."""
 
-A run's folder is named by the candidates, the model and the precision: the same run again finds its shards,
-and one that was killed goes on with those that are missing.
-"""
-
-import hashlib
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from cloud_core.errors import CloudError
-from cloud_core.evaluation.screening.hull import Hull
-from cloud_core.files import atomic, file_digest, read_frame
-from cloud_core.inference.predictor import Predictor
-from cloud_core.lake.pins import pin
-from cloud_core.lake.snapshot import Snapshot
-from cloud_core.lake.table import Table
-from cloud_core.models.checkpoint import CONFIG, WEIGHTS
-from cloud_core.scope import ScopeError, canonicalise, decode
-from tasks.reporting import Progress
-
-Precision = Literal["float32", "bfloat16"]
-CANDIDATES = "candidates.parquet"
-
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("scope", pa.string()),  # in the form that the model takes; null where there is none
-        ("key", pa.string()),  # tells crystals apart: the element-resolved key, or the canonical string
-        ("elements", pa.list_(pa.string())),
-        ("fractions", pa.list_(pa.float64())),
-        ("reason", pa.string()),  # why there is no string
-    ]
+from cloud_core.evaluation.screening.candidates import (
+    CANDIDATES,
+    Precision,
+    ScreeningError,
+    shard_path,
+    write_once,
 )
-
-
-class ScreeningError(CloudError):
-    """Candidates that cannot be screened; names the input and the remedy."""
-
-
-class ScopeFile(BaseModel):
-    """Candidates that are SCOPE strings already."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str = Field(description="CSV (compressed or not) or Parquet")
-    id: str = Field("id", description="column of names")
-    scope: str = Field("scope", description="column of SCOPE strings, official or canonical")
-
-
-class Reference(BaseModel):
-    """Crystals that are known already: for novelty, and for a convex hull."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    table: str | None = Field(None, description="table of structures: a folder or an s3:// address")
-    energies: str | None = Field(
-        None, description="or, for a hull alone, a CSV or Parquet file of formulas and formation energies"
-    )
-    formula: str = Field("formula_pretty", description="of the file: column of formulas")
-    formation_energy: str = Field(
-        "formation_energy_per_atom", description="label of the table or column of the file, eV/atom"
-    )
-
-    @model_validator(mode="after")
-    def _one(self) -> "Reference":
-        if (self.table is None) == (self.energies is None):
-            raise ValueError("give either table or energies")
-        return self
-
-
-def candidates_of_table(uri: str, version: int | None, form: str, run: str) -> tuple[pa.Table, Snapshot]:
-    """All structures of a table, quarantined ones without a string; ids are native where that is unique.
-
-    The version is pinned for `run`, so that `vacuum` keeps what its results were made of.
-    """
-    snapshot = Snapshot.of(uri, version)
-    pin(uri, f"screen-{run}-v{snapshot.version}", snapshot.version)
-    table = Table.open(snapshot.uri, version=snapshot.version)
-    columns = ["structure_id", form, "canonical", "element_key", "elements", "fractions"]
-    encoded = table.scope(list(dict.fromkeys(columns)))
-    if encoded[form].null_count:
-        raise ScreeningError(
-            f"{uri}: {encoded[form].null_count} structures have no {form} string, which the model takes; "
-            f"encode them with forms: [canonical, {form}]"
-        )
-    refused = table.quarantine(["structure_id", "reason"])
-    n = len(refused)
-    parts = [
-        pa.table(
-            [encoded[c] for c in ("structure_id", form, "element_key", "elements", "fractions")]
-            + [pa.nulls(len(encoded), pa.string())],
-            schema=_SCHEMA,
-        ),
-        pa.table(
-            [
-                refused["structure_id"],
-                *(pa.nulls(n, _SCHEMA.field(i).type) for i in range(1, 5)),
-                refused["reason"],
-            ],
-            schema=_SCHEMA,
-        ),
-    ]
-    rows = pa.concat_tables(parts)
-    if not len(rows):
-        raise ScreeningError(f"{uri}: no structures; encode some first")
-    native = pc.replace_substring_regex(rows["id"], r"^[^:]*:", "")
-    if len(pc.unique(native)) == len(rows):
-        rows = rows.set_column(0, "id", native)
-    return rows.sort_by("id"), snapshot
-
-
-def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
-    """SCOPE strings of a file, in the form that the model takes; invalid ones with a reason."""
-    frame = read_frame(file.path)
-    missing = [column for column in (file.id, file.scope) if column not in frame.columns]
-    if missing:
-        raise ScreeningError(
-            f"{file.path}: no column {', '.join(missing)}; columns: {', '.join(map(str, frame.columns))}"
-        )
-    if frame[file.id].duplicated().any():
-        twice = frame[file.id][frame[file.id].duplicated()].iloc[0]
-        raise ScreeningError(f"{file.path}: id {twice} stands twice; give each candidate one of its own")
-    rows: list[dict[str, Any]] = []
-    for name, text in zip(frame[file.id].astype(str), frame[file.scope].astype(str), strict=True):
-        row: dict[str, Any] = {"id": name}
-        try:
-            parts = decode(text)
-            canonical = canonicalise(text)
-            row |= {
-                "scope": canonical if form == "canonical" else text,
-                "key": canonical,
-                "elements": list(parts.elements),
-                "fractions": list(parts.fractions),
-            }
-        except ScopeError as error:
-            row["reason"] = f"invalid_scope: {error}"
-        rows.append(row)
-    return pa.Table.from_pylist(rows, _SCHEMA).sort_by("id")
-
-
-def run_folder(root: Path, candidates: pa.Table, model: Path, precision: Precision, shard_rows: int) -> Path:
-    """Where this screening lives; writes the candidates there, one row group a shard."""
-    content = hashlib.sha256()
-    for column in ("id", "scope"):
-        for text in candidates[column].to_pylist():
-            content.update(f"{text}\n".encode())
-    for part in (file_digest(model / WEIGHTS), file_digest(model / CONFIG), precision, str(shard_rows)):
-        content.update(part.encode())
-    folder = root.with_name(f"{root.name}-{content.hexdigest()[:12]}")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / CANDIDATES).is_file():
-        write_once(candidates, folder / CANDIDATES, shard_rows)
-    return folder
-
-
-def write_once(table: pa.Table, path: Path, row_group_size: int | None = None) -> None:
-    """Under another name until it is whole."""
-    with atomic(path) as partial:
-        pq.write_table(table, partial, compression="zstd", row_group_size=row_group_size)
-
-
-def shard_path(folder: Path, number: int) -> Path:
-    return folder / "shards" / f"{number:05d}.parquet"
+from cloud_core.files import file_digest
+from cloud_core.inference.predictor import Predictor
+from cloud_core.models.checkpoint import WEIGHTS
+from tasks.reporting import Progress
 
 
 @lru_cache(maxsize=1)
@@ -225,70 +74,3 @@ def predict_all(folder: Path, model: Path, precision: Precision, title: str) -> 
     if not predictions["id"].combine_chunks().equals(candidates.read(["id"])["id"].combine_chunks()):
         raise ScreeningError(f"{folder}: shards do not fit the candidates; remove the folder and run again")
     return predictions.to_pandas(), len(there)
-
-
-def reference_keys(reference: Reference) -> set[str]:
-    """Element-resolved keys of the known crystals; empty where only energies are given."""
-    if reference.table is None:
-        return set()
-    snapshot = Snapshot.of(reference.table)
-    return set(
-        Table.open(snapshot.uri, version=snapshot.version).scope(["element_key"])["element_key"].to_pylist()
-    )
-
-
-def reference_hull(reference: Reference) -> Hull:
-    """The convex hull of the known crystals' formation energies.
-
-    Raises:
-        ScreeningError: no crystal has one.
-    """
-    if reference.table is not None:
-        snapshot = Snapshot.of(reference.table)
-        table = Table.open(snapshot.uri, version=snapshot.version)
-        rows = table.scope(["elements", "fractions", "labels"]).to_pylist()
-        labels = [dict(row["labels"] or []).get(reference.formation_energy) for row in rows]
-        known = [(row, energy) for row, energy in zip(rows, labels, strict=True) if energy is not None]
-        compositions = [dict(zip(row["elements"], row["fractions"], strict=True)) for row, _ in known]
-        energies = [energy for _, energy in known]
-        origin = reference.table
-    else:
-        from pymatgen.core import Composition
-
-        origin = str(reference.energies)
-        frame = read_frame(origin)
-        missing = [c for c in (reference.formula, reference.formation_energy) if c not in frame.columns]
-        if missing:
-            raise ScreeningError(
-                f"{origin}: no column {', '.join(missing)}; columns: {', '.join(frame.columns)}"
-            )
-        frame = frame.dropna(subset=[reference.formula, reference.formation_energy])
-        compositions = [Composition(text).get_el_amt_dict() for text in frame[reference.formula]]
-        energies = frame[reference.formation_energy].tolist()
-    if not energies:
-        raise ScreeningError(
-            f"{origin}: no formation energies ({reference.formation_energy}); name their label"
-        )
-    return Hull(compositions, energies)
-
-
-def hull_distances(hull: Hull, candidates: pa.Table, energies: Sequence[float]) -> np.ndarray:
-    """Predicted distance [n] to the reference's hull, eV/atom; nan where there is no prediction."""
-    distances = np.full(len(candidates), np.nan)
-    compositions = zip(candidates["elements"].to_pylist(), candidates["fractions"].to_pylist(), strict=True)
-    for i, (elements, fractions) in enumerate(compositions):
-        if elements is not None and np.isfinite(energies[i]):
-            distances[i] = hull.distance(dict(zip(elements, fractions, strict=True)), energies[i])
-    return distances
-
-
-def property_of(predictions: pd.DataFrame, name: str | None) -> str:
-    """The column that is the formation energy: the one named, else the only one there is."""
-    names = [column for column in predictions.columns if column != "id" and not column.endswith("_std")]
-    if name is not None:
-        if name not in names:
-            raise ScreeningError(f"the model predicts {', '.join(names)}, not {name}")
-        return name
-    if len(names) != 1:
-        raise ScreeningError(f"the model predicts {', '.join(names)}; say which is the formation energy")
-    return names[0]

@@ -14,6 +14,7 @@ from cloud_core.evaluation.baselines import BASELINES, bag_of_words, composition
 from cloud_core.evaluation.data.catalogue import BenchmarkError, BenchmarkTask, load_task
 from cloud_core.evaluation.data.dataset import Dataset, DatasetError, from_file, from_table, require_labels
 from cloud_core.evaluation.data.folds import Split, split_by_group
+from cloud_core.files import FrameError
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target
 from cloud_core.scope import canonicalise, encode
@@ -64,7 +65,7 @@ def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
         from_file(tmp_path / "bad.csv", [Target("y")], scope_column="scope")
     with pytest.raises(DatasetError, match="no column 'z'"):
         from_file(tmp_path / "bad.csv", [Target("z")], scope_column="scope")
-    with pytest.raises(DatasetError, match="no such file"):
+    with pytest.raises(FrameError, match="no such file"):
         from_file(tmp_path / "none.csv", [Target("y")], scope_column="scope")
     with pytest.raises(DatasetError, match="either"):
         from_file(tmp_path / "bad.csv", [Target("y")])

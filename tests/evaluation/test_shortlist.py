@@ -20,6 +20,7 @@ from cloud_core.evaluation.screening.wbm import (
     submission_metadata,
     write_submission,
 )
+from cloud_core.files import FrameError
 
 
 def candidates() -> pd.DataFrame:
@@ -115,7 +116,7 @@ def test_reads_the_published_summary(summary: Path) -> None:
         read_labels(summary, expected_rows=256_963)
     with pytest.raises(DiscoveryError, match="no column 'energy'"):
         read_labels(summary, formation_energy="energy")
-    with pytest.raises(DiscoveryError, match="no such file"):
+    with pytest.raises(FrameError, match="no such file"):
         read_labels(summary.with_name("other.csv"))
 
 

@@ -167,7 +167,7 @@ def test_other_folds_or_names_of_rows_are_another_run(tmp_path: Path) -> None:
     (task,) = salts(tmp_path)
     (drawn,) = salts(tmp_path, fold_seed=1)
     settings = config(tmp_path)
-    start, data = settings.start(), load_task(task, tmp_path)
+    start, data = settings.start(resolve), load_task(task, tmp_path)
     key = identity(settings, start, data, task=asdict(task))
     assert key == identity(settings, start, data, task=asdict(task))
     assert key != identity(settings, start, data, task=asdict(drawn))

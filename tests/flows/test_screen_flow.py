@@ -17,7 +17,6 @@ import torch
 import yaml
 
 from cloud_core.evaluation.discovery import discovery_metrics
-from cloud_core.evaluation.screening.evaluation import judge
 from cloud_core.inference.predictor import Predictor
 from cloud_core.lake.pins import pins
 from cloud_core.lake.table import Table
@@ -178,23 +177,23 @@ def test_labels_and_candidates_that_do_not_fit_are_errors(tmp_path: Path) -> Non
     labels.to_csv(tmp_path / "labels.csv", index=False)
     given = Labels(path=str(tmp_path / "labels.csv"))
     output = pd.DataFrame({"id": ["a", "b", "c"], "energy": [-0.8, -1.0, np.nan]})
-    verdict = judge(given, output, "energy", 0.0)
+    evaluated = evaluate_labels(given, output, "energy", 0.0)
     # b has no true formation energy: not judged, and not taken for a missing prediction
-    assert verdict.n_judged == 1 and verdict.subsets["full"].metrics["missing"] == 0
-    assert verdict.output["hull_distance"].tolist()[:1] == [pytest.approx(0.3)]
-    assert verdict.formation_energy["rows"] == 1 and verdict.formation_energy["missing"] == 1
-    assert verdict.formation_energy["MAE"] == pytest.approx(0.2)
+    assert evaluated.n_judged == 1 and evaluated.subsets["full"].metrics["missing"] == 0
+    assert evaluated.output["hull_distance"].tolist()[:1] == [pytest.approx(0.3)]
+    assert evaluated.formation_energy["rows"] == 1 and evaluated.formation_energy["missing"] == 1
+    assert evaluated.formation_energy["MAE"] == pytest.approx(0.2)
     with pytest.raises(ValueError, match="1 ids are not among the 3 labels, as d"):
-        judge(given, pd.concat([output, output.tail(1).assign(id="d")]), "energy", 0.0)
+        evaluate_labels(given, pd.concat([output, output.tail(1).assign(id="d")]), "energy", 0.0)
     with pytest.raises(ValueError, match="c is absent"):
-        judge(given, output.head(2), "energy", 0.0)
+        evaluate_labels(given, output.head(2), "energy", 0.0)
     with pytest.raises(ValueError, match="3 rows where 4 belong"):
-        judge(given.model_copy(update={"expected_rows": 4}), output, "energy", 0.0)
+        evaluate_labels(given.model_copy(update={"expected_rows": 4}), output, "energy", 0.0)
     partial = given.model_copy(update={"partial": True})
-    more = judge(partial, pd.concat([output, output.tail(1).assign(id="d")]), "energy", 0.0)
+    more = evaluate_labels(partial, pd.concat([output, output.tail(1).assign(id="d")]), "energy", 0.0)
     assert more.n_judged == 1 and len(more.output) == 4
     with pytest.raises(ValueError, match="c is absent"):
-        judge(partial, output.head(2), "energy", 0.0)
+        evaluate_labels(partial, output.head(2), "energy", 0.0)
 
 
 def test_another_number_of_candidates_than_a_submission_takes_is_told_first(

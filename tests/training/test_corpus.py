@@ -62,7 +62,7 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     loaded = Batches.load(tmp_path / "corpus.safetensors")
     assert (loaded.digest, loaded.truncated) == (corpus.digest, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.safetensors"]
-    with pytest.raises(CorpusError, match="no such corpus"):
+    with pytest.raises(CorpusError, match="no such file of tokens"):
         Batches.load(tmp_path / "other.safetensors")
 
 

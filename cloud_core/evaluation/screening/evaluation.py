@@ -15,6 +15,7 @@ from cloud_core.evaluation.discovery import (
     hull_distance,
     subset_metrics,
 )
+from cloud_core.evaluation.screening.candidates import ScreeningError
 from cloud_core.evaluation.screening.plots import (
     hull_distance_histogram,
     precision_recall_curve,
@@ -32,7 +33,6 @@ from cloud_core.evaluation.screening.wbm import (
     write_submission,
 )
 from cloud_core.models.checkpoint import read_config, read_weights
-from tasks.screening import ScreeningError
 
 
 class Labels(BaseModel):
@@ -66,7 +66,7 @@ class Submission(BaseModel):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LabelEvaluation:
     """What the labels say of the predictions."""
 
     output: pd.DataFrame
@@ -79,7 +79,7 @@ class Verdict:
     figures: dict[str, Any]
 
 
-def judge(labels: Labels, output: pd.DataFrame, energy: str, threshold: float) -> Verdict:
+def evaluate_labels(labels: Labels, output: pd.DataFrame, energy: str, threshold: float) -> LabelEvaluation:
     """Hull distances by the definition of Matbench Discovery, and how well they tell stable crystals.
 
     Args:
@@ -115,7 +115,7 @@ def judge(labels: Labels, output: pd.DataFrame, energy: str, threshold: float) -
         subsets = subset_metrics(true, values, unique, threshold)
         figures = _pictures(true, values, threshold, labels.note)
     errors = formation_energy_errors(truth["formation_energy"], predicted)
-    return Verdict(output, len(judged), subsets, errors, figures)
+    return LabelEvaluation(output, len(judged), subsets, errors, figures)
 
 
 def _pictures(true: np.ndarray, predicted: np.ndarray, threshold: float, note: str) -> dict[str, Any]:
