@@ -124,7 +124,7 @@ def benchmark(config: BenchmarkConfig) -> BenchmarkResult:
             "task": result.task,
             "rows": result.rows,
             "complete": result.complete,
-            "judged by": result.metric,
+            "ranked by": result.metric,
             **row,
         }
         for result in found

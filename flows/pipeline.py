@@ -153,7 +153,7 @@ def pipeline(config: PipelineConfig) -> PipelineResult:
             config.model_name: enter_registry(
                 finetuned.model_folder, config.model_name, finetuned.run_id, finetuned.metrics, decision
             ),
-            # an encoder is judged by the model that was finetuned from it
+            # an encoder is evaluated by the model that was finetuned from it
             config.encoder_name: enter_registry(
                 pretrained.model_folder, config.encoder_name, pretrained.run_id, pretrained.metrics, decision
             ),
@@ -233,7 +233,7 @@ def screen_line(result: ScreenResult) -> str:
     parts = [f"{result.n_predicted:,} of {result.n_candidates:,} candidates predicted"]
     for subset, metrics in result.metrics.items():
         shown = ", ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
-        parts.append(f"{subset} ({result.n_judged} judged): {shown}")
+        parts.append(f"{subset} ({result.n_evaluated} evaluated): {shown}")
     return "; ".join(parts + ([result.note] if result.note else []))
 
 

@@ -112,7 +112,7 @@ class ScreenResult(BaseModel):
     n_predicted: int
     n_shards: int
     n_shards_there: int
-    n_judged: int
+    n_evaluated: int
     metrics: dict[str, dict[str, float]]
     """of hull distances, by subset"""
     formation_energy: dict[str, float]
@@ -168,7 +168,7 @@ def screen(config: ScreenConfig) -> ScreenResult:
         n_predicted=int(predictions.drop(columns="id").notna().all(axis=1).sum()),
         n_shards=-(-len(output) // config.shard_rows),
         n_shards_there=there,
-        n_judged=evaluated.n_judged,
+        n_evaluated=evaluated.n_evaluated,
         metrics={name: result.metrics for name, result in evaluated.subsets.items()},
         formation_energy=evaluated.formation_energy,
         note=config.labels.note if config.labels else "",

@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 from cloud_core.evaluation.data.catalogue import BenchmarkError, BenchmarkTask, load_task
 from cloud_core.evaluation.finetuning import identity
 from flows.benchmark import BenchmarkConfig, benchmark
+from tasks.registry import resolve
 
 TINY = {"hidden_size": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 ORACLES = Path(sys.prefix) / "oracles"

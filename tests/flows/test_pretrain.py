@@ -95,7 +95,7 @@ def test_everything_is_in_mlflow_and_leads_back_to_the_table(
     assert result.snapshot is not None and result.snapshot.n_rows == 300
     assert stored.data.tags["input.structures.uri"] == config.table
     assert stored.data.tags["input.structures.version"] == str(result.snapshot.version)
-    assert stored.data.params["encoder.hidden_size"] == "32"
+    assert stored.data.params["training.encoder.hidden_size"] == "32"
     steps = int(stored.data.params["total_steps"])
     history = metric_history(run_of(result.run_id), ["train/loss", "validation/perplexity"])
     assert [step for step, _ in history["train/loss"]] == [*range(2, steps, 2), steps]
@@ -308,7 +308,7 @@ def test_a_wrong_combination_of_a_scaling_study_is_named(
 
 def test_the_shipped_configurations_are_valid(project: Path) -> None:
     base = PretrainConfig.from_yaml(project / "deployments/configs/pretrain.yaml")
-    assert base.encoder == EncoderConfig() and base.masking == Masking()
+    assert base.training.encoder == EncoderConfig() and base.training.masking == Masking()
     for name in ("pretrain-small", "pretrain-study"):
         PretrainConfig.from_yaml(project / f"deployments/configs/{name}.yaml")
     ScalingConfig.from_yaml(project / "deployments/configs/scaling.yaml")
@@ -418,7 +418,8 @@ def test_a_scaling_study_is_one_parent_with_children(
     larger = {"sizes": {"a": TINY, "b": TINY | {"layers": 2}}, "budgets": (3, 4)}
     runs_of_grid = ScalingConfig.model_validate(config.model_dump() | larger).runs()
     assert [
-        (size, run.encoder.layers, run.data_fraction, budget, run.steps) for size, budget, run in runs_of_grid
+        (size, run.training.encoder.layers, run.data_fraction, budget, run.steps)
+        for size, budget, run in runs_of_grid
     ] == [
         (size, layers, fraction, budget, budget)
         for size, layers in (("a", 1), ("b", 2))

@@ -1,4 +1,4 @@
-"""Screening of real WBM structures through a real Prefect server, resumed, judged and ranked."""
+"""Screening of real WBM structures through a real Prefect server, resumed, evaluated and ranked."""
 
 import os
 import random
@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from cloud_core.evaluation.discovery import discovery_metrics
+from cloud_core.evaluation.screening.evaluation import Labels, evaluate_labels
 from cloud_core.inference.predictor import Predictor
 from cloud_core.lake.pins import pins
 from cloud_core.lake.table import Table
@@ -25,7 +26,7 @@ from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.heads import PropertyModel, Target
 from flows.debye import DebyeConfig
 from flows.phonon_labels import PhononLabelsConfig
-from flows.screen import Labels, ScreenConfig, ScreenResult, Submission, screen
+from flows.screen import ScreenConfig, ScreenResult, Submission, screen
 from tasks.cluster import ClusterConfig
 from tasks.screening import (
     Reference,
@@ -91,7 +92,7 @@ def test_screens_structures(
     version = Table.open(str(encoded)).version
     assert pins(str(encoded)) == {f"screen-wbm-v{version}": version}  # what the run names, vacuum keeps
     assert result.n_predicted == N  # the spoiled one has no string
-    assert result.n_judged == N
+    assert result.n_evaluated == N
 
     rows = pd.read_parquet(result.predictions).set_index("id")
     truth = pd.read_csv(labels).set_index("material_id")
@@ -178,8 +179,8 @@ def test_labels_and_candidates_that_do_not_fit_are_errors(tmp_path: Path) -> Non
     given = Labels(path=str(tmp_path / "labels.csv"))
     output = pd.DataFrame({"id": ["a", "b", "c"], "energy": [-0.8, -1.0, np.nan]})
     evaluated = evaluate_labels(given, output, "energy", 0.0)
-    # b has no true formation energy: not judged, and not taken for a missing prediction
-    assert evaluated.n_judged == 1 and evaluated.subsets["full"].metrics["missing"] == 0
+    # b has no true formation energy: not evaluated, and not taken for a missing prediction
+    assert evaluated.n_evaluated == 1 and evaluated.subsets["full"].metrics["missing"] == 0
     assert evaluated.output["hull_distance"].tolist()[:1] == [pytest.approx(0.3)]
     assert evaluated.formation_energy["rows"] == 1 and evaluated.formation_energy["missing"] == 1
     assert evaluated.formation_energy["MAE"] == pytest.approx(0.2)
@@ -191,7 +192,7 @@ def test_labels_and_candidates_that_do_not_fit_are_errors(tmp_path: Path) -> Non
         evaluate_labels(given.model_copy(update={"expected_rows": 4}), output, "energy", 0.0)
     partial = given.model_copy(update={"partial": True})
     more = evaluate_labels(partial, pd.concat([output, output.tail(1).assign(id="d")]), "energy", 0.0)
-    assert more.n_judged == 1 and len(more.output) == 4
+    assert more.n_evaluated == 1 and len(more.output) == 4
     with pytest.raises(ValueError, match="c is absent"):
         evaluate_labels(partial, output.head(2), "energy", 0.0)
 

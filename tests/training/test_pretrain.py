@@ -325,7 +325,7 @@ def test_a_run_killed_at_any_step_ends_as_if_it_was_not(
     first = Run(run, Ranks(0, 1, CPU))
     for _ in range(kill):
         first.take_step()
-        if first.step % run.checkpoint_every == 0:
+        if first.step % run.settings.checkpoint_every == 0:
             first.save()
     main(path)
     assert measured(run)[-2:] == measured(alone_with_dropout)[-2:]

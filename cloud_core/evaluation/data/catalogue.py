@@ -46,7 +46,7 @@ class BenchmarkTask:
 
     @property
     def metric(self) -> Literal["mae", "roc_auc"]:
-        """What the task is judged by."""
+        """The metric that ranks models of the task."""
         return "mae" if self.kind == "regression" else "roc_auc"
 
     def learned(self) -> Target:

@@ -211,7 +211,7 @@ def from_frame(
 
 
 def require_labels(data: Dataset, split: Split) -> None:
-    """Every target has to be known in every part: else it would not be learned, chosen or judged.
+    """Every target has to be known in every part: else it would not be learned, chosen or evaluated.
 
     Raises:
         DatasetError: names target and part.

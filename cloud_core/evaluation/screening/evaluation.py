@@ -43,7 +43,9 @@ class Labels(BaseModel):
     path: str = Field(description="CSV (compressed or not) or Parquet")
     id: str = Field(ID, description="column of names, equal to the candidates'")
     formation_energy: str = Field(FORMATION_ENERGY, description="column, eV/atom")
-    hull_distance: str = Field(HULL_DISTANCE, description="column, eV/atom; rows without one are not judged")
+    hull_distance: str = Field(
+        HULL_DISTANCE, description="column, eV/atom; rows without one are not evaluated"
+    )
     unique_prototype: str = Field(UNIQUE, description="column of True or False; may be absent")
     expected_rows: int | None = Field(None, ge=1, description="another number is an error; 256,963 for WBM")
     partial: bool = Field(
@@ -71,7 +73,7 @@ class LabelEvaluation:
 
     output: pd.DataFrame
     """all candidates, with `hull_distance` and `hull_distance_true` where they are known"""
-    n_judged: int
+    n_evaluated: int
     """candidates with a true hull distance"""
     subsets: dict[str, SubsetMetrics]
     formation_energy: dict[str, float]
@@ -97,7 +99,7 @@ def evaluate_labels(labels: Labels, output: pd.DataFrame, energy: str, threshold
     if "hull_distance" not in truth:
         raise ScreeningError(f"{labels.path}: no column {labels.hull_distance!r} of true hull distances")
     predicted = align(output.set_index("id")[energy], truth, drop_unknown=labels.partial)
-    # a crystal whose label is missing is not judged; one whose prediction is missing is
+    # a crystal whose label is missing is not evaluated; one whose prediction is missing is
     known = truth["hull_distance"].where(truth["formation_energy"].notna())
     distance = hull_distance(known, truth["formation_energy"], predicted)
     found = pd.DataFrame({"hull_distance": distance, "hull_distance_true": known}, index=truth.index)
@@ -106,16 +108,16 @@ def evaluate_labels(labels: Labels, output: pd.DataFrame, energy: str, threshold
     output = output.merge(found, left_on="id", right_index=True, how="left")
     if f"{energy}_std" in output:
         output["hull_distance_std"] = output[f"{energy}_std"]
-    judged = output[output["hull_distance_true"].notna()]
+    labelled = output[output["hull_distance_true"].notna()]
     subsets: dict[str, SubsetMetrics] = {}
     figures: dict[str, Any] = {}
-    if len(judged):
-        true, values = judged["hull_distance_true"].to_numpy(), judged["hull_distance"].to_numpy()
-        unique = judged["unique"].to_numpy() if "unique" in judged else None
+    if len(labelled):
+        true, values = labelled["hull_distance_true"].to_numpy(), labelled["hull_distance"].to_numpy()
+        unique = labelled["unique"].to_numpy() if "unique" in labelled else None
         subsets = subset_metrics(true, values, unique, threshold)
         figures = _pictures(true, values, threshold, labels.note)
     errors = formation_energy_errors(truth["formation_energy"], predicted)
-    return LabelEvaluation(output, len(judged), subsets, errors, figures)
+    return LabelEvaluation(output, len(labelled), subsets, errors, figures)
 
 
 def _pictures(true: np.ndarray, predicted: np.ndarray, threshold: float, note: str) -> dict[str, Any]:

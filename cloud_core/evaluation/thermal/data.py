@@ -28,7 +28,7 @@ class ThermalData(BaseModel):
 
 
 class Split(BaseModel):
-    """What is trained on, what chooses the epoch, and what judges."""
+    """What is trained on, what chooses the epoch, and what is tested on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class Split(BaseModel):
     )
     validation_share: float = Field(default=0.1, gt=0, lt=1, description="of the distinct strings")
     held_out_temperatures: tuple[float, ...] = Field(
-        default=(), description="K, judged on test rows, not trained on"
+        default=(), description="K, for test rows, not trained on"
     )
     seed: int = Field(default=0, ge=0)
 
