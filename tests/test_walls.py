@@ -1,6 +1,7 @@
 """The walls between the rooms: who may import whom (docs/architecture.md)."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,14 @@ def test_each_floor_stands_only_on_those_below(project: Path) -> None:
 def test_no_module_stands_outside_the_floors(project: Path) -> None:
     rooms = {path.stem for path in (project / "cloud_core").iterdir() if not path.name.startswith("_")}
     assert rooms == set().union(*FLOORS)
+
+
+def test_files_of_tasks_and_flows_hold_what_their_folder_says(project: Path) -> None:
+    talk_to_services = {"__init__", "cluster", "tracking", "registry", "reporting", "serving"}
+    for folder, decorator, aside in (("tasks", "task", talk_to_services), ("flows", "flow", {"__init__"})):
+        for path in sorted((project / folder).glob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            assert path.stem in aside or re.search(rf"^@{decorator}\b", text, re.MULTILINE), path
 
 
 def test_ranks_import_no_more_than_a_gpu_machine_has(project: Path) -> None:

@@ -17,6 +17,14 @@ import torch
 import yaml
 
 from cloud_core.evaluation.discovery import discovery_metrics
+from cloud_core.evaluation.screening.candidates import (
+    Reference,
+    ScopeFile,
+    candidates_of_file,
+    reference_hull,
+    run_folder,
+    shard_path,
+)
 from cloud_core.evaluation.screening.evaluation import Labels, evaluate_labels
 from cloud_core.inference.predictor import Predictor
 from cloud_core.lake.pins import pins
@@ -28,15 +36,7 @@ from flows.debye import DebyeConfig
 from flows.phonon_labels import PhononLabelsConfig
 from flows.screen import ScreenConfig, ScreenResult, Submission, screen
 from tasks.cluster import ClusterConfig
-from tasks.screening import (
-    Reference,
-    ScopeFile,
-    candidates_of_file,
-    predict_all,
-    reference_hull,
-    run_folder,
-    shard_path,
-)
+from tasks.screening import predict_all
 from tasks.tracking import mlflow_client
 
 TINY = EncoderConfig(hidden_size=16, layers=1, heads=2, feed_forward=32)
