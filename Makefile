@@ -1,5 +1,6 @@
 # make demo   install, then the whole chain on real structures
-# make test   install, then lint, types and tests
+# make test   install, then lint, types and the fast tests
+# make test-all   the slow tests too
 # make ui     the Prefect and MLflow pages on what the demo left in ./runs
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-.PHONY: install demo test lint ui clean
+.PHONY: install demo test test-all lint ui clean
 
 install: $(STAMP)
 
@@ -28,6 +29,9 @@ lint: $(STAMP)
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
+
+test-all: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu'
 
 ui: $(STAMP)
 	$(BIN)/cloud ui
