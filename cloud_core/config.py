@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cloud_core.errors import CloudError
 
@@ -39,10 +39,25 @@ TableUri = Annotated[str, AfterValidator(expand_variables)]
 DEFAULT_TABLE = "${CLOUD_TABLE:-runs/lake/structures}"
 
 
+# Raised when keys move; `moved` and the flows' validators understand the earlier ones.
+CONFIG_VERSION = 2
+
+
 class FlowConfig(BaseModel):
     """Base of every flow's configuration: an unknown key is an error, and values do not change in a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    config_version: int = Field(
+        default=CONFIG_VERSION, ge=1, description="of the keys; earlier ones are understood"
+    )
+
+    @field_validator("config_version")
+    @classmethod
+    def _is_known(cls, version: int) -> int:
+        if version > CONFIG_VERSION:
+            raise ValueError(f"newer than this program's {CONFIG_VERSION}: upgrade the program")
+        return version
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:

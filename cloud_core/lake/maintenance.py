@@ -10,14 +10,14 @@ from typing import TypeVar
 import fsspec
 import numpy as np
 import pyarrow as pa
-from deltalake import CommitProperties, PostCommitHookProperties, write_deltalake
+from deltalake import CommitProperties, PostCommitHookProperties, Schema, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.pins import pins
-from cloud_core.lake.schemas import STRUCTURES
+from cloud_core.lake.schemas import DESCRIPTION, SCHEMA_VERSION, STRUCTURES
 from cloud_core.lake.streams import in_a_thread
-from cloud_core.lake.table import WRITER, Table
+from cloud_core.lake.table import WRITER, Table, schema_version
 
 FILE_SIZE = 128 * 2**20  # bytes
 _ATTEMPTS = 5  # each may write the whole table anew
@@ -47,6 +47,23 @@ class Vacuumed:
     log_entries: int
     kept_versions: tuple[int, ...]
     dry_run: bool
+
+
+def migrate(table: Table) -> tuple[int, int]:
+    """Bring a table to the schema of today: missing columns are added, null in the rows there are.
+
+    Returns the schema versions before and after. Past versions of the table stay as they are.
+    """
+    before = schema_version(table.delta)
+    schema = Schema.from_arrow(STRUCTURES)
+    there = {field.name for field in table.delta.schema().fields}
+    with naming(table.uri):
+        if missing := [field for field in schema.fields if field.name not in there]:
+            table.delta.alter.add_columns(missing)
+        if before < SCHEMA_VERSION:
+            table.delta.alter.set_table_description(DESCRIPTION)
+    table.refresh()
+    return before, schema_version(table.delta)
 
 
 def settle(table: Table, target_size: int = FILE_SIZE) -> int:

@@ -7,6 +7,7 @@ Chunks are only ever appended. A row that replaces another has the same `structu
 """
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,10 +25,12 @@ from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.index import STATE_COLUMNS, Index, hash_strings, states_of
 from cloud_core.lake.rows import conform, content_hash, stamp
 from cloud_core.lake.schemas import (
+    DESCRIPTION,
     ENCODED,
     LATER_COLUMNS,
     PROVENANCE,
     QUARANTINED,
+    SCHEMA_VERSION,
     STATUSES,
     STRUCTURES,
     WITHDRAWN,
@@ -51,6 +54,12 @@ _STREAMED: dict[str, Any] = {"batch_readahead": 2, "fragment_readahead": 1, "cac
 _ATTEMPTS = 200  # commits lost to other writers before giving up
 
 Columns = Sequence[str] | None
+
+
+def schema_version(delta: DeltaTable) -> int:
+    """Of a table; 1 where it says nothing."""
+    found = re.search(r"schema version (\d+)", delta.metadata().description or "")
+    return int(found[1]) if found else 1
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,10 @@ class Table:
             raise LakeError(
                 f"{uri}: no version {version} here; `cloud status` lists them ({error})"
             ) from error
+        if (found := schema_version(delta)) > SCHEMA_VERSION:
+            raise LakeError(
+                f"{uri}: schema version {found}, and this program knows {SCHEMA_VERSION}: upgrade the program"
+            )
         needed = [name for name in STRUCTURES.names if name not in LATER_COLUMNS]
         missing = [name for name in needed if name not in {f.name for f in delta.schema().fields}]
         if missing:
@@ -118,6 +131,7 @@ class Table:
                         STRUCTURES,
                         mode="ignore",
                         partition_by=["status"],
+                        description=DESCRIPTION,
                         configuration=_CONFIGURATION | (configuration or {}),
                         storage_options=storage.for_delta(uri),
                     )

@@ -21,6 +21,10 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
+# Raised when a folder of today cannot be read by the program of yesterday.
+MODEL_VERSION = 1
+
+
 class CheckpointError(CloudError):
     """A folder that cannot be read as what it was asked to be; names the folder and the remedy."""
 
@@ -51,6 +55,11 @@ def _empty(folder: Path) -> bool:
     return next(folder.iterdir(), None) is None
 
 
+def config_text(config: Mapping[str, Any]) -> str:
+    """`config.json` of a model folder, with the version of its layout."""
+    return json.dumps({"version": MODEL_VERSION, **config}, indent=1)
+
+
 def read_config(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
     """`config.json` of a model folder.
 
@@ -69,6 +78,11 @@ def read_config(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
             "`cloud import` it first" if "architectures" in config else "give the folder of a trained model"
         )
         raise CheckpointError(f"{folder}: {CONFIG} names no kind of model; {remedy}")
+    if config.get("version", 1) > MODEL_VERSION:
+        raise CheckpointError(
+            f"{folder}: a model folder of version {config['version']}, and this program knows "
+            f"{MODEL_VERSION}: upgrade the program"
+        )
     if kind is not None and config["kind"] != kind:
         raise CheckpointError(f"{folder}: holds a model of kind '{config['kind']}', not '{kind}'")
     return dict(config)
@@ -109,7 +123,7 @@ def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
 def save_encoder(folder: str | Path, model: MaskedLanguageModel, metadata: Mapping[str, Any]) -> Path:
     """Write a pretrained encoder with its head; `metadata` is JSON-able (snapshot, code, form, parent)."""
     config = {"kind": "encoder", "encoder": asdict(model.config), "metadata": dict(metadata)}
-    return write_folder(folder, {WEIGHTS: model.state_dict()}, {CONFIG: json.dumps(config, indent=1)})
+    return write_folder(folder, {WEIGHTS: model.state_dict()}, {CONFIG: config_text(config)})
 
 
 def load_encoder(folder: str | Path) -> tuple[MaskedLanguageModel, dict[str, Any]]:

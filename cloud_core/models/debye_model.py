@@ -1,6 +1,5 @@
 """A Debye temperature for each crystal, from its SCOPE string; curves by `cloud_core.models.debye`."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from cloud_core.models import debye
 from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
+    config_text,
     encoder_config,
     load_weights,
     read_config,
@@ -89,7 +89,7 @@ class DebyeModel(nn.Module):
             "pooling": self.pooling,
             "metadata": dict(metadata),
         }
-        return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: json.dumps(config, indent=1)})
+        return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: config_text(config)})
 
     @classmethod
     def load(cls, folder: str | Path) -> tuple["DebyeModel", dict[str, Any]]:

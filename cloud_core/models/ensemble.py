@@ -1,6 +1,5 @@
 """Several property models as one: the mean of their predictions, and how far they stand apart."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
+    config_text,
     load_weights,
     read_config,
     read_weights,
@@ -70,7 +70,7 @@ class Ensemble(nn.Module):
         """Write a model folder with all members."""
         members = [member.describe() for member in self.models]
         config = {"kind": KIND, "members": members, "widening": self.widening, "metadata": dict(metadata)}
-        return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: json.dumps(config, indent=1)})
+        return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: config_text(config)})
 
     @classmethod
     def load(cls, folder: str | Path) -> tuple["Ensemble", dict[str, Any]]:

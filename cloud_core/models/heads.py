@@ -1,6 +1,5 @@
 """Properties of crystals from SCOPE strings: encoder, one vector of a string, one hidden layer, outputs."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
     CheckpointError,
+    config_text,
     encoder_config,
     load_weights,
     read_config,
@@ -169,7 +169,7 @@ class PropertyModel(nn.Module):
     def save(self, folder: str | Path, metadata: Mapping[str, Any]) -> Path:
         """Write a model folder; `metadata` is JSON-able (snapshot, code, SCOPE form, parent, figures)."""
         config = {"kind": KIND, **self.describe(), "metadata": dict(metadata)}
-        return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: json.dumps(config, indent=1)})
+        return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: config_text(config)})
 
     @classmethod
     def load(cls, folder: str | Path) -> tuple["PropertyModel", dict[str, Any]]:

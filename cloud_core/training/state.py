@@ -19,6 +19,7 @@ from cloud_core.models.checkpoint import (
     CONFIG,
     WEIGHTS,
     CheckpointError,
+    config_text,
     encoder_config,
     load_weights,
     read_config,
@@ -66,7 +67,7 @@ def save_state(
         write_folder(
             folder / name,
             {WEIGHTS: weights, OPTIMISER: moments | {"pending": pending}},
-            {CONFIG: json.dumps(config, indent=1), STATE: json.dumps(state, indent=1)},
+            {CONFIG: config_text(config), STATE: json.dumps(state, indent=1)},
         )
         write_text(folder / LATEST, name)
         flush(folder)  # before the checkpoint that the pointer named until now goes

@@ -280,6 +280,19 @@ def vacuum(
 
 
 @app.command()
+def migrate(table: TableUri, as_json: AsJson = False) -> None:
+    """Bring a table that an earlier version wrote to the columns of this one; rows and past versions stay.
+
+    Example: cloud migrate runs/lake/structures
+    """
+    from cloud_core.lake import maintenance
+    from cloud_core.lake.table import Table
+
+    before, after = maintenance.migrate(Table.open(table))
+    show({"table": table, "schema_before": before, "schema": after}, as_json)
+
+
+@app.command()
 def sync(
     name: Annotated[str, typer.Argument(help="Name of a sync: deployments/configs/sync-NAME.yaml.")],
     as_json: AsJson = False,
