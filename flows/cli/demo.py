@@ -1,4 +1,4 @@
-"""The demo: the whole chain on the real structures in `flows/demo_data`, sized for two cores."""
+"""The demo: the pipeline of deployments/configs/pipeline.yaml, on the real structures in flows/demo_data."""
 
 import json
 import os
@@ -6,93 +6,35 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from flows.pipeline import PipelineConfig, PipelineResult, pipeline
 from tasks.tracking import runs_folder
 
-DATA = Path(__file__).parents[1] / "demo_data"
-ENERGY = "formation_energy_per_atom"
-ENCODER = {"hidden_size": 128, "layers": 4, "heads": 4, "feed_forward": 512}
+PROJECT = Path(__file__).parents[2]
+DATA = PROJECT / "flows" / "demo_data"
+CONFIG = PROJECT / "deployments" / "configs" / "pipeline.yaml"
 
 
-def demo_config(
-    data: Path = DATA,
-    workers: int = 2,
-    pretrain_epochs: float = 20,
-    finetune_epochs: int = 40,
-    debye_epochs: int = 40,
-    encoder: dict[str, int] | None = None,
-) -> PipelineConfig:
-    """The demo's configuration; the tests run it smaller."""
-    table = str(runs_folder() / "lake" / "structures")
-    labels = {
-        "path": str(data / "labels.csv"),
-        "key": "material_id",
-        "columns": {
-            ENERGY: {"unit": "eV/atom"},
-            "e_above_hull": {"unit": "eV/atom"},
-            "band_gap": {"unit": "eV"},
-        },
+def demo_config(data: Path = DATA, **stages: dict[str, Any]) -> PipelineConfig:
+    """The configuration of the pipeline as it is shipped, on the files of `data`, in the runs folder.
+
+    stages: keys of a stage that are to be otherwise; the tests run it smaller.
+    """
+    values = yaml.safe_load(CONFIG.read_text(encoding="utf-8").replace("flows/demo_data", str(data)))
+    values["encode"]["table"] = str(runs_folder() / "lake" / "structures")
+    for stage, keys in stages.items():
+        values[stage] = _merged(values[stage], keys)
+    return PipelineConfig.model_validate(values)
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return values | {
+        key: _merged(values[key], change) if isinstance(change, dict) and key in values else change
+        for key, change in changes.items()
     }
-    structures = {
-        "kind": "files",
-        "name": "mp",
-        "path": str(data / "structures.zip"),
-        "licence": "CC-BY-4.0",
-        "labels": labels,
-    }
-    fit = {"batch_size": 32, "patience": 12, "optimiser": {"learning_rate": 5e-4, "warmup": 0.1}}
-    return PipelineConfig(
-        encode={
-            "source": structures,
-            "table": table,
-            "encoding": {"chunk_rows": 250},
-            "cluster": {"workers": workers},
-        },
-        pretrain={
-            "name": "demo-encoder",
-            "encoder": encoder or ENCODER,
-            "epochs": pretrain_epochs,
-            "batch_size": 64,
-            "validation_fraction": 0.1,
-            "validate_every": 100,
-            "optimiser": {"learning_rate": 1e-3, "warmup": 0.1},
-            "launch": {"processes": 2},
-        },
-        finetune={
-            "name": "demo-formation-energy",
-            "targets": [{"label": ENERGY, "unit": "eV/atom"}],
-            "fit": fit | {"epochs": finetune_epochs},
-            "baselines": ["mean", "composition random forest"],
-            "scratch_baseline": False,
-        },
-        screen={
-            "name": "demo-screening",
-            "source": {
-                "kind": "table",
-                "name": "wbm",
-                "path": str(data / "candidates.parquet"),
-                "licence": "CC-BY-4.0",
-            },
-            "labels": {
-                "path": str(data / "candidate_labels.csv"),
-                "note": "a small sample of WBM, tails over-represented: not comparable with the leaderboard",
-            },
-            "shortlist": 20,
-            "cluster": {"workers": workers},
-        },
-        debye={
-            "name": "demo-debye",
-            "data": {"path": str(data / "heat_capacity.csv")},
-            "fit": fit | {"epochs": debye_epochs},
-            "direct": False,
-            "temperatures": "0:1000:10",
-            "crystals": 3,
-        },
-        predict=(str(data / "held_out.cif"),),
-    )
 
 
 def demo(as_json: bool = False) -> None:

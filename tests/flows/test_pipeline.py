@@ -36,7 +36,12 @@ def chain(
         patch.setenv("CLOUD_RUNS", str(tmp_path_factory.mktemp("runs")))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         config = demo_config(
-            small_data, workers=1, pretrain_epochs=2, finetune_epochs=2, debye_epochs=2, encoder=TINY
+            small_data,
+            encode={"cluster": {"workers": 1}},
+            pretrain={"epochs": 2, "training": {"encoder": TINY}},
+            finetune={"fit": {"epochs": 2}},
+            screen={"cluster": {"workers": 1}},
+            debye={"fit": {"epochs": 2}},
         )
         first, second = pipeline(config), pipeline(config)
         yield config, first, second  # type: ignore[misc]
