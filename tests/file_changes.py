@@ -1,8 +1,8 @@
 """How often one plain CIF changes file on its way: `python tests/file_changes.py [--list]`.
 
-Counts two successive calls of functions of this project that stand in different files, from the read of the record
-to its committed row, when everything is warm. Dask's worker and the encoder's child are called in this process,
-so that `sys.setprofile` sees their functions too.
+Counts two successive calls of functions of this project that stand in different files, from the read of the
+record to its committed row, when everything is warm. Dask's worker and the encoder's child are called in this
+process, so that `sys.setprofile` sees their functions too.
 """
 
 import os
@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType, SimpleNamespace
@@ -85,7 +86,7 @@ def calls() -> list[tuple[str, str]]:
 
 def main() -> None:
     made = calls()
-    changes = sum(before[0] != after[0] for before, after in zip(made, made[1:], strict=False))
+    changes = sum(before[0] != after[0] for before, after in pairwise(made))
     if "--list" in sys.argv:
         for file, name in made:
             print(f"{file:45} {name}")

@@ -57,11 +57,14 @@ def read_ase(atoms: Mapping[str, Any]) -> Cell:
 
 
 def _symbols(atoms: Mapping[str, Any]) -> list[str]:
-    if atoms.get("numbers") is not None:
-        return [symbol_of_number(n, "ase") for n in numbers(_plain(atoms["numbers"]), "ase: numbers")]
     symbols = atoms.get("symbols")
     if isinstance(symbols, str):
         symbols = symbols.split()
+    if atoms.get("numbers") is not None:
+        named = [symbol_of_number(n, "ase") for n in numbers(_plain(atoms["numbers"]), "ase: numbers")]
+        if isinstance(symbols, list | tuple) and list(symbols) != named:
+            raise StructureError(Reason.PARSE_ERROR, "ase: numbers and symbols name other elements")
+        return named
     if not isinstance(symbols, list | tuple) or not all(isinstance(symbol, str) for symbol in symbols):
         raise StructureError(Reason.PARSE_ERROR, "ase: no atomic numbers and no list of symbols")
     return list(symbols)
@@ -91,17 +94,26 @@ def _mixtures(atoms: Mapping[str, Any], symbols: list[str]) -> list[Mapping[str,
     if kinds is None or not isinstance(occupancy, Mapping):
         message = "ase: partial occupancies, which are not told site by site; give the file they came from"
         raise StructureError(Reason.UNSUPPORTED, message)
-    mixtures: list[Mapping[str, float]] = []
-    kinds = numbers(_plain(kinds), "ase: spacegroup_kinds")
+    return mixtures_of(symbols, occupancy, numbers(_plain(kinds), "ase: spacegroup_kinds").tolist(), "ase")
+
+
+def mixtures_of(
+    symbols: Sequence[str], occupancy: Mapping[Any, Any], kinds: Sequence[Any], name: str
+) -> list[Mapping[str, float]]:
+    """What is on each site by ASE's notes: occupancy, kind → element → amount, and the kind of each site."""
     if len(kinds) != len(symbols):
-        raise StructureError(Reason.PARSE_ERROR, "ase: spacegroup_kinds is not one for each atom")
-    for kind, symbol in zip(kinds.tolist(), symbols, strict=True):
-        amounts = occupancy.get(str(int(kind)), occupancy.get(int(kind)))
+        raise StructureError(Reason.PARSE_ERROR, f"{name}: spacegroup_kinds is not one for each atom")
+    mixtures: list[Mapping[str, float]] = []
+    for kind, symbol in zip(kinds, symbols, strict=True):
+        word = str(kind).removesuffix(".0")
+        amounts = occupancy.get(
+            word, occupancy.get(int(word)) if word.isdecimal() and len(word) < 9 else None
+        )
         if not isinstance(amounts, Mapping) or symbol not in amounts:
             raise StructureError(
-                Reason.PARSE_ERROR, f"ase: no occupancy of {shown(symbol, 20)}, kind {kind:g}"
+                Reason.PARSE_ERROR, f"{name}: no occupancy of {shown(symbol, 20)}, kind {shown(word, 20)}"
             )
-        values = numbers(list(amounts.values()), "ase: occupancy", Reason.INVALID_OCCUPANCY).tolist()
+        values = numbers(list(amounts.values()), f"{name}: occupancy", Reason.INVALID_OCCUPANCY).tolist()
         mixtures.append(dict(zip(map(str, amounts), values, strict=True)))
     return mixtures
 

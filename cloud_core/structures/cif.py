@@ -19,6 +19,7 @@ from cloud_core.structures.cif_block import CELL_TAGS, blocks_of
 from cloud_core.structures.distances import OVERLAP, close_pairs
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.lattice import RANKS, lattice_from_parameters
+from cloud_core.structures.numbers import to_float
 
 _SYMOP_TAGS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
 # Magnetic and modulated CIFs, ions, text fields, dummy sites, hydrogens without coordinates.
@@ -34,6 +35,9 @@ _DECLINED = (
     "_calc_flag",
     "_attached_hydrogens",
 )
+_DOTTED = re.compile(r"^[ \t]*_\w+\.\w", re.MULTILINE)  # names of DDLm
+_DISPLACEMENTS = ("_atom_site_U", "_atom_site_B", "_atom_site_adp")
+_SYMMETRY_LIST = {*_SYMOP_TAGS, "_symmetry_equiv_pos_site_id", "_space_group_symop_id"}
 _PLAIN_SYMMETRY = frozenset(("'P 1'", "P1", "'P1'", '"P 1"', "1", "?", ".", "triclinic"))
 _TERM = re.compile(r"([A-Z][a-z]?)(\d*)")
 _LARGEST = 4000.0  # Å: sites that coincide by 1e-4 in each coordinate are closer than 0.5 Å in smaller cells
@@ -112,7 +116,8 @@ def _values_of_pymatgen(text: str) -> _Values | None:
 
 def _values_of_gemmi(text: str) -> _Values | None:
     """The words of one block of atoms in P1 in any layout, else None."""
-    if text.count("data_") != 1 or any(word in text for word in _DECLINED):
+    lower = text.lower()
+    if lower.count("data_") != 1 or any(word in lower for word in _DECLINED) or _DOTTED.search(text):
         return None
     try:
         document = _gemmi().read_string(text, 0)
@@ -125,6 +130,9 @@ def _values_of_gemmi(text: str) -> _Values | None:
     if sites is None or None in parameters:
         return None
     tags, values = sites.loop.tags, sites.loop.values
+    # The whole reader takes tags in any case; those of displacements, which have capitals, do not matter.
+    if any(tag != tag.lower() and not tag.startswith(_DISPLACEMENTS) for tag in tags):
+        return None
     columns = {tag: values[i :: len(tags)] for i, tag in enumerate(tags)}
     if not columns.keys() >= _SITE_TAGS or len(columns) != len(tags):
         return None
@@ -144,7 +152,7 @@ def _cell(
         return None
     try:
         ranks = [RANKS[symbol] for symbol in species]
-        sizes = list(map(float, parameters))
+        sizes = list(map(to_float, parameters))
         lattice = lattice_from_parameters(*sizes)
         # Most values are neither near a third nor outside the cell; -0.0 becomes 0.0.
         values = [
@@ -183,14 +191,14 @@ def _is_formula(text: str, species: list[str]) -> bool:
 
 
 def _numbers(words: list[str]) -> list[float]:
-    """What `float` makes of each word; a JSON parser is seven times faster. Raises ValueError."""
+    """What `to_float` makes of each word; a JSON parser is seven times faster. Raises ValueError."""
     joined = ",".join(words)
     try:
         numbers: list[float] = orjson.loads(f"[{joined}]")
     except orjson.JSONDecodeError:
         numbers = []
     # An "e" may be that of true or false.
-    return numbers if len(numbers) == len(words) and "e" not in joined else list(map(float, words))
+    return numbers if len(numbers) == len(words) and "e" not in joined else list(map(to_float, words))
 
 
 def _settled(value: float) -> float:
@@ -219,6 +227,10 @@ def _is_p1(block: Any) -> bool:
         return False
     names = set()
     for item in block:
+        if item.loop is not None:
+            names_of_loop = {tag.lower() for tag in item.loop.tags}
+            if any(name.startswith(_SYMMETRY_PREFIXES) for name in names_of_loop - _SYMMETRY_LIST):
+                return False
         if item.pair is None:
             continue
         name, value = item.pair

@@ -16,7 +16,11 @@ CELL_TAGS = (
     "_cell_angle_beta",
     "_cell_angle_gamma",
 )
-OPERATION_TAGS = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz")
+OPERATION_TAGS = (
+    "_space_group_symop_operation_xyz",
+    "_symmetry_equiv_pos_as_xyz",
+    "_symmetry_equiv_pos_xyz",
+)
 HALL_TAGS = ("_space_group_name_hall", "_symmetry_space_group_name_hall")
 NAME_TAGS = (
     "_space_group_name_h-m_alt",
@@ -24,8 +28,14 @@ NAME_TAGS = (
     "_space_group_name_h-m_full",
     "_symmetry_space_group_name_h_m",
     "_space_group_name_h-m",
+    "_space_group_name_h-m_ref",
+    "_symmetry_space_group_name_h-m_alt",
 )
-NUMBER_TAGS = ("_space_group_it_number", "_symmetry_int_tables_number")
+NUMBER_TAGS = ("_space_group_it_number", "_symmetry_int_tables_number", "_symmetry_it_number")
+# Whatever else may state the symmetry, but for names of rows and what says nothing of operators.
+_OTHER_SYMMETRY = re.compile(
+    r"_(symmetry|space_group|magnetic|spin)_(?!.*(_id$|_refln|_wyckoff|_special|_details|_comment))"
+)
 SETTING_TAG = "_space_group_it_coordinate_system_code"
 SYSTEM_TAGS = ("_symmetry_cell_setting", "_space_group_crystal_system")
 MAGNETIC_OPERATION_TAGS = (
@@ -103,12 +113,14 @@ class Block:
     """One data block: the values of the tags that a structure depends on, `?` and `.` among them.
 
     values: tag in lower case, dots and a last underscore left out → its values; one for a tag outside
-    a loop. tags: all tags of the block.
+    a loop. tags: all tags of the block. other_symmetry: tags of the symmetry that are not understood, with
+    their first known value.
     """
 
     name: str
     values: dict[str, list[str]] = field(default_factory=dict)
     tags: set[str] = field(default_factory=set)
+    other_symmetry: dict[str, str] = field(default_factory=dict)
 
     def column(self, *tags: str) -> list[str] | None:
         """The values of the first of these tags that is there."""
@@ -224,13 +236,20 @@ def _block(source: Any) -> Block:
                     _add(block, tag, values[place :: len(tags)])
                 else:
                     block.tags.add(name)
+                    _note_symmetry(block, name, values[place :: len(tags)])
     return block
+
+
+def _note_symmetry(block: Block, name: str, values: list[str]) -> None:
+    if _OTHER_SYMMETRY.match(name) and (known := next(filter(is_known, values), None)) is not None:
+        block.other_symmetry.setdefault(name, known)
 
 
 def _add(block: Block, tag: str, values: list[str]) -> None:
     name = _name(tag)
     block.tags.add(name)
     if name not in _OURS:
+        _note_symmetry(block, name, values)
         return
     if name in block.values:
         raise StructureError(Reason.PARSE_ERROR, f"CIF: {tag} stands twice in block {block.name!r}")

@@ -54,7 +54,9 @@ def _check_kind(block: Block) -> None:
     dimension = block.one("_cell_modulation_dimension") or "0"
     for tag in sorted(block.tags):
         if (
-            tag.startswith(("_space_group_ssg_", "_space_group_symop_ssg_", "_cell_wave_vector"))
+            tag.startswith(
+                ("_space_group_ssg_", "_space_group_symop_ssg_", "_cell_wave_vector", "_atom_site_fourier")
+            )
             or dimension != "0"
         ):
             raise StructureError(Reason.UNSUPPORTED, "CIF: a modulated structure")

@@ -22,8 +22,10 @@ from cloud_core.structures.numbers import Number, parse_number
 MAX_SITES = 100_000
 _THIRDS = tuple(k / 6 for k in (1, 2, 4, 5))
 # Symbols of a group of atoms, of which the list gives one: the heavy atom.
-_GROUP = re.compile(r"(B|C|N|O|P|S|Al|Si|Ge|As|Se)((?:[HD]\d*\.?\d*)+)(?:[+-]\d?|\d?[+-])?")
-_REVERSED = re.compile(r"((?:[HD]\d?)+)O(?:[+-]\d?|\d?[+-])?")  # H2O, HDO, H3O+
+_GROUP = re.compile(
+    r"(B|C|N|O|P|S|Al|Si|Ge|As|Se)((?:[HD](?:\d++\.?+\d*+|\.\d++)?+)++)(?:[+-]\d?|\d?[+-])?(?![a-z])"
+)
+_REVERSED = re.compile(r"((?:[HD]\d?+)++)O(?:[+-]\d?|\d?[+-])?")  # H2O, HDO, H3O+
 _WATER = re.compile(r"(?:wat(?:er)?|ow|o-h)(?![a-z])", re.IGNORECASE)
 _BRACKET = re.compile(r"([A-Z][a-z]?\d?[+-]?)\((H2O|D2O|OH|OD|NH[234]|CH[1-4]?)\)")
 # Labels of structure types and of points that are no atoms.
@@ -87,10 +89,14 @@ def read_sites(block: Block, lattice: FloatArray, elements: frozenset[str]) -> S
         raise StructureError(Reason.PARSE_ERROR, "CIF: no _atom_site_label and no _atom_site_type_symbol")
     found = SiteList()
     mixtures: list[Site] = []
+    # H1O beside O1 is hydrogen on it, and so is H2O then, though alone it would be water.
+    is_named_by_oxygen = any(re.match(r"[HD]1O", label) for label in columns["label"])
     for place in range(count):
         values = {name: column[place] for name, column in columns.items()}
         if values["flag"].strip().lower() == "dum":
             continue
+        if is_named_by_oxygen and not is_known(values["type"]) and re.match(r"[HD]\dO", values["label"]):
+            values["type"] = values["label"][0]
         words = tuple(axis[place] for axis in coordinates)
         mixture = _mixture(values["type"], values["label"])
         if mixture:
@@ -148,7 +154,7 @@ def _site(
     hydrogens: float,
 ) -> Site:
     number = parse_number(values["multiplicity"])
-    letter = re.fullmatch(r"\s*(\d*)\s*([A-Za-z])\s*", values["wyckoff"])
+    letter = re.fullmatch(r"(\d{0,6}+)\s?([A-Za-z])", values["wyckoff"].strip())
     multiplicity = int(number.value) if number is not None and number.value >= 1 else None
     if letter and letter[1]:
         multiplicity = int(letter[1])
@@ -167,7 +173,9 @@ def read_symbol(text: str, elements: frozenset[str], is_label: bool) -> tuple[st
     elements: those of the stated formula, or none; they decide between readings such as Co and C.
     An empty place is "", a species that is no element, or may be one of two, None.
     """
-    text = text.strip().lstrip("'\"")
+    text = text.strip().lstrip("'\"").partition(",spin=")[0]  # as pymatgen writes spins
+    if len(text) > 100:
+        return None, 0
     head = re.match(r"[A-Za-z]+", text)
     if head is None:
         return None, 0
@@ -175,8 +183,9 @@ def read_symbol(text: str, elements: frozenset[str], is_label: bool) -> tuple[st
     if bracket := _BRACKET.fullmatch(text):  # ICSD: O2-(H2O)
         element, count = read_symbol(bracket[1], elements, is_label)
         return element, max(count, _hydrogens(bracket[2]))
-    if is_vacancy(letters) and not (letters == "VA" and is_label and "V" in elements):
-        return "", 0
+    if is_vacancy(letters) and not (letters.upper() == "VA" and is_label and "V" in elements):
+        # a label of capitals may be vanadium on a site A
+        return (None, 0) if letters == "VA" and is_label and not elements else ("", 0)
     if water := _WATER.match(text):
         return "O", {"ow": 0, "o-h": 1}.get(water[0].lower(), 2)
     if letters[:2].lower() == "hw":
@@ -193,7 +202,7 @@ def read_symbol(text: str, elements: frozenset[str], is_label: bool) -> tuple[st
         return None, 0
     if letters in _SCATTERING:
         return _SCATTERING[letters], 0
-    element, rest = _element(letters, elements)
+    element, rest = _element(letters, elements, is_label)
     if element is None or "/" in text or not _may_follow(rest, text[len(letters) :], elements, is_label):
         return None, 0
     return element, 0
@@ -201,10 +210,10 @@ def read_symbol(text: str, elements: frozenset[str], is_label: bool) -> tuple[st
 
 def _hydrogens(text: str) -> float:
     """The atoms of "H2", "HD", "D4", "H0.5"."""
-    return sum(float(count or 1) for count in re.findall(r"[HD](\d*\.?\d*)", text))
+    return sum(float(count or 1) for count in re.findall(r"[HD](\d+\.?\d*|\.\d+)?", text))
 
 
-def _element(letters: str, elements: frozenset[str]) -> tuple[str | None, str]:
+def _element(letters: str, elements: frozenset[str], is_label: bool) -> tuple[str | None, str]:
     """The element that letters begin with, and the letters after it; None where it may be one of two."""
     one, two = letters[0].upper(), letters[:2].title()
     is_two = len(letters) > 1 and is_element(two)
@@ -214,7 +223,8 @@ def _element(letters: str, elements: frozenset[str]) -> tuple[str | None, str]:
         if two in elements:
             return two, letters[2:]
         return (one, letters[1:]) if one in elements else (None, "")
-    if is_two and not (letters[1].isupper() and elements and two not in elements and one in elements):
+    is_site_of_one = two not in elements and one in elements  # O on a site s is no osmium
+    if is_two and not (is_site_of_one and (is_label or letters[1].isupper())):
         return two, letters[2:]
     return (one, letters[1:]) if is_one else (None, "")
 
@@ -226,7 +236,7 @@ def _may_follow(letters: str, rest: str, elements: frozenset[str], is_label: boo
     if not letters or letters.isupper():
         return True
     # Small letters can be the name of a site (Oa) or of a group (Cp, Cent): the formula tells the first.
-    return len(letters) == 1 and bool(elements)
+    return len(letters) <= 2 and bool(elements)
 
 
 def _mixture(symbol: str, label: str) -> dict[str, Number]:
@@ -240,7 +250,8 @@ def _mixture(symbol: str, label: str) -> dict[str, Number]:
         if not found or not is_element(found[2]):
             raise StructureError(Reason.UNKNOWN_ELEMENT, f"CIF: site {label}: {shown(symbol, 60)}")
         amount = parse_number(found[1])
-        assert amount is not None
+        if amount is None:
+            raise StructureError(Reason.INVALID_OCCUPANCY, f"CIF: site {label}: {shown(symbol, 60)}")
         mixture[found[2]] = amount
     return mixture
 

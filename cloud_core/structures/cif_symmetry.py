@@ -75,6 +75,10 @@ def stated_symmetry(block: Block) -> StatedSymmetry:
     if (system := block.one(*SYSTEM_TAGS)) is not None:
         message = f"CIF: nothing but the crystal system, {system!r}, is said of the symmetry"
         raise StructureError(Reason.UNKNOWN_SYMMETRY, message)
+    if block.other_symmetry:
+        tag, value = next(iter(block.other_symmetry.items()))
+        message = f"CIF: the symmetry is said by {tag} ({shown(value, 30)}) alone, which is not understood"
+        raise StructureError(Reason.UNKNOWN_SYMMETRY, message)
     return StatedSymmetry("no symmetry", (IDENTITY,), is_assumed=True)
 
 
@@ -291,7 +295,13 @@ def _magnetic(block: Block) -> StatedSymmetry | None:
         )
     except SymmetryError as error:
         raise StructureError(Reason.UNKNOWN_SYMMETRY, f"CIF: magnetic operators: {error}") from error
-    return StatedSymmetry("the magnetic operators", (group,))
+    if group.is_group:
+        return StatedSymmetry("the magnetic operators", (group,))
+    conflict = "the magnetic operators form no group"
+    try:
+        return StatedSymmetry("the magnetic operators", (closure(group),), (), conflict, is_supported=False)
+    except SymmetryError as error:
+        raise StructureError(Reason.CONTRADICTORY_SYMMETRY, f"CIF: {conflict}") from error
 
 
 def _without_time(text: str) -> str:

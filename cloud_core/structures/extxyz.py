@@ -1,14 +1,16 @@
 """Extended XYZ: frames of a file, and the cell of one."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from cloud_core.structures.ase import mixtures_of
 from cloud_core.structures.cell import Cell, FloatArray, Note
 from cloud_core.structures.errors import Reason, StructureError, shown
-from cloud_core.structures.numbers import to_float
+from cloud_core.structures.json_text import loads
+from cloud_core.structures.numbers import parse_number, to_float
 from cloud_core.structures.sites import (
     MAX_SITES,
     cell_of,
@@ -106,17 +108,42 @@ def read_extxyz(text: str) -> Cell:
     columns = _columns(info.get("properties", ""))
     species: list[str] = []
     positions = []
+    rows = []
     for number, line in enumerate(lines[2:], 3):
         try:
-            symbol, position = columns.atom(line.split())
+            fields = line.split()
+            symbol, position = columns.atom(fields)
         except StructureError:
             raise
         except ValueError as error:
             raise _error(number, f"{error}: {shown(line, 60)}") from error
         species.append(symbol)
         positions.append(position)
+        if columns.occupancy is not None or columns.kind is not None:
+            rows.append(fields)
     fractions = fractions_of(lattice, np.array(positions, dtype=float).reshape(-1, 3), _NAME)
-    return cell_of(lattice, [{symbol: 1.0} for symbol in species], fractions, _NAME, _periodicity(info))
+    return cell_of(lattice, _mixtures(species, rows, columns, info), fractions, _NAME, _periodicity(info))
+
+
+def _mixtures(
+    species: Sequence[str], rows: Sequence[Sequence[str]], columns: "_Columns", info: Mapping[str, str]
+) -> Sequence[Mapping[str, float]]:
+    """What is on each site: whole atoms, those of a column `occupancy`, or what ASE notes of disorder."""
+    if "occupancy" in info:
+        try:
+            occupancy = loads(info["occupancy"].removeprefix("_JSON").strip())
+        except StructureError:
+            occupancy = None
+        if not isinstance(occupancy, Mapping) or columns.kind is None:
+            raise StructureError(Reason.UNSUPPORTED, f"{_NAME}: occupancies without the kind of each site")
+        kinds = [row[columns.kind] for row in rows]
+        return mixtures_of(species, occupancy, kinds, _NAME)
+    if columns.occupancy is None:
+        return [{symbol: 1.0} for symbol in species]
+    amounts = [parse_number(row[columns.occupancy]) for row in rows]
+    if None in amounts:
+        raise StructureError(Reason.INVALID_OCCUPANCY, f"{_NAME}: an occupancy that is no number")
+    return [{s: amount.value} for s, amount in zip(species, amounts, strict=True) if amount is not None]
 
 
 def _key_values(comment: str) -> dict[str, str]:
@@ -134,12 +161,20 @@ def _key_values(comment: str) -> dict[str, str]:
             word = _WORD.match(comment, at)
             value, at = (word[0], word.end()) if word else ("", at)
         else:
-            value, at = comment[at + 1 : end], end + 1
+            if closing == '"' and comment[end - 1] == "\\":  # quotes inside quotes, as ASE writes JSON
+                end = _end_of_quotes(comment, at + 1)
+            value, at = comment[at + 1 : end].replace('\\"', '"'), end + 1
         key = found[1].lower()
         if key in values and key in _OURS:
             raise _error(2, f"{found[1][:40]} stands twice")
         values[key] = value
     return values
+
+
+def _end_of_quotes(comment: str, at: int) -> int:
+    """Where a quoted value ends: at the first quote that no backslash precedes, or at the end of the line."""
+    found = re.compile(r'(?<!\\)"').search(comment, at)
+    return found.start() if found else len(comment)
 
 
 def _words(value: str) -> list[str]:
@@ -169,12 +204,14 @@ def _periodicity(info: dict[str, str]) -> tuple[Note, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Where the line of an atom holds what. species or number may be None; width: None where it is open."""
+    """Where the line of an atom holds what. All but position may be None; width is where it is open."""
 
     species: int | None
     number: int | None
     position: int
     width: int | None
+    occupancy: int | None = None
+    kind: int | None = None
 
     def atom(self, fields: Sequence[str]) -> tuple[str, list[float]]:
         """Symbol and coordinates of an atom. Raises ValueError for a line of other columns."""
@@ -208,7 +245,11 @@ def _columns(properties: str) -> _Columns:
     position, n = offsets.get("pos", (0, 0))
     if len(parts) % 3 or (species is None and number is None) or n != 3:
         raise _error(2, f"Properties lacks species (or Z) or pos: {shown(properties, 60)}")
-    return _Columns(species and species[0], number and number[0], position, width)
+    occupancy, site_kind = offsets.get("occupancy"), offsets.get("spacegroup_kinds")
+    return _Columns(
+        species and species[0], number and number[0], position, width, occupancy and occupancy[0],
+        site_kind and site_kind[0],
+    )  # fmt: skip
 
 
 def _error(line: int, message: str) -> StructureError:

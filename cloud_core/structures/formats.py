@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -35,6 +35,7 @@ SUFFIXES = {
     ".ndjson": "json",
 }
 _IS_CIF = re.compile(r"^[ \t]*(data_|_cell|_atom_site|loop_)", re.IGNORECASE | re.MULTILINE)
+_SITE_TAG = re.compile(r"_atom_site[_.]", re.IGNORECASE)
 _HAS_SITES = re.compile(r"^[ \t]*_atom_site[_.](fract|cartn|label|type_symbol)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -233,15 +234,27 @@ def _split_cif(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _may_hold_atoms(block: str) -> bool:
-    """Whether a site of a block may have known coordinates: a line of its list without three question marks.
+    """Whether a site of a block may have known coordinates: a row of its list in which not all three are `?`.
 
     Told from the text, since nothing is parsed here; where it cannot be told, the block has its own record.
     """
-    lines = iter(block.split("\n"))
+    tags: list[str] = []
     rows: list[str] = []
-    for line in lines:
-        if _HAS_SITES.match(line):
-            rows = [row for row in lines if not row.lstrip().startswith("_")]
-    listed = takewhile(lambda row: not re.match(r"\s*(loop_|#|data_)", row, re.IGNORECASE), rows)
-    known = [row.split().count("?") < 3 for row in listed if row.strip()]
-    return any(known) or not known
+    for line in block.split("\n"):
+        words = line.split()
+        if words and _SITE_TAG.match(words[0]):
+            if rows:
+                break
+            tags += [word.lower().replace(".", "_") for word in words if word.startswith("_")]
+        elif tags and re.match(r"\s*(loop_|_|#|data_)", line, re.IGNORECASE):
+            if rows or not line.lstrip().startswith("_"):
+                break
+            tags += [word.lower().replace(".", "_") for word in words]
+        elif tags and words:
+            rows.append(line)
+    places = [place for place, tag in enumerate(tags) if re.search(r"_(fract|cartn)_[xyz]$", tag)]
+    for row in rows:
+        words = row.split()
+        if len(words) != len(tags) or not places or any(words[place] not in ("?", ".") for place in places):
+            return True
+    return not rows

@@ -200,6 +200,12 @@ class Scanner:
         return True
 
 
+_KEYS_OF_STRUCTURES = (
+    *("lattice_vectors", "cartesian_site_positions", "species_at_sites"),
+    *("sites", "lattice_mat"),
+)
+
+
 def members_of(text: str) -> dict[str, str]:
     """Key → text of its value, of a JSON object; of a text that breaks off, what there is."""
     scanner = Scanner.of(text)
@@ -218,23 +224,20 @@ def members_of(text: str) -> dict[str, str]:
     return found
 
 
-def is_structure(members: Mapping[str, str]) -> bool:
-    """Whether the members of an object are those of a structure, in any of our kinds."""
-
-    def opens(key: str, bracket: str) -> bool:
-        return members.get(key, "")[:1] == bracket
-
-    if any(opens(key, "[") for key in ("species_at_sites", "sites", "lattice_mat")):
+def is_structure(members: Mapping[str, str], depth: int = 3) -> bool:
+    """Whether the members of an object are those of a structure, or of an object that holds one; as
+    `documents` tells of the objects themselves."""
+    if any(key in members for key in _KEYS_OF_STRUCTURES):
         return True
-    if opens("positions", "[") or "__ndarray__" in members.get("positions", "")[:40]:
-        return "numbers" in members or "symbols" in members
-    if opens("attributes", "{"):
+    if "positions" in members and ("numbers" in members or "symbols" in members):
         return True
-    if opens("structure", "{"):
-        return "sites" in members_of(members["structure"])
-    if opens("atoms", "{"):
-        return "lattice_mat" in members_of(members["atoms"])
-    return bool(_ase_rows(members))
+    if members.get("attributes", "")[:1] == "{":
+        return True
+    for key in ("structure", "atoms", "data"):
+        if members.get(key, "")[:1] == "{":
+            return depth > 1 and is_structure(members_of(members[key]), depth - 1)
+    rows = _ase_rows(members)
+    return bool(rows) and depth > 1 and is_structure(members_of(rows[0]), depth - 1)
 
 
 def split_json(text: str) -> Iterator[tuple[str, str]]:
@@ -242,7 +245,9 @@ def split_json(text: str) -> Iterator[tuple[str, str]]:
     lines that are JSON each. Where the JSON breaks off, the rest of the text is the last part."""
     scanner = Scanner.of(text)
     opening = scanner.peek()
-    if opening == "[" and re.match(r"[\s\ufeff]*\[\s*[{\]]", text):
+    if opening == "[" and not re.match(
+        r"[\s\ufeff]*(\[\s*){3}", text
+    ):  # brackets alone are no list of objects
         yield from _numbered(_elements(text))
         return
     lines = _lines(text)

@@ -1,13 +1,15 @@
 """OPTIMADE structures (specification 1.2, entry type `structures`) as cells."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloud_core.structures.arrays import matrix, number, vectors
-from cloud_core.structures.cell import Cell
+from cloud_core.structures.cell import Cell, Note
+from cloud_core.structures.elements import ISOTOPES
 from cloud_core.structures.errors import Reason, StructureError, shown
+from cloud_core.structures.formula import Amount, compare, formula_text, parse_formula
 from cloud_core.structures.json_text import loads
-from cloud_core.structures.sites import cell_of, check_lattice, fractions_of, periodicity_note
+from cloud_core.structures.sites import cell_of, check_lattice, fractions_of, periodicity_note, symbol_of
 
 _NEEDED = ("lattice_vectors", "cartesian_site_positions", "species_at_sites")
 _UNSUPPORTED = {"assemblies", "unknown_positions", "implicit_atoms", "site_attachments"}
@@ -35,6 +37,10 @@ def read_optimade(entry: Mapping[str, Any]) -> Cell:
         raise StructureError(Reason.UNSUPPORTED, f"{name}: structure feature {min(features)}")
     if attributes.get("assemblies"):
         raise StructureError(Reason.UNSUPPORTED, f"{name}: assemblies")
+    if (span := attributes.get("site_coordinate_span")) not in (None, "unit_cell"):
+        raise StructureError(Reason.UNSUPPORTED, f"{name}: sites of {shown(str(span))}, not of the unit cell")
+    if "disorder" in _names(attributes.get("structure_features"), name) and not attributes.get("species"):
+        raise StructureError(Reason.UNSUPPORTED, f"{name}: disordered, and no species say what is where")
     labels = _names(attributes["species_at_sites"], name)
     vectors_given = attributes["lattice_vectors"]
     if isinstance(vectors_given, list) and any(
@@ -53,7 +59,28 @@ def read_optimade(entry: Mapping[str, Any]) -> Cell:
     kinds = _kinds(attributes.get("species"), name)
     mixtures = [_mixture(label, kinds, name) for label in labels]
     fractions = fractions_of(lattice, positions, name)
-    return cell_of(lattice, mixtures, fractions, name, periodicity_note(_periodic(attributes, name), name))
+    notes = periodicity_note(_periodic(attributes, name), name) + _formula_note(attributes, mixtures, name)
+    return cell_of(lattice, mixtures, fractions, name, notes)
+
+
+def _formula_note(
+    attributes: Mapping[str, Any], mixtures: Sequence[Mapping[str, float]], name: str
+) -> tuple[Note, ...]:
+    """A note where ordered sites have another composition than the reduced formula."""
+    stated = attributes.get("chemical_formula_reduced")
+    formula = parse_formula(stated) if isinstance(stated, str) else None
+    amounts: dict[str, Amount] = {}
+    for mixture in mixtures:
+        for species, amount in mixture.items():
+            symbol = symbol_of(species)
+            if symbol is None or amount != 1.0:
+                return ()
+            element = ISOTOPES.get(symbol, symbol)
+            amounts[element] = amounts.get(element, Amount(0.0)) + Amount(1.0)
+    if formula is None or compare(formula, amounts).agrees:
+        return ()
+    text = f"{name}: chemical_formula_reduced {shown(str(stated))}, sites {formula_text(amounts)}"
+    return (Note("formula_mismatch", text),)
 
 
 def _value(value: Any) -> Any:

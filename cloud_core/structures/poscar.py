@@ -166,11 +166,21 @@ def _check_end(lines: list[str], at: int, total: int) -> None:
     """After the coordinates comes an empty line, or the title of what follows, which is left aside."""
     if at >= len(lines):
         return
-    if lines[at].strip().lower().startswith("direct configuration"):
-        message = f"POSCAR: line {at + 1}: more configurations follow (an XDATCAR)"
-        raise StructureError(Reason.SEVERAL_STRUCTURES, message)
+    if lines[at].strip().lower().startswith("direct configuration") or _is_header(lines[at : at + 8]):
+        message = f"POSCAR: line {at + 1}: another configuration follows; give each as a POSCAR of its own"
+        raise StructureError(Reason.UNSUPPORTED, message)
     if len(_leading(lines[at])) >= 3:
         raise _error(at, f"more coordinates than the {total} atoms announced")
+
+
+def _is_header(lines: list[str]) -> bool:
+    """Whether a POSCAR begins here: its numbers, then elements and counts, or counts and a mode."""
+    if len(lines) < 7 or not lines[0].strip() or not is_poscar("\n".join(lines)):
+        return False
+    first, second = lines[5].split(), lines[6].split()
+    if _are_counts(first):
+        return bool(second) and second[0][0].isalpha()
+    return bool(first) and first[0][0].isalpha() and _are_counts(second)
 
 
 def _are_counts(words: list[str]) -> bool:

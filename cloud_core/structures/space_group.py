@@ -201,14 +201,26 @@ def _translation(text: str, number: str, divisor: str | None) -> float:
     if divisor is not None:
         if float(divisor) == 0:
             raise SymmetryError(f"{shown(text, 60)} is no symmetry operator")
-        return float(number) / float(divisor)
+        value = float(number) / float(divisor)
+        if float(divisor) > 99:  # 499/999: a decimal number as a fraction
+            for denominator in _DENOMINATORS:
+                ideal = round(value * denominator) / denominator
+                if abs(value - ideal) <= 1.0 / float(divisor):
+                    return ideal
+        return _within_cells(text, value)
     decimals = len(number.partition(".")[2])
-    value = float(number)
+    value = _within_cells(text, float(number))
     for denominator in _DENOMINATORS:
         ideal = round(value * denominator) / denominator
         # .333, .667 and .666: rounded or cut off
         if abs(value - ideal) <= (0.67 * 10**-decimals if decimals > 1 else 1e-9):
             return ideal
+    return value
+
+
+def _within_cells(text: str, value: float) -> float:
+    if not abs(value) < 1e6:
+        raise SymmetryError(f"{shown(text, 60)} shifts by {value:g} cells")
     return value
 
 
@@ -365,6 +377,8 @@ def parse_symbol(text: str) -> Symbol | None:
 
     None where it is unknown.
     """
+    if re.fullmatch(r"\s*P\s+3\s+2\s*", text, re.IGNORECASE):  # P 32, P 3 2 1 or P 3 1 2
+        return None
     # "P2_1/c": an underscore before a subscript; "P_-6_2_m": in place of a blank
     for plain in dict.fromkeys((re.sub(r"(?<=\d)_(?=\d)", "", text), text)):
         tidy = re.sub(r"[{}$\\~]|</?su[bp]>", "", plain).replace("_", " ")
