@@ -245,9 +245,7 @@ def split_json(text: str) -> Iterator[tuple[str, str]]:
     lines that are JSON each. Where the JSON breaks off, the rest of the text is the last part."""
     scanner = Scanner.of(text)
     opening = scanner.peek()
-    if opening == "[" and not re.match(
-        r"[\s\ufeff]*(\[\s*){3}", text
-    ):  # brackets alone are no list of objects
+    if opening == "[" and not re.match(r"[\s\ufeff]*(\[\s*){100}", text):  # brackets alone are no list
         yield from _numbered(_elements(text))
         return
     lines = _lines(text)
