@@ -4,9 +4,9 @@
 
 (a) `transformers`' `BertForMaskedLM` as published: every string padded to 64, 30,522 words, a DataLoader with
 the published collator. (b) ours: the same encoder over the 564 words in use, packed, scored at masked places
-only; the same masking and the same loss, the mean cross-entropy of masked words. Both with fused AdamW. They
+only; the same masking and the same loss, the mean cross-entropy of masked tokens. Both with fused AdamW. They
 take turns, step by step, so that whatever else the machine does falls on both. Ratios are of wall-clock time;
-on one CPU thread those of the processor's clock, which does not count what others on the machine take, stand
+on one CPU thread those of CPU time, which does not count what others on the machine take, stand
 beside them. Needs torch, numpy, pyarrow and safetensors, and transformers for (a).
 """
 
@@ -140,7 +140,7 @@ def autocast(device: torch.device, bfloat16: bool) -> torch.autocast | nullconte
 
 
 class Times(NamedTuple):
-    """Seconds a string, of the wall's clock and of the processor's."""
+    """Seconds a string, of wall-clock time and of the processor's."""
 
     wall: float
     processor: float
@@ -228,7 +228,7 @@ def main() -> None:
     base = next(iter(medians.values()))
     by_processor = device.type == "cpu" and torch.get_num_threads() == 1
     heads = ["configuration", "strings/s", "times the first", "model-FLOP utilisation"]
-    heads += ["times the first, by the processor's clock"] if by_processor else []
+    heads += ["times the first, by CPU time"] if by_processor else []
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     for name, taken in medians.items():
         used = ""

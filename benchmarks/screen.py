@@ -7,7 +7,7 @@ route builds a pymatgen structure, asks spglib for its symmetry, tokenizes each 
 pads it to 64 tokens and computes in float32. Ours encodes with moyo, tokenizes all strings at once, computes
 real tokens only (the last layer the first token alone), in float32 and in bfloat16. All have the same weights
 and run in one process; each sees the strings of its own route. Rounds alternate, the best of each counts: by
-the wall's clock, and the models alone by the processor's, which other work on the machine moves less.
+wall-clock time, and the models alone by CPU time, which other work on the machine moves less.
 Without --model the weights are random, and the predictions' own spread says nothing.
 """
 
@@ -127,7 +127,7 @@ def main() -> None:
         "ours, float32": (encode_ours, ours(model, "float32")),
         "ours, bfloat16": (encode_ours, ours(model, "bfloat16")),
     }
-    best = {name: (float("inf"),) * 3 for name in routes}  # s: encode, model, model by the processor's clock
+    best = {name: (float("inf"),) * 3 for name in routes}  # s: encode, model, model by CPU time
     values: dict[str, np.ndarray] = {}
     for _ in range(options.rounds):
         for name, (strings, predict) in routes.items():

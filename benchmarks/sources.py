@@ -1,4 +1,4 @@
-"""What reading costs before anything is encoded: processor time to list and a row, and peak memory.
+"""What reading costs before anything is encoded: CPU time to list and a row, and peak memory.
 
     python benchmarks/sources.py --data ../shared/data
 

@@ -43,10 +43,14 @@ DEFAULT_TABLE = "${CLOUD_TABLE:-runs/lake/structures}"
 CONFIG_VERSION = 2
 
 
-class FlowConfig(BaseModel):
-    """Base of every flow's configuration: an unknown key is an error, and values do not change in a run."""
+class ConfigSection(BaseModel):
+    """A part of a configuration: an unknown key is an error, and values do not change in a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class FlowConfig(ConfigSection):
+    """Base of every flow's configuration, which states the version of its keys."""
 
     config_version: int = Field(
         default=CONFIG_VERSION, ge=1, description="of the keys; earlier ones are understood"

@@ -13,7 +13,7 @@ from cloud_core.config import DEFAULT_TABLE, FlowConfig, TableUri
 from cloud_core.encoding.engine import Counts, Encoding, plan
 from cloud_core.encoding.options import EncodingOptions
 from cloud_core.lake import runs
-from cloud_core.lake.maintenance import settle_unless_busy
+from cloud_core.lake.maintenance import purge_unless_busy
 from cloud_core.lake.status import quarantine_report
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
@@ -53,7 +53,7 @@ class EncodeResult(BaseModel):
     n_quarantined: int
     n_skipped: int
     n_superseded: int | None
-    """rows that were replaced and are gone from the files; None: another run was writing, and will settle"""
+    """rows that were replaced and are gone from the files; None: another run was writing, and will purge"""
     reasons: dict[str, int]
     flags: dict[str, int]
     """of the rows that were encoded"""
@@ -125,7 +125,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
             before_first_commit=lambda: runs.begin(table, intent),
         )
         encode_shards(encoding, source, shards, at_once)
-    superseded = settle_unless_busy(table)
+    superseded = purge_unless_busy(table)
     publish_table(f"quarantine-{source.name}", quarantine_report(table), "Quarantine by reason")
     encoding.check(config.table, config.storage)
     counts = encoding.counts

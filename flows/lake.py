@@ -75,7 +75,7 @@ def replay(config: ReplayConfig) -> ReplayResult:
             chunks_in_flight=2 * config.cluster.workers + 2,
         )
         encode_quarantine(again, quarantine)
-    maintenance.settle_unless_busy(table)
+    maintenance.purge_unless_busy(table)
     again.check(config.table, config.storage)
     publish_table("quarantine", quarantine_report(table), "Quarantine by reason, after the replay")
     return ReplayResult(

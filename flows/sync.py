@@ -30,7 +30,7 @@ from cloud_core.encoding.changes import (
 )
 from cloud_core.encoding.engine import Counts, Encoding, plan
 from cloud_core.encoding.options import EncodingOptions
-from cloud_core.lake.maintenance import settle
+from cloud_core.lake.maintenance import purge
 from cloud_core.lake.pins import pin
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Table
@@ -141,7 +141,7 @@ def sync(config: SyncConfig) -> SyncResult:
             f"{config.table}: {absent} of {len(ids)} structures from {config.name} are not in the table; "
             "sync again, and report this if it stays"
         )
-    settle(table)
+    purge(table)
     table.refresh()
     file.write(next_state(state, partitions, reading, lost, is_feed))
     file.discard_incoming()

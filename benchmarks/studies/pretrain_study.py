@@ -4,7 +4,7 @@
     python benchmarks/studies/pretrain_study.py runs/corpus --steps 12000
 
 Two runs of the pretraining flow with the recipe of the configuration, its table replaced by the corpus:
-without the hold-out of corpus.py, and with it. Both then predict masked words of the held-out
+without the hold-out of corpus.py, and with it. Both then predict masked tokens of the held-out
 crystals. `--variants` names one of the two, so that each can have a core of its own.
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from safetensors.numpy import load_file
 
-from cloud_core.config import ConfigError, FlowConfig, moved
+from cloud_core.config import ConfigError, ConfigSection, FlowConfig, moved
 from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.data.dataset import Dataset, Form
 from cloud_core.evaluation.data.folds import Split
@@ -47,7 +47,7 @@ class TargetConfig(BaseModel):
 SCRATCH = "encoder from scratch"
 
 
-class SearchConfig(FlowConfig):
+class SearchConfig(ConfigSection):
     """Settings to look for before the fit, by the validation rows' loss."""
 
     trials: int = Field(20, ge=2)

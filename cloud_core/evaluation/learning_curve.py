@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def learning_curve(metrics_file: str | Path) -> "Figure":
-    """Loss (nats per masked word) and masked accuracy over the steps, training and validation."""
+    """Loss (nats per masked token) and masked accuracy over the steps, training and validation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -29,7 +29,7 @@ def learning_curve(metrics_file: str | Path) -> "Figure":
         points = [(step, metrics[key]) for step, metrics in lines if key in metrics]
         if points:
             accuracy.plot(*zip(*points, strict=True), label=field, lw=0.8, ls="--")
-    loss.set(xlabel="step", ylabel="loss (nats per masked word)")
+    loss.set(xlabel="step", ylabel="loss (nats per masked token)")
     accuracy.set(xlabel="step", ylabel="masked accuracy", ylim=(0, 1))
     for axis in (loss, accuracy):
         axis.legend(fontsize=7)

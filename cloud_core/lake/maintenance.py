@@ -66,10 +66,10 @@ def migrate(table: Table) -> tuple[int, int]:
     return before, schema_version(table.delta)
 
 
-def settle(table: Table, target_size: int = FILE_SIZE) -> int:
+def purge(table: Table, target_size: int = FILE_SIZE) -> int:
     """Remove superseded rows from the files, in one commit; returns how many.
 
-    The rows that hold are streamed into new files. (Delta's MERGE, which would rewrite only the files that
+    The current rows are streamed into new files. (Delta's MERGE, which would rewrite only the files that
     hold such a row, took ten times as long and three times the memory.)
 
     Raises:
@@ -77,7 +77,7 @@ def settle(table: Table, target_size: int = FILE_SIZE) -> int:
     """
 
     def rewrite() -> int:
-        if table.is_settled:
+        if table.is_purged:
             return 0
         before = table.n_rows_in_files
         held = Table.open(table.uri, table.storage, table.version)
@@ -95,7 +95,7 @@ def settle(table: Table, target_size: int = FILE_SIZE) -> int:
             schema_mode="overwrite",
             target_file_size=target_size,
             writer_properties=WRITER,
-            commit_properties=CommitProperties(custom_metadata={"cloud": "settle"}, max_commit_retries=0),
+            commit_properties=CommitProperties(custom_metadata={"cloud": "purge"}, max_commit_retries=0),
             post_commithook_properties=_NO_HOOKS,
         )
         return before - table.n_rows_in_files
@@ -103,18 +103,18 @@ def settle(table: Table, target_size: int = FILE_SIZE) -> int:
     return _retried(table, rewrite)
 
 
-def settle_unless_busy(table: Table) -> int | None:
-    """`settle` at the end of a run; None where another run is writing, at whose end it will be done."""
+def purge_unless_busy(table: Table) -> int | None:
+    """`purge` at the end of a run; None where another run is writing, at whose end it will be done."""
     try:
-        return settle(table)
+        return purge(table)
     except TableBusyError:
         return None
 
 
 def compact(table: Table, target_size: int = FILE_SIZE) -> Compacted:
-    """Settle, then join small files into ones of about `target_size` bytes. The rows do not change."""
+    """Purge, then join small files into ones of about `target_size` bytes. The rows do not change."""
     before = len(table.files())
-    removed = settle(table, target_size)
+    removed = purge(table, target_size)
     _retried(
         table,
         lambda: table.delta.optimize.compact(

@@ -38,21 +38,21 @@ class Snapshot:
         uri = table if isinstance(table, str) else table.uri
         storage = storage or (table.storage if isinstance(table, Table) else None)
         opened = Table.open(uri, storage, version)
-        if version is not None and not opened.is_settled:
+        if version is not None and not opened.is_purged:
             raise LakeError(
                 f"{uri}: version {version} lies inside an update (some rows replace others); take "
-                f"{_last_settled(uri, version, storage)}, or `cloud compact` the table and take the newest"
+                f"{_last_purged(uri, version, storage)}, or `cloud compact` the table and take the newest"
             )
-        if not opened.is_settled:
-            opened = Table.open(uri, storage, _last_settled(uri, opened.version, storage))
+        if not opened.is_purged:
+            opened = Table.open(uri, storage, _last_purged(uri, opened.version, storage))
         if pin is not None:
             pin_version(uri, pin, opened.version, storage)
         files = opened.files(ENCODED)
         return cls(uri, opened.version, opened.counts()[ENCODED], tuple(files))
 
 
-def _last_settled(uri: str, version: int, storage: Storage | None) -> int:
+def _last_purged(uri: str, version: int, storage: Storage | None) -> int:
     for earlier in range(version - 1, -1, -1):
-        if Table.open(uri, storage, earlier).is_settled:
+        if Table.open(uri, storage, earlier).is_purged:
             return earlier
     raise LakeError(f"{uri}: no version before {version} is free of replaced rows; `cloud compact` the table")

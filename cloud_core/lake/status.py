@@ -41,7 +41,7 @@ def status(uri: str, version: int | None = None, storage: Storage | None = None)
         "versions": {"oldest_in_log": history[-1]["version"], "latest": latest(history, LATEST)},
         "rows": table.counts(),
         "files": len(table.files()),
-        "settled": table.is_settled,
+        "purged": table.is_purged,
         "encoder_versions": {str(version): versions[version] for version in sorted(versions)},
         "quarantine": dict(sorted(reasons.items())),
         "unfinished": unfinished(history) if version is None else None,

@@ -1,8 +1,8 @@
-"""The table of structures: exactly-once append, the row that holds for each structure, past versions.
+"""The table of structures: exactly-once append, the current row for each structure, past versions.
 
 Chunks are only ever appended. A row that replaces another has the same `structure_id` and a higher
 `revision`; of each structure the row with the highest revision holds, and every view shows only those.
-`settle` removes the superseded rows from the files, so that a pinned version is a plain list of files (see
+`purge` removes the superseded rows from the files, so that a pinned version is a plain list of files (see
 `snapshot.py`).
 """
 
@@ -158,7 +158,7 @@ class Table:
     def batches(
         self, status: str | None = None, columns: Columns = None, where: ds.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """The rows that hold, of one status or all, as a stream; memory does not grow with the table."""
+        """The current rows, of one status or all, as a stream; memory does not grow with the table."""
         if status is not None and status not in STATUSES:
             raise LakeError(f"{self.uri}: no status {status!r}; there are {', '.join(STATUSES)}")
         names = list(columns) if columns is not None else list(STRUCTURES.names)
@@ -201,9 +201,9 @@ class Table:
         return sorted(self.delta.file_uris([("status", "=", status)] if status is not None else None))
 
     def counts(self) -> dict[str, int]:
-        """Rows that hold, by status."""
+        """Current rows, by status."""
         counts = dict.fromkeys(STATUSES, 0)
-        if not self.is_settled:
+        if not self.is_purged:
             for batch in self.batches(columns=["status"]):
                 for item in batch["status"].value_counts().to_pylist():
                     counts[item["values"]] += item["counts"]
@@ -213,12 +213,12 @@ class Table:
         return counts
 
     def look_up(self, ids: Sequence[str]) -> pa.Table:
-        """The rows that hold for these structure ids, without the strings: what a merge has to know."""
+        """The current rows for these structure ids, without the strings: what a merge has to know."""
         names = ["structure_id", "status", "content_hash", "fingerprint", "modified_at", "revision"]
         return self.rows(columns=names, where=ds.field("structure_id").isin(list(ids)))
 
     def content_hash(self) -> str:
-        """Hash of the rows that hold, sorted by id, without PROVENANCE: equal for equal content.
+        """Hash of the current rows, sorted by id, without PROVENANCE: equal for equal content.
 
         Neither the number of workers, the size of chunks, the order of commits nor compaction moves it.
         """
@@ -257,7 +257,7 @@ class Table:
             todo = np.ones(len(ids), bool) if again else known != states_of(inputs)
             key, attempt = name, 1
             # The key of a commit outlives its rows (a `restore` takes the rows back): what is to be done is
-            # told by the rows that hold, and the key only keeps two writers of it apart.
+            # told by the current rows, and the key only keeps two writers of it apart.
             while todo.any() and self.delta.transaction_version(key) is not None:
                 attempt += 1
                 key = f"{name}~{attempt}"
@@ -370,7 +370,7 @@ class Table:
         return self.delta.to_pyarrow_dataset(schema=STRUCTURES)
 
     @property
-    def is_settled(self) -> bool:
+    def is_purged(self) -> bool:
         """Whether every row in the files holds, so that the files alone are the table."""
         return not self._replacing_files()
 
@@ -387,8 +387,8 @@ class Table:
         return [row["path"] for row in actions.to_pylist() if row["num_records"] and row["max.revision"] != 0]
 
     def _superseding(self) -> Callable[[pa.RecordBatch], pa.Array] | None:
-        """A filter that keeps the rows that hold, or None if they all do."""
-        if self.is_settled:
+        """A filter that keeps the current rows, or None if they all do."""
+        if self.is_purged:
             return None
         highest = Index()
         with naming(self.uri):

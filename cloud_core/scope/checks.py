@@ -35,7 +35,7 @@ def check_numbers(cell: Cell, max_sites: int) -> None:
         raise StructureError(Reason.INVALID_POSITIONS, "a position is not finite")
 
 
-def judged_notes(cell: Cell, kinds: Kinds, settings: EncoderSettings) -> tuple[Note, ...]:
+def checked_notes(cell: Cell, kinds: Kinds, settings: EncoderSettings) -> tuple[Note, ...]:
     """The notes of the reader and of the distances. Raises StructureError where the settings refuse one."""
     notes = cell.notes
     if cell.clearance < OVERLAP and (pairs := close_pairs(cell.lattice, cell.fractions, OVERLAP)):

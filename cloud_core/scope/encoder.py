@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cloud_core.scope.canonical import canonical_composition, canonical_head, element_key, fraction_text
-from cloud_core.scope.checks import check_numbers, judged_notes
+from cloud_core.scope.checks import check_numbers, checked_notes
 from cloud_core.scope.kinds import Kinds, element_of, kinds_of
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.symmetry import Symmetry, moyo_symmetry, spglib_symmetry
@@ -112,7 +112,7 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     """The SCOPE of a cell; see `encode`."""
     check_numbers(cell, settings.max_sites)
     kinds = kinds_of(cell)
-    notes = judged_notes(cell, kinds, settings)
+    notes = checked_notes(cell, kinds, settings)
     if cell.alternatives:
         _check_alternatives(cell, settings)
         notes = tuple(note for note in notes if note.flag != "ambiguous_setting")

@@ -47,7 +47,7 @@ _ATTEMPTS = 3  # to start a child
 _LOOK_S = 5.0  # without an answer, after which the pools are looked at
 # Wall-clock limit of a batch, which a child leaves after `timeout_s` s: that of a structure that sleeps.
 _WALL_FACTOR, _WALL_S = 10.0, 60.0
-_OUT_OF_MEMORY = ("memory allocation of", "MemoryError", "bad_alloc")  # a library's last words
+_OUT_OF_MEMORY = ("memory allocation of", "MemoryError", "bad_alloc")  # a library's last lines
 
 
 class PackedCell(bytes):
@@ -115,14 +115,14 @@ class _Batch:
     """Structures on their way: place in the input, id and packed payload of each.
 
     without_official: why the official forms are left out. tries: how often a child was lost on it for no
-    reason of its own. guilty, words: after the end of a child, the structure that it had in work, and what
+    reason of its own. offending, words: after the end of a child, the structure that it had in work, and what
     was printed there last.
     """
 
     work: list[tuple[int, str, bytes]]
     without_official: str = ""
     tries: int = 0
-    guilty: int | None = None
+    offending: int | None = None
     words: tuple[str, ...] = ()
 
 
@@ -211,9 +211,9 @@ class _Run:
         if error is None:
             answers = marshal.loads(future.result())
             for index, answer in enumerate(answers):
-                self._settle(batch, index, answer)
+                self._record(batch, index, answer)
             rest = batch.work[len(answers) :]
-        elif batch.guilty is None:
+        elif batch.offending is None:
             batch.tries += 1
             if batch.tries == _ATTEMPTS:
                 words = "; ".join(batch.words) or str(error)
@@ -221,22 +221,22 @@ class _Run:
             self._again.appendleft(batch)
             return
         else:
-            self._judge(batch, batch.guilty, error)
-            rest = batch.work[: batch.guilty] + batch.work[batch.guilty + 1 :]
+            self._after_end(batch, batch.offending, error)
+            rest = batch.work[: batch.offending] + batch.work[batch.offending + 1 :]
         if rest:
             self._again.append(_Batch(rest, batch.without_official))
 
-    def _judge(self, batch: _Batch, guilty: int, error: BaseException) -> None:
+    def _after_end(self, batch: _Batch, offending: int, error: BaseException) -> None:
         """What becomes of the structure that a child had in work when it ended."""
         code = error.exitcode if isinstance(error, ProcessExpired) else None
         if code in (None, -signal.SIGKILL) and batch.tries == 0:
             # Over the clock, or killed from outside: the machine's doing perhaps.
-            self._again.append(_Batch([batch.work[guilty]], batch.without_official, tries=1))
+            self._again.append(_Batch([batch.work[offending]], batch.without_official, tries=1))
             return
-        reason, message = _verdict(code, error, batch.words, self._timeout_s)
-        self._settle(batch, guilty, (reason.value, str(StructureError(reason, message))))
+        reason, message = _reason_of_end(code, error, batch.words, self._timeout_s)
+        self._record(batch, offending, (reason.value, str(StructureError(reason, message))))
 
-    def _settle(self, batch: _Batch, index: int, answer: tuple[Any, ...]) -> None:
+    def _record(self, batch: _Batch, index: int, answer: tuple[Any, ...]) -> None:
         place, name, _ = batch.work[index]
         if len(answer) > 2:
             scope = Scope(*answer)
@@ -253,17 +253,17 @@ class _Run:
             self._done[place] = Refused(name, reason, message)
 
 
-def _verdict(
+def _reason_of_end(
     code: int | None, error: BaseException, words: Sequence[str], timeout_s: float
 ) -> tuple[Reason, str]:
-    """Why a child ended, by its exit code (None: it was ended by the pool) and last words."""
+    """Why a child ended, by its exit code (None: it was ended by the pool) and last lines."""
     if code == -signal.SIGPROF:
         return Reason.TIMEOUT, f"more than {timeout_s:g} s of CPU time"
     if isinstance(error, TimeoutError):
         return Reason.TIMEOUT, f"not done within {_wall(timeout_s):g} s, twice"
     if lost := [line for line in words if any(sign in line for sign in _OUT_OF_MEMORY)]:
         return Reason.OUT_OF_MEMORY, lost[0]
-    last = next((line for line in reversed(words) if not line.startswith("note:")), "no last words")
+    last = next((line for line in reversed(words) if not line.startswith("note:")), "no last lines")
     if code is not None and code < 0:
         return Reason.CRASHED, f"{signal.Signals(-code).name} in a library: {last}"
     return Reason.CRASHED, f"the encoder ended ({error}, code {code}): {last}"
@@ -358,7 +358,7 @@ class _Child:
         def look(future: "Future[Any]") -> None:
             # Called before another child is started.
             if not future.cancelled() and future.exception() is not None:
-                batch.guilty = self._progress[1] if self._progress[0] == number else None
+                batch.offending = self._progress[1] if self._progress[0] == number else None
                 batch.words = self._last_lines()
             ended.put((self, batch, future))
 
@@ -414,7 +414,7 @@ def _start(progress: Any, words: str, memory_mb: int) -> None:
     """Load the libraries, set the limits of this process, and watch for the end of the parent."""
     global _progress
     _progress = progress
-    # What libraries print goes where the parent looks for last words.
+    # What libraries print goes where the parent looks for last lines.
     descriptor = os.open(words, os.O_WRONLY | os.O_TRUNC | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -449,7 +449,7 @@ def _load() -> None:
 
 def _encode_batch(number: int, settings: EncoderSettings, timeout_s: float, items: list[bytes]) -> bytes:
     """The fields of each structure's Scope, or reason and message; of fewer than all if time runs on."""
-    os.ftruncate(2, 0)  # last words are of this batch
+    os.ftruncate(2, 0)  # last lines are of this batch
     until = time.monotonic() + timeout_s
 
     def attempt(index: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -20,7 +20,7 @@ Judgement = Literal["refuse", "flag"]
 class EncoderSettings:
     """symprec in Å, forms out of canonical, official, full.
 
-    angle_tolerance: degrees, for the official forms; the canonical form judges angles by symprec.
+    angle_tolerance: degrees, for the official forms; the canonical form compares angles by symprec.
     check_tolerance: look at the space group at symprec/2 and 2·symprec too, and flag structures whose
     space group moves; it triples the cost.
     max_sites: structures with more sites are refused.

@@ -73,7 +73,7 @@ def spglib_symmetry(
 def moyo_symmetry(lattice: FloatArray, fractions: FloatArray, numbers: list[int], symprec: float) -> Symmetry:
     """Symmetry by moyo; arguments and errors as in `spglib_symmetry`.
 
-    Angles are judged by symprec alone: at 5°, the published tolerance, moyo 0.21 did not end within
+    Angles are compared by symprec alone: at 5°, the published tolerance, moyo 0.21 did not end within
     minutes on some sheared cells (carbon-24's C-170350-1491-29).
     """
     moyopy = _moyo()

@@ -158,7 +158,7 @@ def _cell(
         values = [
             (value or 0.0)
             if 0 <= value < 0.3332 or 0.3334 < value < 0.6665 or 0.6668 < value < 0.9998
-            else _settled(value)
+            else _normalised(value)
             for value in _numbers(coordinates)
         ]
     except (KeyError, ValueError, TypeError, OverflowError):
@@ -201,7 +201,7 @@ def _numbers(words: list[str]) -> list[float]:
     return numbers if len(numbers) == len(words) and "e" not in joined else list(map(to_float, words))
 
 
-def _settled(value: float) -> float:
+def _normalised(value: float) -> float:
     """A coordinate as pymatgen leaves it: within a relative 1e-4 of 1/3 or 2/3 it is that; then modulo 1.
 
     Raises ValueError or OverflowError for what is not finite.

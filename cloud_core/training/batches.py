@@ -70,7 +70,7 @@ class Batches:
         ids = np.concatenate([ids for ids, _ in parts])
         lengths = np.concatenate([np.diff(offsets) for _, offsets in parts])
         kept = np.minimum(lengths, positions)
-        cut = ids[token_places(np.cumsum(lengths) - lengths, kept)]
+        cut = ids[token_indices(np.cumsum(lengths) - lengths, kept)]
         offsets = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)
         over = lengths > positions
         cut[offsets[1:][over] - 1] = tokenizer.sep_id
@@ -103,7 +103,7 @@ class Batches:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         columns = {name: values[chosen] for name, values in self.columns.items()}
         return Batches(
-            self.ids[token_places(self.offsets[:-1][chosen], lengths)], offsets, columns, self.truncated
+            self.ids[token_indices(self.offsets[:-1][chosen], lengths)], offsets, columns, self.truncated
         )
 
     def row_hashes(self) -> NDArray[np.uint64]:
@@ -139,7 +139,7 @@ class Batches:
         lengths = self.lengths[rows]
         grid = np.full((len(rows), int(lengths.max())), Tokenizer().pad_id, np.int64)
         real = np.arange(grid.shape[1]) < lengths[:, None]
-        grid[real] = self.ids[token_places(self.offsets[:-1][rows], lengths)]
+        grid[real] = self.ids[token_indices(self.offsets[:-1][rows], lengths)]
         return grid, lengths
 
     def save(self, path: str | Path) -> None:
@@ -163,7 +163,7 @@ class Batches:
         return cls(ids, offsets, columns, truncated)
 
 
-def token_places(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+def token_indices(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Places of all tokens of rows that start at `starts`: `[sum of lengths]`."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - lengths), lengths)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cloud_core.scope.tokenizer import ELEMENT, FRACTION, WYCKOFF, Tokenizer
 from cloud_core.training import counter
-from cloud_core.training.batches import Batches, token_places
+from cloud_core.training.batches import Batches, token_indices
 
 LONGEST_SPAN = 12
 
@@ -55,7 +55,7 @@ class Tokens(NamedTuple):
     @staticmethod
     def of(corpus: Batches, rows: NDArray[np.int64]) -> "Tokens":
         lengths = corpus.lengths[rows]
-        places = token_places(corpus.offsets[:-1][rows], lengths)
+        places = token_indices(corpus.offsets[:-1][rows], lengths)
         positions = places - np.repeat(corpus.offsets[:-1][rows], lengths)
         return Tokens(
             corpus.ids[places].astype(np.int64), np.repeat(rows, lengths), positions, corpus.fields[places]

@@ -116,7 +116,7 @@ class Run:
             with gradient_sync(self.objective, number == len(batches)):
                 with self.autocast():
                     loss, measures = self.objective(batch.to(ranks.device))
-                # Gradients are averaged over the ranks; the mean over masked words is what is wanted.
+                # Gradients are averaged over the ranks; the mean over masked tokens is what is wanted.
                 (loss * (ranks.world / max(scored, 1))).backward()
             measured = measured + measures
         self.norm = nn.utils.clip_grad_norm_(self.model.parameters(), job.settings.optimiser.clip_norm)
@@ -127,7 +127,7 @@ class Run:
         operations = training_operations(job.settings.encoder, self.training.lengths[rows], scored)
         return Work(len(rows), float(self.training.lengths[rows].sum()), operations)
 
-    def settle(self) -> None:
+    def warm_up(self) -> None:
         """A backward pass whose gradients are thrown away.
 
         DDP regroups its buckets after the first one, and with three ranks or more the sums come out in
@@ -204,7 +204,7 @@ def train(job: PretrainJob, ranks: Ranks) -> bool:
     peak = float(ranks.sum(torch.tensor([matrix_rate(ranks.device, dtype)], dtype=torch.float64)))
     sink = MetricsFile(run.folder, run.step) if ranks.first else None
     if ranks.world > 1 and run.step < job.steps:
-        run.settle()
+        run.warm_up()
     metrics: dict[str, float] = {}
     clock, strings, tokens, operations = time.perf_counter(), 0, 0.0, 0.0
     while run.step < job.steps:

@@ -37,6 +37,6 @@ def test_the_false_pass_rate_of_a_useless_model_is_about_its_nominal_five_percen
     ("true", "model"),
     [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, np.nan], [1.0, 2.0]), ([1.0, 2.0], [1.0, np.inf])],
 )
-def test_rows_that_cannot_be_judged_are_an_error(true: list[float], model: list[float]) -> None:
+def test_rows_that_cannot_be_evaluated_are_an_error(true: list[float], model: list[float]) -> None:
     with pytest.raises(ValueError, match="gate needs"):
         better_than(true, model, 0.0)

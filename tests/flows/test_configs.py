@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from cloud_core.config import DEFAULT_TABLE, ConfigError, FlowConfig, TableUri
+from cloud_core.config import DEFAULT_TABLE, ConfigError, ConfigSection, FlowConfig, TableUri
 from flows.cli.commands import local_cluster
 from flows.encode import EncodeConfig
 
 
-class Window(FlowConfig):
+class Window(ConfigSection):
     low: float = 0.0
     high: float = 1.0
 
@@ -35,7 +35,10 @@ class Example(FlowConfig):
         ("- 1", "expected keys and values at the top level, found list"),
         ("epochs: 0", "'epochs': Input should be greater than or equal to 1, got 0"),
         ("{}", "'epochs' is missing"),
-        ("epochs: 1\nepoch: 2", "'epoch' is not a key of Example (keys: epochs, table, windows, rates)"),
+        (
+            "epochs: 1\nepoch: 2",
+            "'epoch' is not a key of Example (keys: config_version, epochs, table, windows, rates)",
+        ),
         ("windows: {gap: {min: 1}}", "'windows.gap.min' is not a key of Window (keys: low, high)"),
         ("rates: [{top: 1}]", "'rates.0.top' is not a key of Rate (keys: peak)"),
         ("epochs: 1\ntable: ${NOT_SET_ANYWHERE}", "the environment variable NOT_SET_ANYWHERE is not set"),

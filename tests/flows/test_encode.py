@@ -126,7 +126,7 @@ def test_new_changed_and_unchanged_files(table: Table, folder: Path, tmp_path: P
     result = encode(config(copy, uri))
     assert (result.n_encoded, result.n_skipped, result.n_superseded) == (2, 39, 1)
     assert Table.open(uri).counts()["encoded"] == 41
-    assert Table.open(uri).is_settled
+    assert Table.open(uri).is_purged
 
 
 def test_maintenance_keeps_the_content(table: Table, folder: Path, tmp_path: Path) -> None:

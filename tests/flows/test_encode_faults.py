@@ -117,7 +117,7 @@ def test_a_flow_killed_at_random_moments(
     assert f'"n_skipped": {rows}' in output
     table = Table.open(uri)
     assert table.counts() == {"encoded": 240, "quarantined": 0, "withdrawn": 0}
-    assert table.is_settled and table.content_hash() == undisturbed
+    assert table.is_purged and table.content_hash() == undisturbed
     assert status(uri)["unfinished"] is None
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cloud_core.lake import runs
 from cloud_core.lake.errors import LakeError
-from cloud_core.lake.maintenance import compact, settle, settle_unless_busy, vacuum
+from cloud_core.lake.maintenance import compact, purge, purge_unless_busy, vacuum
 from cloud_core.lake.pins import pin, pins, unpin
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.status import quarantine_report, status
@@ -95,7 +95,7 @@ def test_a_snapshot_never_holds_superseded_rows(busy, rows):
     assert (during.version, during.n_rows) == (12, 120)
     with pytest.raises(LakeError, match=r"inside an update.*take 12"):
         Snapshot.of(busy, version=13)
-    settle(busy)
+    purge(busy)
     after = Snapshot.of(busy)
     assert (after.version, after.n_rows) == (busy.version, 120)
     texts = [t for file in after.files for t in pq.read_table(file)["canonical"].to_pylist()]
@@ -116,7 +116,7 @@ def test_status_and_quarantine_report(busy, rows):
     vacuum(busy, retention_hours=0)
     after = status(busy.uri)["versions"]
     assert after["latest"][-1]["version"] >= after["oldest_in_log"] > 0  # as far as the pinned one needs
-    assert {"settle", "write"} <= {row["what"] for row in after["latest"]}
+    assert {"purge", "write"} <= {row["what"] for row in after["latest"]}
     assert Table.open(busy.uri, version=3).counts()["encoded"] == 30
     (reason,) = quarantine_report(busy)
     assert reason["reason"] == "timeout" and reason["structures"] == 15
@@ -142,11 +142,11 @@ def test_settling_gives_up_beside_a_writer_that_is_faster(table, rows, monkeypat
 
     monkeypatch.setattr(Table, "batches", another_commit_meanwhile)
     with pytest.raises(LakeError, match="let them finish"):
-        settle(table)
-    assert settle_unless_busy(table) is None
+        purge(table)
+    assert purge_unless_busy(table) is None
     monkeypatch.undo()
-    assert not table.is_settled and table.counts()["encoded"] == 3
-    assert settle_unless_busy(table) == 3
+    assert not table.is_purged and table.counts()["encoded"] == 3
+    assert purge_unless_busy(table) == 3
 
 
 def chunk(run: str, number: int, last: bool) -> dict[str, str]:

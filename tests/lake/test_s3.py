@@ -32,7 +32,7 @@ def test_racing_processes(s3: S3Server):
     table.refresh()
     ids = table.rows(columns=["structure_id"])["structure_id"].to_pylist()
     assert len(ids) == len(set(ids)) == 200
-    assert sum(written) == table.version and table.is_settled
+    assert sum(written) == table.version and table.is_purged
 
 
 def test_pins_compaction_and_clean_up(s3: S3Server, rows):

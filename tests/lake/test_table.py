@@ -1,4 +1,4 @@
-"""Exactly once, the row that holds, and the same content however it came there."""
+"""Exactly once, the current row, and the same content however it came there."""
 
 import random
 import signal
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from cloud_core.lake.errors import LakeError, explained
-from cloud_core.lake.maintenance import compact, settle
+from cloud_core.lake.maintenance import compact, purge
 from cloud_core.lake.table import Table
 
 WRITERS = Path(__file__).parent / "writers.py"
@@ -72,8 +72,8 @@ def test_update_there_and_back_again(table, rows):
         hashes.append(table.content_hash())
         assert {value for value, _ in held(table).values()} == {f"{content}{i}" for i in range(10)}
     assert hashes[0] == hashes[2] != hashes[1]
-    settle(table)
-    assert table.is_settled
+    purge(table)
+    assert table.is_purged
     assert table.content_hash() == hashes[0]
     assert write(table, a, "same name each time") == 0
 
@@ -84,7 +84,7 @@ def test_withdrawn_and_returned(table, rows):
     assert table.withdraw(["test:00002", "test:00003", "no such"], "gone") == 2
     assert table.withdraw(["test:00002"], "gone again") == 0
     assert table.counts() == {"encoded": 8, "quarantined": 0, "withdrawn": 2}
-    settle(table)
+    purge(table)
     assert table.counts() == {"encoded": 8, "quarantined": 0, "withdrawn": 2}
     assert write(table, rows(0, 10), "one") == 2
     assert table.content_hash() == before
@@ -109,7 +109,7 @@ def test_two_writers_of_one_row_in_different_chunks(table, rows):
     assert theirs.append_chunk(rows(5, 10), their_claim.key, their_claim.revisions)
     assert mine.append_chunk(rows(0, 10), my_claim.key, my_claim.revisions)
     assert len(held(table)) == 15
-    assert table.is_settled
+    assert table.is_purged
 
 
 @pytest.mark.parametrize("sizes", [(50, 50, 50, 50), (50, 30, 70, 20)])
@@ -127,7 +127,7 @@ def test_racing_processes(table, sizes):
     assert [process.returncode for process in processes] == [0] * 4
     table.refresh()
     assert len(held(table)) == 600
-    assert table.is_settled  # nothing was written twice, not even to be superseded
+    assert table.is_purged  # nothing was written twice, not even to be superseded
     assert sum(written) == table.version
     if len(set(sizes)) == 1:
         assert table.version == 12
@@ -150,7 +150,7 @@ def test_a_writer_killed_at_random_moments(table, rows):
         numbers = sorted(int(name.partition(":")[2]) for name in held(table))
         assert numbers == list(range(len(numbers)))
         assert len(numbers) > said
-        assert table.is_settled
+        assert table.is_purged
 
 
 def test_content_hash_does_not_know_how_rows_came(tmp_path, rows):
@@ -171,22 +171,22 @@ def test_content_hash_does_not_know_how_rows_came(tmp_path, rows):
 
 
 def test_settling_beside_a_writer(table, rows):
-    """`settle` starts again where a chunk came in between, and takes nothing of it away."""
+    """`purge` starts again where a chunk came in between, and takes nothing of it away."""
     write(table, rows(0, 50), "one")
     write(table, rows(0, 50, content="b"), "two")
     other = Table.open(table.uri)
     write(other, rows(50, 10), "three")
-    assert settle(table) == 50
+    assert purge(table) == 50
     assert len(held(table)) == 60
     assert write(other, rows(0, 60, content="c"), "four") == 60
-    assert settle(other) == 60
+    assert purge(other) == 60
     assert set(held(other).values()) == {(f"c{i}", "encoded") for i in range(60)}
 
 
 def test_past_versions_can_be_read(table, rows):
     write(table, rows(0, 5), "one")
     write(table, rows(0, 5, content="b"), "two")
-    settle(table)
+    purge(table)
     past = Table.open(table.uri, version=1)
     assert past.content_hash() != table.content_hash()
     assert set(held(past).values()) == {(f"a{i}", "encoded") for i in range(5)}
@@ -239,7 +239,7 @@ def test_a_replay_yields_to_what_was_written_meanwhile(table, rows):
     other = Table.open(table.uri)
     write(other, rows(0, 1, content="b"), "an update")
     other.withdraw(["test:00001"], "gone")
-    settle(other)  # the others' revisions begin anew
+    purge(other)  # the others' revisions begin anew
     assert table.append_chunk(replay, claim.key, claim.revisions, again=True)
     assert held(table) == {
         "test:00000": ("b0", "encoded"),

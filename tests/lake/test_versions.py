@@ -7,7 +7,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from cloud_core.lake.errors import LakeError
-from cloud_core.lake.maintenance import compact, settle
+from cloud_core.lake.maintenance import compact, purge
 from cloud_core.lake.rows import conform
 from cloud_core.lake.schemas import LATER_COLUMNS, STRUCTURES
 from cloud_core.lake.status import status
@@ -38,13 +38,13 @@ def test_an_earlier_table_is_read_and_its_rows_are_of_version_1(earlier: str) ->
     assert status(earlier)["encoder_versions"] == {"1": 40}
 
 
-def test_an_earlier_table_is_added_to_compacted_and_settled(earlier: str, rows) -> None:
+def test_an_earlier_table_is_added_to_compacted_and_purged(earlier: str, rows) -> None:
     table = Table.create(earlier)
     before = table.content_hash()
     assert table.append_chunk(with_version(rows(40, 5), 2), "new")
     assert table.append_chunk(with_version(rows(0, 10, request="f2"), 2), "again")
     assert status(earlier)["encoder_versions"] == {"1": 30, "2": 15}
-    for change in (compact, settle):
+    for change in (compact, purge):
         change(Table.open(earlier))
         opened = Table.open(earlier)
         assert opened.counts()["encoded"] == 45

@@ -297,7 +297,7 @@ def in_setting(
     for i, position in enumerate(positions):
         if seen[i]:
             continue
-        position = settled(setting, std_lattice, position)
+        position = purged(setting, std_lattice, position)
         orbit = images(setting, position)
         for image in orbit:
             near = distances(std_lattice, positions, image)
@@ -312,7 +312,7 @@ def in_setting(
     return crystal
 
 
-def settled(setting: Setting, lattice: FloatArray, position: FloatArray, within: float = 0.06) -> FloatArray:
+def purged(setting: Setting, lattice: FloatArray, position: FloatArray, within: float = 0.06) -> FloatArray:
     """A position moved to the special position on which its images within `within` Å put it: their mean."""
     everywhere = setting.rotations @ position + setting.translations
     offsets = everywhere - position

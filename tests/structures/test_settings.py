@@ -29,7 +29,7 @@ def outcome(text: str) -> tuple[str, tuple[str, ...]]:
     return str(scope.element_key), scope.flags
 
 
-def judge(siblings: Iterator[Sibling], may_be_refused: float = 0.0) -> Counter[str]:
+def check(siblings: Iterator[Sibling], may_be_refused: float = 0.0) -> Counter[str]:
     """Read each text; fail with those that are wrong. Returns how many came out in which way."""
     wrong: list[str] = []
     tally: Counter[str] = Counter()
@@ -121,12 +121,12 @@ def siblings_of(kind: str, crystals: Sequence[Crystal]) -> Iterator[Sibling]:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "thirds"])
 def test_a_crystal_is_read_right_or_refused(kind: str, crystals: list[Crystal]) -> None:
-    tally = judge(siblings_of(kind, crystals), KINDS[kind][1])
+    tally = check(siblings_of(kind, crystals), KINDS[kind][1])
     assert tally["read"] > 5
 
 
 def test_thirds_are_read_in_any_rounding(hexagonal_crystals: list[Crystal]) -> None:
-    tally = judge(siblings_of("thirds", hexagonal_crystals))
+    tally = check(siblings_of("thirds", hexagonal_crystals))
     assert tally["read"] > 20
 
 
@@ -134,7 +134,7 @@ def test_thirds_are_read_in_any_rounding(hexagonal_crystals: list[Crystal]) -> N
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kind", KINDS)
 def test_crystals_in_all_settings_are_read_right_or_refused(kind: str, all_crystals: list[Crystal]) -> None:
-    judge(siblings_of(kind, all_crystals), KINDS[kind][1])
+    check(siblings_of(kind, all_crystals), KINDS[kind][1])
 
 
 def test_the_truth_is_the_same_crystal_in_each_setting(shared: Path) -> None:

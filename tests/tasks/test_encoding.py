@@ -23,7 +23,7 @@ from cloud_core.encoding.engine import Counts, EncodeError, Encoding, plan
 from cloud_core.encoding.options import EncodingOptions
 from cloud_core.encoding.replay import Again, Quarantine, like_the_first
 from cloud_core.encoding.rows import Item, read_back, written_out
-from cloud_core.lake.maintenance import settle
+from cloud_core.lake.maintenance import purge
 from cloud_core.lake.schemas import LATER_COLUMNS
 from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
@@ -60,7 +60,7 @@ def run(source: Listed, table: Table, client: LazyCluster, options: EncodingOpti
     encoding = Encoding(table, Workers(client, options).submit, options)
     for shard in plan(source.partitions(), 150):
         encoding.encode(encoding.chunks(source, shard))
-    settle(table)
+    purge(table)
     encoding.check(table.uri)
     return encoding.counts
 
@@ -72,7 +72,7 @@ def replayed(
     quarantine = Quarantine(table, reasons)
     encoding = Encoding(Again(table), Workers(client, options).submit, options)
     encoding.encode(quarantine.chunks(encoding))
-    settle(table)
+    purge(table)
     encoding.check(table.uri)
     return encoding.counts, quarantine
 

@@ -64,9 +64,9 @@ def better_than(
             ).confidence_interval.low
         )
     passed = bound > 0
-    verdict = "passes" if passed else "is refused"
+    outcome = "passes" if passed else "is refused"
     message = (
-        f"{verdict}: mean absolute error {np.abs(model - true).mean():.4g} against "
+        f"{outcome}: mean absolute error {np.abs(model - true).mean():.4g} against "
         f"{np.abs(other - true).mean():.4g} of {reference} on {len(true)} test rows; "
         f"gain {gain:.4g}, {confidence:.0%} bound {bound:.4g}"
     )

@@ -92,7 +92,7 @@ def scaling_plot(
             if law is not None:
                 at = {key: np.asarray(x, float)[mine][order] for key, x in axes.items()}
                 panel.plot(values[mine][order], law(at), "-", lw=0.9, color=points[0].get_color())
-        panel.set(xscale="log", yscale="log", xlabel=name, ylabel="validation loss (nats per masked word)")
+        panel.set(xscale="log", yscale="log", xlabel=name, ylabel="validation loss (nats per masked token)")
     panels[0].legend(fontsize=7)
     if law is not None:
         figure.suptitle(f"loss = {law}", fontsize=8)

@@ -1,1 +1,1 @@
-"""What is minimised: masked words, properties, heat capacities of a Debye model."""
+"""What is minimised: masked tokens, properties, heat capacities of a Debye model."""

@@ -1,4 +1,4 @@
-"""Batches as the model sees them, and what it is asked: masked words, counted by field."""
+"""Batches as the model sees them, and what it is asked: masked tokens, counted by field."""
 
 import math
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class Objective(nn.Module):
         self.model = model
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """-> the summed cross-entropy of the masked words (nats), and `[1 + 2 * 5]`: that sum, then for each
+        """-> the summed cross-entropy of the masked tokens (nats), and `[1 + 2 * 5]`: that sum, then for each
         of `FIELDS` the words predicted rightly and the words asked for."""
         logits = self.model.masked_logits(batch.ids, batch.packing, batch.masked).float()
         loss = F.cross_entropy(logits, batch.targets, reduction="sum")
@@ -67,7 +67,7 @@ def micro_batches(
     limit: int,
     groups: NDArray[np.int64] | None = None,
 ) -> tuple[list[MicroBatch], int]:
-    """This rank's share of the global batch `rows`, and the number of masked words in the whole batch.
+    """This rank's share of the global batch `rows`, and the number of masked tokens in the whole batch.
 
     The number of micro-batches is the same on every rank. `groups`: see `micro_batch`.
     """
