@@ -12,15 +12,16 @@ from cloud_core.files import json_digest
 # Raised by hand whenever a string, key or flag can change for any structure; tests/scope holds golden
 # strings that fail otherwise.
 ENCODER_VERSION = 2
-FORMS = ("canonical", "official", "full")
+FORMS = ("canonical", "resolved", "official", "full")
+_MOYO_FORMS = ("canonical", "resolved")
 Judgement = Literal["refuse", "flag"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """symprec in Å, forms out of canonical, official, full.
+    """symprec in Å, forms out of canonical, resolved, official, full.
 
-    angle_tolerance: degrees, for the official forms; the canonical form judges angles by symprec.
+    angle_tolerance: degrees, for the official forms; the others judge angles by symprec.
     check_tolerance: look at the space group at symprec/2 and 2·symprec too, and flag structures whose
     space group moves; it triples the cost.
     max_sites: structures with more sites are refused.
@@ -47,6 +48,11 @@ class EncoderSettings:
         for name in ("formula", "overlaps"):
             if getattr(self, name) not in get_args(Judgement):
                 raise CloudError(f"{name} is refuse or flag, not {getattr(self, name)!r}")
+
+    @property
+    def moyo_forms(self) -> tuple[str, ...]:
+        """The forms whose symmetry is moyo's; the others take spglib's."""
+        return tuple(form for form in self.forms if form in _MOYO_FORMS)
 
 
 def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
