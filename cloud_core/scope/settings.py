@@ -76,12 +76,14 @@ def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
 @cache
 def fingerprint(settings: EncoderSettings) -> str:
     """What the strings depend on, hashed: encoder version, settings, versions of the libraries."""
+    # The canonical form comes with the resolved one.
+    forms = {*settings.forms, "canonical"} if "resolved" in settings.forms else {*settings.forms}
     facts = {
         "encoder": ENCODER_VERSION,
         "engines": {"canonical": "moyo", "official": "spglib"},
         "symprec": settings.symprec,
         "angle_tolerance": settings.angle_tolerance,
-        "forms": sorted(settings.forms),
+        "forms": sorted(forms),
         "check_tolerance": settings.check_tolerance,
         "formula": settings.formula,
         "overlaps": settings.overlaps,

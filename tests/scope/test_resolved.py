@@ -19,6 +19,7 @@ from cloud_core.scope import (
     decode,
     encode,
     equivalent,
+    fingerprint,
     resolve,
 )
 from cloud_core.scope.canonical import fraction_text
@@ -63,6 +64,11 @@ def test_forms_that_are_asked_for() -> None:
     assert (both.resolved, both.canonical) == (scope.resolved, scope.canonical)
     assert both.official is not None
     assert both.space_group_official == 221
+
+
+def test_the_fingerprint_is_that_of_the_strings_that_are_made() -> None:
+    both = EncoderSettings(forms=("canonical", "resolved"))
+    assert fingerprint(RESOLVED) == fingerprint(both) != fingerprint(EncoderSettings())
 
 
 def test_where_spglib_fails_the_resolved_form_is_kept() -> None:
@@ -349,10 +355,10 @@ def check_all(shared: Path, counts: dict[str, int]) -> int:
     facts: dict[str, set[tuple[str, str]]] = {}
     strings: dict[tuple[str, str], set[str]] = {}
     lengths: dict[str, list[int]] = {}
-    n_moved = 0
+    moved: list[str] = []
     for name, cell in real_cells(shared, counts):
         scope, same = check(cell, rng)
-        n_moved += not same
+        moved += [] if same else [f"{name}: {scope.resolved}"]
         text = str(scope.resolved)
         fact = str(scope.element_key), text.split(" | ")[2]
         facts.setdefault(text, set()).add(fact)
@@ -362,8 +368,12 @@ def check_all(shared: Path, counts: dict[str, int]) -> int:
     for name, found in lengths.items():
         longer = [f"{np.mean(np.array(found) > size):.2%} above {size}" for size in (64, 128)]
         print(f"{name}: {len(found)} strings, {', '.join(longer)} tokens, at most {max(found)}")
-    print(f"{n_moved} moved, all sensitive to the tolerance; {len(facts)} different strings")
-    return n_moved
+    print(
+        f"{len(moved)} moved, all sensitive to the tolerance; {len(facts)} different strings",
+        *moved,
+        sep="\n",
+    )
+    return len(moved)
 
 
 def test_golden_cells() -> None:
