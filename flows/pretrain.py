@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import fsspec
 from prefect import flow, task
@@ -24,6 +24,7 @@ from cloud_core.files import json_digest
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
+from cloud_core.scope.settings import Form
 from cloud_core.training.batches import Batches, CorpusError, batches_per_epoch
 from cloud_core.training.corpus import knows_every_word, read_pairs
 from cloud_core.training.job import RESULT, PretrainJob, PretrainSettings
@@ -49,7 +50,7 @@ class PretrainConfig(FlowConfig):
         default=None,
         description="instead of a table: a file of one SCOPE string per line; split by these strings",
     )
-    column: Literal["canonical", "official", "full"] = Field(
+    column: Form = Field(
         default="canonical",
         description="form of the strings; a table is split by the canonical ones beside them all the same",
     )

@@ -125,6 +125,7 @@ def encoded(scope: Scope, message: str = "") -> dict[str, Any]:
     return {
         "status": ENCODED,
         "canonical": scope.canonical,
+        "resolved": scope.resolved,
         "element_key": scope.element_key,
         "official": scope.official,
         "full": scope.full,

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from cloud_core.config import ConfigError, ConfigSection, FlowConfig, moved
 from cloud_core.evaluation.baselines import BASELINES
-from cloud_core.evaluation.data.dataset import Dataset, Form
+from cloud_core.evaluation.data.dataset import Dataset
 from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.metrics.uncertainty import widening
 from cloud_core.evaluation.report import MODEL, Evaluated, Predictions, file_name
@@ -21,6 +21,7 @@ from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.ensemble import DEVIATION, Ensemble
 from cloud_core.models.heads import PropertyModel, Scaling, Target, geometry
+from cloud_core.scope.settings import Form
 from cloud_core.training.corpus import Geometry
 from cloud_core.training.job import PARTS, FitJob, FitSettings
 from cloud_core.training.launch import FitLaunch
@@ -143,7 +144,7 @@ def start_of(
     if pretrained_on is None:
         raise ConfigError(
             f"{encoder}: does not say on which form of the strings it was pretrained; import it "
-            "again with cloud import --form official|canonical|full"
+            "again with cloud import --form canonical|resolved|official|full"
         )
     if pretrained_on != form:
         raise ConfigError(

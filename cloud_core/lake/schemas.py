@@ -16,6 +16,7 @@ STRUCTURES = pa.schema(
         pa.field("licence", pa.string()),
         pa.field("status", pa.string(), nullable=False),  # partition column
         pa.field("canonical", pa.string()),
+        pa.field("resolved", pa.string()),
         pa.field("element_key", pa.string()),
         pa.field("official", pa.string()),
         pa.field("full", pa.string()),
@@ -54,4 +55,4 @@ PROVENANCE = ("modified_at", "encoded_at", "chunk_key", "revision", "encoder_ver
 SCHEMA_VERSION = 2
 DESCRIPTION = f"structures and their SCOPE strings, schema version {SCHEMA_VERSION}"
 # Columns that tables written by earlier versions lack: null there, and added by the next commit.
-LATER_COLUMNS = ("encoder_version",)
+LATER_COLUMNS = ("encoder_version", "resolved")

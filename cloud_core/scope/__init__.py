@@ -3,6 +3,7 @@
 from cloud_core.scope.canonical import canonicalise, equivalent
 from cloud_core.scope.encoder import Scope, encode, encode_all
 from cloud_core.scope.grammar import Parts, ScopeError, decode
+from cloud_core.scope.resolved import resolve
 from cloud_core.scope.settings import EncoderSettings, fingerprint
 from cloud_core.scope.tokenizer import Tokenizer
 
@@ -18,4 +19,5 @@ __all__ = [
     "encode_all",
     "equivalent",
     "fingerprint",
+    "resolve",
 ]

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from cloud_core.scope.grammar import Parts, ScopeError, decode
+from cloud_core.scope.grammar import Occupant, Parts, ScopeError, decode
 from cloud_core.scope.tables import ENANTIOMORPHS, ISOTOPES, letter_order, space_groups
 
 _PARTNERS = ENANTIOMORPHS | {low: high for high, low in ENANTIOMORPHS.items()}
@@ -22,10 +22,11 @@ def canonical_letters(number: int, letters: frozenset[str]) -> str:
     """The least set of letters, sorted and joined, that the relabelings of a space group give."""
     word = "".join(letters)
     images = (word.translate(table) for table in space_groups()[number].translations)
-    return min(("".join(sorted(image, key=letter_order)) for image in images), key=_word_order)
+    return min(("".join(sorted(image, key=letter_order)) for image in images), key=word_order)
 
 
-def _word_order(word: Iterable[str]) -> list[tuple[bool, str]]:
+def word_order(word: Iterable[str]) -> list[tuple[bool, str]]:
+    """Sort key of Wyckoff letters in a row."""
     return [letter_order(letter) for letter in word]
 
 
@@ -52,63 +53,33 @@ def canonical_composition(fractions: Mapping[str, float]) -> str:
 
 
 def canonicalise(text: str) -> str:
-    """The canonical string of an official, full or canonical one, from the string alone.
+    """The canonical string of an official, full, resolved or canonical one, from the string alone.
 
     Agrees with `encode(structure).canonical` wherever both symmetry engines see the same space group.
     Raises ScopeError for an invalid string.
     """
     parts = decode(text)
-    fractions: dict[str, float] = {}
-    for element, fraction in parts.composition.items():
-        element = ISOTOPES.get(element, element)
-        fractions[element] = round(fractions.get(element, 0.0) + fraction, 9)
     head, _ = canonical_head(parts.space_group, frozenset(parts.letters))
-    return head + canonical_composition(fractions)
+    return head + canonical_composition(without_isotopes(parts.composition))
 
 
-def element_key(number: int, occupation: Mapping[str, str]) -> str:
-    """The element-resolved key of a structure: space group, then each element with its letters.
-
-    occupation: element or mixture → the Wyckoff letters of its orbits. Least over the relabelings, so two
-    structures share a key if and only if the same elements sit on equivalent sets of positions. A count
-    above one goes before its letter: "225 Cl:a Na:b", "167 Ge:c Li:b O:2f P:e".
-    """
-    elements = sorted(occupation)
-    form = _key_form(number, tuple(["".join(sorted(occupation[element])) for element in elements]))
-    return form.format(*elements)
-
-
-@lru_cache(maxsize=65536)
-def _key_form(number: int, words: tuple[str, ...]) -> str:
-    """The key of any elements whose orbits have these letters: "225 {0}:a {1}:b"."""
-    group = space_groups()[ENANTIOMORPHS.get(number, number)]
-    # Orbits of one element and one count are alike: only where they are can differ under a relabeling.
-    alike: dict[tuple[int, int], str] = {}
-    for place, word in enumerate(words):
-        for letter in dict.fromkeys(word):
-            kind = (place, word.count(letter))
-            alike[kind] = alike.get(kind, "") + letter
-    kinds = sorted(alike)
-    joined = ",".join([alike[kind] for kind in kinds])
-    rows = [
-        [sorted(word, key=letter_order) for word in image.split(",")]
-        for image in {joined.translate(table) for table in group.translations}
-    ]
-    least = min(rows, key=lambda row: [_word_order(word) for word in row])
-    keys = [
-        f"{{{place}}}:{count if count > 1 else ''}{letter}"
-        for (place, count), letters in zip(kinds, least, strict=True)
-        for letter in letters
-    ]
-    return f"{group.number} {' '.join(keys)}"
+def without_isotopes(amounts: Mapping[str, float]) -> dict[str, float]:
+    """Amounts by element, deuterium and tritium counted as hydrogen."""
+    elements: dict[str, float] = {}
+    for symbol, amount in amounts.items():
+        element = ISOTOPES.get(symbol, symbol)
+        # Sums in another order differ in the last bits; a tie must not hang on them.
+        elements[element] = round(elements.get(element, 0.0) + amount, 9)
+    return elements
 
 
 def equivalent(text: str, rng: np.random.Generator) -> str:
     """One of the equivalent strings of the same crystal, drawn at random: an augmentation for training.
 
     Draws a relabeling of the normaliser, the hand of an enantiomorphic space group, the order of the
-    Wyckoff symbols and that of the elements. `canonicalise` maps every draw to the same string. Raises
-    ScopeError for an invalid string.
+    orbits and that of the elements, in the composition and on mixed sites. `canonicalise` maps every draw of
+    an official or canonical string to the same string, `resolve` every one of a resolved string. Raises
+    ScopeError for an invalid string and for the full form.
     """
     parts = decode(text)
     if parts.is_full:
@@ -119,10 +90,18 @@ def equivalent(text: str, rng: np.random.Generator) -> str:
     group = space_groups()[number]
     table = group.translations[rng.integers(len(group.translations))]
     letters = "".join(parts.letters).translate(table)
+    orbits = rng.permutation(len(letters))
     elements = rng.permutation(len(parts.elements))
     return Parts(
         number,
-        tuple(group.symbols[letters[i]] for i in rng.permutation(len(letters))),
+        tuple(group.symbols[letters[i]] for i in orbits),
         tuple(parts.elements[i] for i in elements),
         tuple(parts.fractions[i] for i in elements),
+        tuple(_shuffled(parts.occupants[i], rng) for i in orbits) if parts.occupants else (),
     ).text
+
+
+def _shuffled(occupant: Occupant, rng: np.random.Generator) -> Occupant:
+    if len(occupant) == 1:
+        return occupant
+    return tuple(occupant[i] for i in rng.permutation(len(occupant)))

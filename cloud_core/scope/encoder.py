@@ -4,9 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cloud_core.scope.canonical import canonical_composition, canonical_head, element_key, fraction_text
+from cloud_core.scope.canonical import canonical_composition, canonical_head, fraction_text
 from cloud_core.scope.checks import check_numbers, checked_notes
 from cloud_core.scope.kinds import Kinds, element_of, kinds_of
+from cloud_core.scope.resolved import key_and_head
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.symmetry import Symmetry, moyo_symmetry, spglib_symmetry
 from cloud_core.scope.tables import ATOMIC_NUMBERS, ISOTOPES, space_groups
@@ -18,19 +19,20 @@ from cloud_core.structures.errors import READER_FLAGS, Reason, StructureError
 class Scope:
     """The SCOPE strings of one structure and what they were made of.
 
-    A form that was not asked for is None.
+    A form that was not asked for is None; the canonical one comes with the resolved one.
 
     space_group: the true one by moyo; by spglib where only official forms were asked for.
     space_group_official: spglib's, where an official form was asked for.
     wyckoff: the symbols of the canonical string (of the official one where that alone was asked for).
     composition: element → unrounded fraction.
     n_sites: sites of the input cell; n_atoms_primitive and n_atoms_conventional: sites of moyo's
-        standard cells, None without the canonical form.
+        standard cells, None where only official forms were asked for.
     flags: what a reader of the string should know, out of `FLAGS`. message: the words of those flags that
     have some.
     """
 
     canonical: str | None
+    resolved: str | None
     official: str | None
     full: str | None
     element_key: str | None
@@ -65,9 +67,9 @@ def encode(
 
     structure: content as text or bytes; a `Path` of a file; a JSON object; a pymatgen Structure; ASE Atoms; a
     Cell. A text is never taken for a path.
-    forms: what to compute, out of "canonical", "official", "full". settings: tolerances; its own `forms`
-    rule where forms are left at the default. Raises StructureError with a reason code for a structure that
-    cannot be read or has no symmetry at the tolerance, and for an input of several structures.
+    forms: what to compute, out of "canonical", "resolved", "official", "full". settings: tolerances; its own
+    `forms` rule where forms are left at the default. Raises StructureError with a reason code for a
+    structure that cannot be read or has no symmetry at the tolerance, and for an input of several structures.
     """
     from cloud_core.structures.formats import read
 
@@ -117,16 +119,18 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
         _check_alternatives(cell, settings)
         notes = tuple(note for note in notes if note.flag != "ambiguous_setting")
     flags = list(kinds.flags)
-    canonical = official = full = key = official_group = n_primitive = n_conventional = None
+    canonical = resolved = official = full = key = official_group = n_primitive = n_conventional = None
     wyckoff: tuple[str, ...] = ()
-    if "canonical" in settings.forms:
+    if settings.moyo_forms:
         symmetry = _moyo(cell, kinds, settings.symprec)
         notes += symmetry.notes
         n_primitive = symmetry.n_primitive
         n_conventional = n_primitive * space_groups()[symmetry.number].lattice_points
         head, wyckoff = canonical_head(symmetry.number, frozenset(symmetry.letters))
-        canonical = head + canonical_composition(kinds.fractions)
-        key = element_key(symmetry.number, _occupation(symmetry, kinds.names))
+        composition = canonical_composition(kinds.fractions)
+        canonical = head + composition
+        key, resolved_head = key_and_head(symmetry.number, _occupation(symmetry, kinds.names))
+        resolved = resolved_head + composition if "resolved" in settings.forms else None
         if settings.check_tolerance and _is_sensitive(cell, kinds, settings, symmetry.number, canonical):
             flags.append("tolerance_sensitive")
     if "official" in settings.forms or "full" in settings.forms:
@@ -141,7 +145,9 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
         except StructureError as error:
             if canonical is None:
                 raise
-            return without_official(encode_cell(cell, replace(settings, forms=("canonical",))), str(error))
+            return without_official(
+                encode_cell(cell, replace(settings, forms=settings.moyo_forms)), str(error)
+            )
         official_group = found.number
         group = space_groups()[found.number]
         if "official" in settings.forms:
@@ -160,8 +166,8 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     if notes:
         flags = [*dict.fromkeys([*flags, *[note.flag for note in notes]])]
     return Scope(
-        canonical, official, full, key, symmetry.number, official_group, wyckoff, kinds.fractions, len(cell),
-        n_primitive, n_conventional, tuple(flags), "; ".join([note.text for note in notes]),
+        canonical, resolved, official, full, key, symmetry.number, official_group, wyckoff, kinds.fractions,
+        len(cell), n_primitive, n_conventional, tuple(flags), "; ".join([note.text for note in notes]),
     )  # fmt: skip
 
 
@@ -177,7 +183,7 @@ def _notes_of_kinds(cell: Cell, kinds: Kinds, notes: Sequence[Note]) -> tuple[No
 
 
 def without_official(scope: Scope, why: str) -> Scope:
-    """The canonical form of a structure whose official forms were asked for and cannot be had."""
+    """The other forms of a structure whose official forms were asked for and cannot be had."""
     return replace(
         scope,
         flags=(*scope.flags, "official_missing"),

@@ -183,7 +183,7 @@ class _Run:
                 if self._held[child] == held and (batch := self._next_batch()):
                     settings = self._settings
                     if batch.without_official:
-                        settings = replace(settings, forms=("canonical",))
+                        settings = replace(settings, forms=settings.moyo_forms)
                     future, pool = child.submit(batch, settings, self._timeout_s, self._ended)
                     self._futures[future] = pool
                     self._held[child] += 1
@@ -245,8 +245,8 @@ class _Run:
             self._done[place] = Encoded(name, scope)
             return
         reason, message = Reason(answer[0]), answer[1]
-        forms = self._settings.forms
-        has_more = "canonical" in forms and len(forms) > 1 and not batch.without_official
+        forms, others = self._settings.forms, self._settings.moyo_forms
+        has_more = others and len(forms) > len(others) and not batch.without_official
         if has_more and reason in (Reason.TIMEOUT, Reason.OUT_OF_MEMORY, Reason.CRASHED):
             self._again.append(_Batch([batch.work[index]], without_official=message))
         else:

@@ -12,15 +12,17 @@ from cloud_core.files import json_digest
 # Raised by hand whenever a string, key or flag can change for any structure; tests/scope holds golden
 # strings that fail otherwise.
 ENCODER_VERSION = 2
-FORMS = ("canonical", "official", "full")
+Form = Literal["canonical", "resolved", "official", "full"]
+FORMS: tuple[Form, ...] = get_args(Form)
+_MOYO_FORMS = ("canonical", "resolved")
 Judgement = Literal["refuse", "flag"]
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderSettings:
-    """symprec in Å, forms out of canonical, official, full.
+    """symprec in Å, forms out of canonical, resolved, official, full.
 
-    angle_tolerance: degrees, for the official forms; the canonical form compares angles by symprec.
+    angle_tolerance: degrees, for the official forms; the others compare angles by symprec.
     check_tolerance: look at the space group at symprec/2 and 2·symprec too, and flag structures whose
     space group moves; it triples the cost.
     max_sites: structures with more sites are refused.
@@ -48,6 +50,11 @@ class EncoderSettings:
             if getattr(self, name) not in get_args(Judgement):
                 raise CloudError(f"{name} is refuse or flag, not {getattr(self, name)!r}")
 
+    @property
+    def moyo_forms(self) -> tuple[str, ...]:
+        """The forms whose symmetry is moyo's; the others take spglib's."""
+        return tuple(form for form in self.forms if form in _MOYO_FORMS)
+
 
 def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
     """Settings from texts or YAML values: "0.05" is a number, "true" a truth value.
@@ -70,12 +77,14 @@ def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
 @cache
 def fingerprint(settings: EncoderSettings) -> str:
     """What the strings depend on, hashed: encoder version, settings, versions of the libraries."""
+    # The canonical form comes with the resolved one.
+    forms = {*settings.forms, "canonical"} if "resolved" in settings.forms else {*settings.forms}
     facts = {
         "encoder": ENCODER_VERSION,
         "engines": {"canonical": "moyo", "official": "spglib"},
         "symprec": settings.symprec,
         "angle_tolerance": settings.angle_tolerance,
-        "forms": sorted(settings.forms),
+        "forms": sorted(forms),
         "check_tolerance": settings.check_tolerance,
         "formula": settings.formula,
         "overlaps": settings.overlaps,

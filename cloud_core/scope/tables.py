@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
+from typing import Any
 
 from cloud_core.structures.elements import ATOMIC_NUMBERS, ISOTOPES
 from cloud_core.structures.space_group import wyckoff_multiplicities
@@ -19,6 +20,7 @@ __all__ = [
     "LATTICE_POINTS",
     "SpaceGroup",
     "letter_order",
+    "load",
     "space_groups",
 ]
 
@@ -71,20 +73,21 @@ class SpaceGroup:
         return LATTICE_POINTS.get(self.number, 1)
 
 
-def _load(name: str) -> dict[str, object]:
-    return json.loads(files("cloud_core.scope").joinpath("data", name).read_text(encoding="utf-8"))
+def load(name: str) -> dict[str, Any]:
+    """The JSON object in a data file: "generators"."""
+    return json.loads(files("cloud_core.scope").joinpath("data", f"{name}.json").read_text(encoding="utf-8"))
 
 
 @cache
 def space_groups() -> Mapping[int, SpaceGroup]:
     """All 230 space groups by number."""
-    generators, relabelings = (_load(f"{name}.json") for name in ("generators", "relabelings"))
+    generators, relabelings = (load(name) for name in ("generators", "relabelings"))
     return {
         int(number): SpaceGroup(
             int(number),
-            " ".join(str(generators[number])),
+            " ".join(generators[number]),
             wyckoff_multiplicities()[int(number)],
-            tuple(relabelings[number]),  # type: ignore[arg-type]
+            tuple(relabelings[number]),
         )
         for number in generators
     }

@@ -41,6 +41,8 @@ class Tokenizer:
         )
         self.separator_id = self._ids["|"]
         self.first_fraction_id = self._ids["0.0"]
+        # Words that are no Wyckoff symbol: among the symbols of the resolved form they say what sits there.
+        self._names = np.array([not word[0].isdigit() and word != "[MASK]" for word in self.words])
 
     def encode(self, text: str) -> list[int]:
         """Ids of one string, from [CLS] to [SEP]."""
@@ -73,14 +75,15 @@ class Tokenizer:
         """The field of each token of one or many strings laid end to end: an index into `FIELDS`.
 
         ids: `[length]`, each string from [CLS] on. [CLS], [SEP], [PAD] and the separators are special. A
-        masked token has the field of its place, but in the composition, where a mask counts as an element
-        or a fraction by its turn: take the fields before masking.
+        masked token has the field of its place, but in the composition and between the symbols of the
+        resolved form, where a mask stands for one or the other: take the fields before masking.
         """
         flat = np.asarray(ids)
         bars = np.cumsum(flat == self.separator_id)
         starts = np.maximum.accumulate(np.where(flat == self.cls_id, np.arange(len(flat)), 0))
         field = (GENERATOR + bars - bars[starts]).astype(np.uint8) if len(flat) else flat.astype(np.uint8)
-        field[(field == ELEMENT) & (flat >= self.first_fraction_id)] = FRACTION
+        field[(field == WYCKOFF) & self._names[flat]] = ELEMENT
+        field[(field >= WYCKOFF) & (flat >= self.first_fraction_id)] = FRACTION
         special = (self.cls_id, self.sep_id, self.pad_id, self.separator_id)
         field[np.isin(flat, special)] = SPECIAL
         return field

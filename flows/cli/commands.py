@@ -52,8 +52,10 @@ def local_cluster(workers: int | None) -> dict[str, Any]:
 
 
 def check_form(form: str) -> None:
-    if form not in ("canonical", "official", "full"):
-        raise CloudError(f"--form {form}: choose canonical, official or full")
+    from cloud_core.scope.settings import FORMS
+
+    if form not in FORMS:
+        raise CloudError(f"--form {form}: choose {', '.join(FORMS)}")
 
 
 def check_file(path: Path) -> None:
@@ -82,7 +84,7 @@ def scope(
     files: Annotated[
         list[Path], typer.Argument(help="CIF, POSCAR, extended XYZ or JSON files, compressed or not.")
     ],
-    form: Annotated[str, typer.Option(help="canonical, official or full.")] = "canonical",
+    form: Annotated[str, typer.Option(help="canonical, resolved, official or full.")] = "canonical",
     setting: Settings = None,
     as_json: AsJson = False,
 ) -> None:

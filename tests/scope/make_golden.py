@@ -1,7 +1,8 @@
 """Cut the golden cells from the shared data: `python tests/scope/make_golden.py ../shared/data`.
 
-300 real cells of all crystal systems and every kind of special case, with the canonical string and the
-element-resolved key that the encoder gives now. Run it again only with a new ENCODER_VERSION.
+300 real cells of all crystal systems and every kind of special case, with the canonical string, the
+resolved one and the element-resolved key that the encoder gives now. Run it again only with a new
+ENCODER_VERSION.
 """
 
 import sys
@@ -101,7 +102,7 @@ def choose(data: Path) -> dict[str, Cell]:
 
 def main(data: Path) -> None:
     picked = dict(list(choose(data).items())[-N:])
-    scopes = [encode_cell(cell, EncoderSettings()) for cell in picked.values()]
+    scopes = [encode_cell(cell, EncoderSettings(forms=("resolved",))) for cell in picked.values()]
     rows = pa.table(
         {
             "name": list(picked),
@@ -113,6 +114,7 @@ def main(data: Path) -> None:
                 for cell in picked.values()
             ],
             "canonical": [scope.canonical for scope in scopes],
+            "resolved": [scope.resolved for scope in scopes],
             "element_key": [scope.element_key for scope in scopes],
             "space_group": [scope.space_group for scope in scopes],
             "flags": [list(scope.flags) for scope in scopes],
@@ -125,6 +127,7 @@ def main(data: Path) -> None:
                 ("fractions", pa.list_(pa.float64())),
                 ("occupancies", pa.list_(pa.map_(pa.string(), pa.float64()))),
                 ("canonical", pa.string()),
+                ("resolved", pa.string()),
                 ("element_key", pa.string()),
                 ("space_group", pa.int16()),
                 ("flags", pa.list_(pa.string())),

@@ -10,11 +10,13 @@ Which letter a point has is asked of moyo, on crystals built for it.
 
 import itertools
 import logging
+import warnings
 
 import moyopy
 import numpy as np
+import spglib
 
-from cloud_core.scope.tables import letter_order
+from cloud_core.scope.tables import letter_order, space_groups
 
 logging.getLogger("moyo").setLevel(logging.ERROR)
 SETTING = moyopy.Setting.spglib()
@@ -218,3 +220,27 @@ def permutations(number: int, count: int) -> set[str]:
         closed |= new
         frontier = list(new)
     return closed
+
+
+def site_symmetries(number: int) -> list[str]:
+    """The crystal class of the site symmetry of each Wyckoff position, letters a … z, A: "m-3m".
+
+    The stabiliser of a point on the position; which of the 32 classes its rotations form is asked of spglib.
+    """
+    group = Group(number)
+    multiplicities = space_groups()[number].multiplicities
+    letters = _letters(group, len(multiplicities))
+    assert letters.keys() == multiplicities.keys()
+    classes = []
+    for letter, multiplicity in multiplicities.items():
+        point = _POINTS[number, letter]
+        moved = group.rotations @ point + group.translations - point
+        rotations = group.rotations[(np.abs(moved - np.round(moved)) < 1e-6).all(axis=1)]
+        assert len(rotations) * multiplicity == len(group.rotations), (number, letter)
+        with warnings.catch_warnings():
+            # spglib announces that it will raise one day; without a class this fails either way.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            found = spglib.get_pointgroup(rotations)
+        assert found is not None, (number, letter)
+        classes.append(found[0].strip())
+    return classes

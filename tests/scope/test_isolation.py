@@ -23,7 +23,7 @@ from cloud_core.scope.isolation import Encoded, Refused, encode_many
 from cloud_core.structures import Cell, Reason, read
 
 SETTINGS = EncoderSettings()
-ALL = EncoderSettings(forms=("canonical", "official", "full"))
+ALL = EncoderSettings(forms=("canonical", "resolved", "official", "full"))
 
 
 @dataclass(frozen=True)
@@ -165,14 +165,16 @@ def test_memory_is_limited(items: list[Item]) -> None:
     check(slow, list(encode_many(slow, SETTINGS, memory_mb=30)), {"slow20": Reason.OUT_OF_MEMORY})
 
 
-def test_the_canonical_form_is_kept_where_the_official_one_takes_too_long(items: list[Item]) -> None:
+def test_the_other_forms_are_kept_where_the_official_one_takes_too_long(items: list[Item]) -> None:
     slow = [*items[:30], SLOW_OFFICIAL, *items[30:40]]
     outcomes = list(encode_many(slow, ALL, timeout_s=0.3))
     assert all(isinstance(outcome, Encoded) for outcome in outcomes)
     flat = outcomes[30]
     assert isinstance(flat, Encoded)
-    expected = encode_cell(SLOW_OFFICIAL.payload, SETTINGS)
-    assert (flat.scope.canonical, flat.scope.official, flat.scope.full) == (expected.canonical, None, None)
+    expected = encode_cell(SLOW_OFFICIAL.payload, EncoderSettings(forms=("resolved",)))
+    assert expected.resolved is not None
+    assert (flat.scope.canonical, flat.scope.resolved) == (expected.canonical, expected.resolved)
+    assert (flat.scope.official, flat.scope.full) == (None, None)
     assert flat.scope.flags == (*expected.flags, "official_missing")
     assert "no official form: more than 0.3 s of CPU time" in flat.scope.message
     (alone,) = encode_many([SLOW_OFFICIAL], EncoderSettings(forms=("official",)), timeout_s=0.3)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,9 @@ from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target, target_from
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
 from cloud_core.scope.isolation import Encoded, encode_many
+from cloud_core.scope.settings import Form
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import LABELS
-
-Form = Literal["canonical", "official", "full"]
 
 
 class DatasetError(CloudError):
