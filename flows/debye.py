@@ -32,7 +32,7 @@ from cloud_core.evaluation.thermal.fits import debye_job, direct_job, direct_val
 from cloud_core.evaluation.thermal.table import Parts
 from cloud_core.files import json_digest
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.corpus import Geometry
+from cloud_core.training.corpus import AnyGeometry
 from cloud_core.training.job import Basis, FitSettings, ThermalSettings
 from cloud_core.training.launch import FitLaunch
 from tasks.finetuning import fit_all
@@ -48,7 +48,7 @@ class DebyeConfig(FlowConfig):
     experiment: str = Field("debye", description="MLflow experiment")
     data: ThermalData = Field(description="labels of heat capacity or internal energy")
     encoder: str | None = Field(None, description="model folder, models:/… or runs:/… to start from")
-    from_scratch: Geometry | None = Field(None, description="instead of encoder: geometry of a new one")
+    from_scratch: AnyGeometry | None = Field(None, description="instead of encoder: geometry of a new one")
     split: Split = Field(default=Split(), description="by canonical string")
     thermal: ThermalSettings = Field(default=ThermalSettings(), description="loss, bounds of θ_D")
     fit: FitSettings = Field(

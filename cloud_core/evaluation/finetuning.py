@@ -21,8 +21,9 @@ from cloud_core.models.checkpoint import read_config, weights_digest
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.ensemble import DEVIATION, Ensemble
 from cloud_core.models.heads import PropertyModel, Scaling, Target, geometry
+from cloud_core.models.pooling import Geometry
 from cloud_core.scope.settings import Form
-from cloud_core.training.corpus import Geometry
+from cloud_core.training.corpus import AnyGeometry
 from cloud_core.training.job import PARTS, FitJob, FitSettings
 from cloud_core.training.launch import FitLaunch
 from cloud_core.training.search import Space, search
@@ -65,7 +66,7 @@ class FitConfig(FlowConfig):
         None, description="pretrained encoder: a model folder, models:/name@alias or runs:/id/path"
     )
     from_scratch: bool = Field(False, description="start from random weights, of the geometry given")
-    geometry: Geometry = Field(EncoderConfig(), description="of an encoder from scratch")
+    geometry: AnyGeometry = Field(EncoderConfig(), description="of an encoder from scratch")
     fit: FitSettings = Field(
         FitSettings(),
         description="epochs, batch size, optimiser, early stopping, objective, pooling, dropout",
@@ -123,13 +124,13 @@ class Start:
 
     job: dict[str, Any]
     """the arguments of a `Job`: start_from or from_scratch"""
-    geometry: EncoderConfig
+    geometry: Geometry
     digest: str
     """of the pretrained weights"""
 
 
 def start_of(
-    encoder: str | None, form: str, geometry_of_new: EncoderConfig, resolve: Callable[[str], Path]
+    encoder: str | None, form: str, geometry_of_new: Geometry, resolve: Callable[[str], Path]
 ) -> Start:
     """Where the weights come from: of an encoder by its address, which `resolve` looks up once, or new ones.
 
@@ -188,7 +189,7 @@ def plan(
     lineage: dict[str, Any],
 ) -> Fitted:
     """Write the rows and jobs of a split below `folder`."""
-    examples = write_split(folder / "examples", data, split, start.geometry.positions)
+    examples = write_split(folder / "examples", data, split, start.geometry)
     rest: dict[str, Any] = {"metadata": lineage}
     jobs = jobs_of(folder, examples, data.targets, config.seeds, settings, **start.job, **rest)
     scratch: list[FitJob] = []
@@ -212,7 +213,7 @@ def find_settings(
     """
     if config.search is None:
         return config.fit, None
-    examples = write_split(folder / "examples", data, split, start.geometry.positions)
+    examples = write_split(folder / "examples", data, split, start.geometry)
 
     def loss(number: int, settings: FitSettings) -> float:
         (job,) = jobs_of(
@@ -241,11 +242,11 @@ def identity(config: FitConfig, start: Start, data: Dataset, apart: Collection[s
     return content.hexdigest()[:8]
 
 
-def write_split(folder: Path, data: Dataset, split: Split, positions: int) -> Path:
+def write_split(folder: Path, data: Dataset, split: Split, encoder: Geometry) -> Path:
     """Rows of a split in `folder`: as a table, and tokenized by part for the jobs on it."""
     data.save(folder / ROWS, split)
     for part, rows in zip(PARTS, split, strict=True):
-        data.examples(rows, positions).save(folder / f"{part}.safetensors")
+        data.examples(rows, encoder).save(folder / f"{part}.safetensors")
     return folder
 
 

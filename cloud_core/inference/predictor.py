@@ -13,6 +13,7 @@ from cloud_core.models.checkpoint import CheckpointError, read_config
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.heads import PropertyModel
+from cloud_core.models.pooling import Geometry
 from cloud_core.scope import EncoderSettings, ScopeError, decode
 from cloud_core.scope.inputs import Refused, encode_inputs
 from cloud_core.structures.cell import Cell
@@ -20,6 +21,15 @@ from cloud_core.training.batches import Batches
 from cloud_core.training.loop import Precision, outputs
 
 Model = PropertyModel | Ensemble | DebyeModel
+
+
+# A crystal in each form, to learn what a model puts out.
+ANY = {
+    "resolved": "0 | 1a H | H 1.0",
+    "canonical": "0 | 1a | H 1.0",
+    "official": "0 | 1a | H 1.0",
+    "full": "0 | 1a | H 1.0",
+}
 
 
 class Predictor:
@@ -38,7 +48,10 @@ class Predictor:
         self.temperatures: Sequence[float] = CURVE_TEMPERATURES
         """K, of the curves that a Debye model gives"""
         members: Iterable[Any] = model.members if isinstance(model, Ensemble) else [model]
-        self.positions = min(member.config.positions for member in members)
+        self.geometry: Geometry = min(
+            (member.config for member in members), key=lambda config: getattr(config, "positions", 0)
+        )
+        """of the encoder; of several that read strings, the one that takes the shortest"""
 
     @classmethod
     def load(cls, folder: str | Path, device: str | None = None) -> "Predictor":
@@ -117,9 +130,9 @@ class Predictor:
     def predict_texts(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Arrays `[n]` by quantity for SCOPE strings of the model's form, unchecked: the fast path."""
         if not texts:
-            examples = Batches.of_rows(["0 | 1a | H 1.0"], positions=self.positions)
+            examples = Batches.of_texts([ANY[self.form]], self.geometry)
             return {name: values[:0] for name, values in self.predict_examples(examples).items()}
-        return self.predict_examples(Batches.of_rows(texts, positions=self.positions))
+        return self.predict_examples(Batches.of_texts(texts, self.geometry))
 
     def predict_examples(self, examples: Batches) -> dict[str, NDArray[Any]]:
         """`predict_texts` for strings that are tokenized already."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from cloud_core.errors import CloudError
 from cloud_core.files import atomic_folder, file_digest
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.models.sites_encoder import SitesConfig
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -106,18 +107,19 @@ def weights_digest(folder: str | Path) -> str:
     return file_digest(Path(folder) / WEIGHTS)
 
 
-def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
-    """An `EncoderConfig` from JSON.
+def encoder_config(values: Mapping[str, Any]) -> EncoderConfig | SitesConfig:
+    """The geometry of an encoder from JSON.
 
     Raises:
         CheckpointError: a key that this version does not know.
     """
-    unknown = set(values) - {field.name for field in fields(EncoderConfig)}
+    kind = SitesConfig if values.get("kind") == "sites" else EncoderConfig
+    unknown = set(values) - {field.name for field in fields(kind)}
     if unknown:
         raise CheckpointError(
             f"encoder keys {sorted(unknown)} are unknown here; the model needs a newer version"
         )
-    return EncoderConfig(**values)
+    return kind(**values)
 
 
 def save_encoder(folder: str | Path, model: MaskedLanguageModel, metadata: Mapping[str, Any]) -> Path:
@@ -133,7 +135,10 @@ def load_encoder(folder: str | Path) -> tuple[MaskedLanguageModel, dict[str, Any
         CheckpointError: the folder is missing, damaged, or of another kind.
     """
     config = read_config(folder, "encoder")
-    model = MaskedLanguageModel(encoder_config(config["encoder"]))
+    geometry = encoder_config(config["encoder"])
+    if not isinstance(geometry, EncoderConfig):
+        raise CheckpointError(f"{folder}: holds an encoder of sites, not of strings")
+    model = MaskedLanguageModel(geometry)
     load_weights(model, read_weights(folder), folder)
     return model, config["metadata"]
 

@@ -20,8 +20,8 @@ from cloud_core.models.checkpoint import (
     read_weights,
     write_folder,
 )
-from cloud_core.models.encoder import Encoder, EncoderConfig
-from cloud_core.models.first_token import Pooling, in_float32, pooled
+from cloud_core.models.pooling import Geometry, Pooling, in_float32, new_encoder, pooled
+from cloud_core.models.sites_encoder import ELEMENTS, SitesConfig
 
 KIND = "debye"
 LOWEST, HIGHEST = 20.0, 5000.0  # K: cesium has 38, diamond 2,230; light hydrides come out higher
@@ -49,7 +49,7 @@ class DebyeModel(nn.Module):
 
     def __init__(
         self,
-        encoder: EncoderConfig,
+        encoder: Geometry,
         initial_theta: float = 400.0,
         lowest: float = LOWEST,
         highest: float = HIGHEST,
@@ -65,19 +65,24 @@ class DebyeModel(nn.Module):
         self.config = encoder
         self.lowest, self.highest = lowest, highest
         self.pooling = pooling
-        self.encoder = Encoder(encoder)
-        self.hidden = nn.Linear(encoder.hidden_size, encoder.hidden_size)
+        self.encoder = new_encoder(encoder)
+        self.hidden = nn.Linear(encoder.vector_size, encoder.hidden_size)
         self.dropout = nn.Dropout(encoder.dropout)
         self.output = nn.Linear(encoder.hidden_size, 1)
         nn.init.zeros_(self.output.weight)
         share = math.log(initial_theta / lowest) / math.log(highest / lowest)
         nn.init.constant_(self.output.bias, math.log(share / (1 - share)))
+        self.elements: nn.Linear | None = None
+        if isinstance(encoder, SitesConfig):
+            self.elements = nn.Linear(ELEMENTS, 1, bias=False)
+            nn.init.zeros_(self.elements.weight)
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """input_ids `[B, L]`, lengths `[B]` -> θ_D `[B]` in K."""
-        vector = pooled(self.encoder, input_ids, lengths, self.pooling)  # [B, H]
+        """input_ids `[B, L]`, or `[B, L, fields]` of sites; lengths `[B]` -> θ_D `[B]` in K."""
+        vector, composition = pooled(self.encoder, input_ids, lengths, self.pooling)
         with in_float32(vector):
-            z = self.output(self.dropout(torch.tanh(self.hidden(vector.float()))))[:, 0]
+            z = self.output(self.dropout(torch.tanh(self.hidden(vector.float()))))
+            z = (z if self.elements is None else z + self.elements(composition))[:, 0]
         return self.lowest * torch.exp(math.log(self.highest / self.lowest) * torch.sigmoid(z))
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any]) -> Path:

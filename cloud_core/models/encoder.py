@@ -47,6 +47,11 @@ class EncoderConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
 
+    @property
+    def vector_size(self) -> int:
+        """Of the vector of a string."""
+        return self.hidden_size
+
 
 class Packing(NamedTuple):
     """Where the T real tokens of a batch sit in its padded `[B, L]` grid."""
@@ -112,12 +117,12 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention; query, key and value weights lie in one matrix."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads = config.heads
-        self.dropout = config.attention_dropout
-        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.heads = heads
+        self.dropout = dropout
+        self.query_key_value = nn.Linear(size, 3 * size)
+        self.output = nn.Linear(size, size)
 
     def forward(self, hidden: Tensor, packing: Packing) -> Tensor:
         """hidden `[T, H]` -> `[T, H]`."""
@@ -148,7 +153,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = Attention(config.hidden_size, config.heads, config.attention_dropout)
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
         self.expand = nn.Linear(config.hidden_size, config.feed_forward)
         self.contract = nn.Linear(config.feed_forward, config.hidden_size)

@@ -39,6 +39,8 @@ class Ensemble(nn.Module):
         names = {tuple(target.name for target in member.targets) for member in members}
         if len(names) > 1:
             raise TargetError(f"members of an ensemble predict the same targets, not {sorted(names)}")
+        if len({type(member.config) for member in members}) > 1:
+            raise TargetError("members of an ensemble read the same: all strings, or all sites")
         self.members = nn.ModuleList(members)
         self.targets = members[0].targets
         self.widening = tuple(widening or (1.0 for _ in self.targets))

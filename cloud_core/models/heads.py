@@ -1,4 +1,4 @@
-"""Properties of crystals from SCOPE strings: encoder, one vector of a string, one hidden layer, outputs."""
+"""Properties of crystals from SCOPE strings: encoder, one vector of a crystal, one hidden layer, outputs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,8 +22,9 @@ from cloud_core.models.checkpoint import (
     read_weights,
     write_folder,
 )
-from cloud_core.models.encoder import Encoder, EncoderConfig, initialise
-from cloud_core.models.first_token import Pooling, in_float32, pooled
+from cloud_core.models.encoder import initialise
+from cloud_core.models.pooling import Geometry, Pooling, in_float32, new_encoder, pooled
+from cloud_core.models.sites_encoder import ELEMENTS, SitesConfig
 
 KIND = "property"
 
@@ -116,9 +117,12 @@ def slices(targets: Sequence[Target]) -> Iterator[tuple[Target, slice]]:
 
 
 class PropertyModel(nn.Module):
-    """One or several properties from one encoder."""
+    """One or several properties from one encoder.
 
-    def __init__(self, encoder: EncoderConfig, targets: Sequence[Target], pooling: Pooling = "first") -> None:
+    Over a sites encoder, a linear function of the composition is added: what reference energies are.
+    """
+
+    def __init__(self, encoder: Geometry, targets: Sequence[Target], pooling: Pooling = "first") -> None:
         super().__init__()
         if pooling not in ("first", "mean"):
             raise ValueError(f"pooling is first or mean, not '{pooling}'")
@@ -127,19 +131,27 @@ class PropertyModel(nn.Module):
         self.config = encoder
         self.targets = tuple(targets)
         self.pooling = pooling
-        self.encoder = Encoder(encoder)
-        self.hidden = nn.Linear(encoder.hidden_size, encoder.hidden_size)
+        self.encoder = new_encoder(encoder)
+        self.hidden = nn.Linear(encoder.vector_size, encoder.hidden_size)
         self.dropout = nn.Dropout(encoder.dropout)
-        self.output = nn.Linear(encoder.hidden_size, sum(target.width for target in targets))
-        initialise(self.hidden)
+        width = sum(target.width for target in targets)
+        self.output = nn.Linear(encoder.hidden_size, width)
         initialise(self.output)
+        self.elements: nn.Linear | None = None
+        if isinstance(encoder, SitesConfig):
+            self.elements = nn.Linear(ELEMENTS, width, bias=False)
+            nn.init.zeros_(self.elements.weight)
+        else:
+            initialise(self.hidden)
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
-        """input_ids `[B, L]`, lengths `[B]` -> `[B, outputs]` in scaled units, targets side by side."""
-        vector = pooled(self.encoder, input_ids, lengths, self.pooling)  # [B, H]
+        """input_ids `[B, L]`, or `[B, L, fields]` of sites; lengths `[B]` -> `[B, outputs]` in scaled units,
+        targets side by side."""
+        vector, composition = pooled(self.encoder, input_ids, lengths, self.pooling)
         with in_float32(vector):
             hidden = self.hidden(self.dropout(vector.float()))
-            return self.output(self.dropout(torch.nn.functional.silu(hidden)))
+            outputs = self.output(self.dropout(torch.nn.functional.silu(hidden)))
+            return outputs if self.elements is None else outputs + self.elements(composition)
 
     def physical(self, outputs: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
         """Outputs `[n, outputs]` by target name: values `[n]`, or class probabilities `[n, classes]`."""
@@ -209,7 +221,7 @@ def take_encoder(model: nn.Module, folder: str | Path) -> dict[str, Any]:
     return dict(config["metadata"])
 
 
-def geometry(folder: str | Path) -> EncoderConfig:
+def geometry(folder: str | Path) -> Geometry:
     """The encoder's geometry in a model folder.
 
     Raises:

@@ -57,6 +57,11 @@ class Sites:
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     @property
+    def positions(self) -> NDArray[np.int64]:
+        """Wyckoff positions `[t]`, 1 … 1731: those of space group 1, a first, then those of 2 …"""
+        return _first_position()[self.space_groups[self.crystals]] + self.letters
+
+    @property
     def shares(self) -> NDArray[np.float64]:
         """The share of the atoms of its crystal that each token stands for, `[t]`."""
         atoms = self.multiplicities * self.counts * np.maximum(self.occupancies.astype(float), _TRACE)
@@ -122,6 +127,13 @@ def _positions(number: int) -> Mapping[str, tuple[int, int, int]]:
 
 
 @cache
+def _first_position() -> NDArray[np.int64]:
+    """`[231]` the number of each space group's Wyckoff position a."""
+    sizes = [len(space_groups()[number].multiplicities) for number in range(1, 231)]
+    return np.concatenate([[0, 1], 1 + np.cumsum(sizes)[:-1]])
+
+
+@cache
 def site_symmetries() -> Mapping[int, Mapping[str, str]]:
     """Space group → Wyckoff letter → crystal class of the site symmetry: 225 → "c" → "-43m"."""
     return {
@@ -142,3 +154,13 @@ def element_properties() -> tuple[tuple[str, ...], NDArray[np.float32]]:
         values[ATOMIC_NUMBERS[element]] = row
     values.flags.writeable = False  # shared by all callers
     return tuple(table["properties"]), values
+
+
+@cache
+def standardised_properties() -> NDArray[np.float32]:
+    """`element_properties` with mean 0 and standard deviation 1 over the elements; 0 where unknown."""
+    _, values = element_properties()
+    scaled = (values - np.nanmean(values, axis=0)) / np.nanstd(values, axis=0)
+    scaled = np.nan_to_num(scaled)
+    scaled.flags.writeable = False
+    return scaled

@@ -19,6 +19,9 @@ from safetensors.numpy import save_file
 
 from cloud_core.errors import CloudError
 from cloud_core.files import atomic
+from cloud_core.models.pooling import Geometry
+from cloud_core.models.sites_encoder import FIELDS, SitesConfig
+from cloud_core.scope.sites import sites_of
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training import counter
 
@@ -32,10 +35,12 @@ class CorpusError(CloudError):
 
 @dataclass(frozen=True)
 class Batches:
-    """Token ids of all rows, end to end: row r is `ids[offsets[r]:offsets[r + 1]]`, from [CLS] to [SEP]; and
-    columns `[rows, …]` of what belongs to the rows (labels, numbers of atoms)."""
+    """Tokens of all rows, end to end: row r is `ids[offsets[r]:offsets[r + 1]]`; of a string from [CLS] to
+    [SEP], of sites the crystal's own token and then the sites, with the fields of
+    `cloud_core.models.sites_encoder`. And columns `[rows, …]` of what belongs to the rows (labels, numbers of
+    atoms)."""
 
-    ids: NDArray[np.uint16]  # [tokens]
+    ids: NDArray[np.uint16]  # [tokens] or [tokens, fields]
     offsets: NDArray[np.int64]  # [rows + 1]
     columns: dict[str, NDArray[Any]] = field(default_factory=dict)
     truncated: int = 0  # rows that were cut to fit the encoder's positions
@@ -76,6 +81,40 @@ class Batches:
         cut[offsets[1:][over] - 1] = tokenizer.sep_id
         return cls(cut, offsets, dict(columns or {}), int(over.sum()))
 
+    @classmethod
+    def of_sites(cls, texts: Sequence[str], columns: Mapping[str, NDArray[Any]] | None = None) -> "Batches":
+        """A row for each resolved string, in the order given.
+
+        Raises:
+            ScopeError: an invalid string, or one of another form.
+        """
+        sites = sites_of(texts)
+        tokens = len(sites.elements)
+        starts = sites.offsets + np.arange(len(sites) + 1)  # with a token for each crystal before its sites
+        ids = np.zeros((tokens + len(sites), len(FIELDS)), np.uint16)
+        ids[starts[:-1], FIELDS.index("space_group")] = sites.space_groups
+        own = np.arange(tokens) + sites.crystals + 1
+        of_sites: dict[str, NDArray[Any]] = {
+            "element": sites.elements,
+            "position": sites.positions,
+            "site_symmetry": sites.site_symmetries.astype(np.uint16) + 1,
+            "multiplicity": sites.multiplicities,
+            "count": sites.counts,
+            "occupancy": np.round(sites.occupancies * 100),
+        }
+        for name, values in of_sites.items():
+            ids[own, FIELDS.index(name)] = values
+        return cls(ids, starts, dict(columns or {}))
+
+    @classmethod
+    def of_texts(
+        cls, texts: Sequence[str], encoder: Geometry, columns: Mapping[str, NDArray[Any]] | None = None
+    ) -> "Batches":
+        """A row for each string as an encoder of this geometry reads it."""
+        if isinstance(encoder, SitesConfig):
+            return cls.of_sites(texts, columns)
+        return cls.of_rows(texts, columns, encoder.positions)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
@@ -109,7 +148,8 @@ class Batches:
     def row_hashes(self) -> NDArray[np.uint64]:
         """A number for each row by its string alone, the same in every corpus that holds the string."""
         place = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], self.lengths)
-        return np.add.reduceat(counter.bits(counter.SPLIT, place, self.ids), self.offsets[:-1])
+        fields = self.ids.reshape(len(self.ids), -1).T
+        return np.add.reduceat(counter.bits(counter.SPLIT, place, *fields), self.offsets[:-1])
 
     def split(self, fraction: float, keys: "Batches | None" = None) -> tuple["Batches", "Batches"]:
         """(training, validation): a string is always on the same side, however the table grows.
@@ -135,9 +175,11 @@ class Batches:
         )
 
     def padded(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(input_ids `[B, L]`, lengths `[B]`) of some rows, as wide as the longest of them."""
+        """(input_ids `[B, L]` or `[B, L, fields]`, lengths `[B]`) of some rows, as wide as the longest of
+        them."""
         lengths = self.lengths[rows]
-        grid = np.full((len(rows), int(lengths.max())), Tokenizer().pad_id, np.int64)
+        shape = (len(rows), int(lengths.max()), *self.ids.shape[1:])
+        grid = np.full(shape, Tokenizer().pad_id, np.int64)
         real = np.arange(grid.shape[1]) < lengths[:, None]
         grid[real] = self.ids[token_indices(self.offsets[:-1][rows], lengths)]
         return grid, lengths

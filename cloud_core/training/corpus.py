@@ -1,16 +1,19 @@
 """The strings of a pretraining corpus, read from the files of a table's snapshot."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Discriminator, Tag
 
 from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.sites_encoder import SitesConfig
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import CorpusError
+
+Encoder = TypeVar("Encoder", EncoderConfig, SitesConfig)
 
 
 def read_column(files: Sequence[str], column: str, filesystem: Any = None) -> list[str]:
@@ -52,16 +55,26 @@ def _read(files: Sequence[str], columns: Sequence[str], filesystem: Any) -> pa.T
     return data.to_table(columns=list(columns))
 
 
-def knows_every_word(encoder: EncoderConfig) -> EncoderConfig:
-    """An encoder's geometry whose word embedding has a row for each word of SCOPE.
+def knows_every_word(encoder: Encoder) -> Encoder:
+    """An encoder's geometry whose word embedding has a row for each token of SCOPE.
 
     Raises ValueError where it has fewer.
     """
     words = Tokenizer().vocabulary_size
-    if encoder.vocabulary_size < words:
+    if isinstance(encoder, EncoderConfig) and encoder.vocabulary_size < words:
         raise ValueError(f"vocabulary_size {encoder.vocabulary_size} is less than SCOPE's {words} words")
     return encoder
 
 
-Geometry = Annotated[EncoderConfig, AfterValidator(knows_every_word)]
-"""Of an encoder, in a configuration."""
+def _kind(values: Any) -> str:
+    kind = values.get("kind") if isinstance(values, Mapping) else getattr(values, "kind", None)
+    return "sites" if kind == "sites" else "string"
+
+
+StringGeometry = Annotated[EncoderConfig, AfterValidator(knows_every_word)]
+"""Of a string encoder, in a configuration."""
+
+AnyGeometry = Annotated[
+    Annotated[StringGeometry, Tag("string")] | Annotated[SitesConfig, Tag("sites")], Discriminator(_kind)
+]
+"""Of an encoder, in a configuration: of sites where it says `kind: sites`, else of strings."""

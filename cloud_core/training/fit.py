@@ -18,6 +18,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from cloud_core.files import atomic, write_json
 from cloud_core.models.heads import geometry, take_encoder
+from cloud_core.models.sites_encoder import SitesEncoder
+from cloud_core.scope.sites import standardised_properties
 from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import Ranks, StopRequest, ranks
 from cloud_core.training.job import PARTS, PREDICTIONS, RESULT, FitJob
@@ -35,6 +37,8 @@ def build(job: FitJob, train: Batches, validation: Batches) -> tuple[FitTask, di
     torch.manual_seed(job.settings.seed)
     prepare = property.task if job.thermal is None else thermal.task
     task = prepare(job, encoder, train, validation)
+    if isinstance(task.model.encoder, SitesEncoder):
+        task.model.encoder.set_properties(torch.from_numpy(standardised_properties().copy()))
     return task, {} if job.start_from is None else take_encoder(task.model, job.start_from)
 
 

@@ -16,8 +16,8 @@ from cloud_core.files import write_json
 from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.debye_model import HIGHEST, LOWEST, Quantity
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.first_token import Pooling
 from cloud_core.models.heads import Target
+from cloud_core.models.pooling import Geometry, Pooling
 from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import Strategy
 from cloud_core.training.masking import Masking
@@ -79,6 +79,8 @@ class FitSettings:
     after which to stop, frozen ones counted too (None: never). objective: what regression minimises, in
     scaled units; classification has its cross-entropy. pooling: the vector of a string, its first token's as
     published, or the mean over its tokens. dropout: while it is fitted; None is the encoder's own.
+    averaging: validated and kept are weights averaged over the steps with this decay (Polyak and Juditsky,
+    1992); None keeps those of the last step.
     """
 
     epochs: int = 50
@@ -93,6 +95,7 @@ class FitSettings:
     objective: Objective = "l1"
     pooling: Pooling = "first"
     dropout: float | None = None
+    averaging: float | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or (self.patience is not None and self.patience < 1):
@@ -103,6 +106,8 @@ class FitSettings:
             )
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a share below 1, not {self.dropout}")
+        if self.averaging is not None and not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging is a decay below 1, not {self.averaging}")
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ class FitJob(_Job):
     settings: FitSettings = field(default_factory=FitSettings)
     thermal: ThermalSettings | None = None
     start_from: str | None = None
-    from_scratch: EncoderConfig | None = None
+    from_scratch: Geometry | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -219,9 +224,11 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def _restored(hint: Any, value: Any) -> Any:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    inside = [option for option in options if is_dataclass(option)]
+    if isinstance(value, dict) and inside:
+        of_kind = (option for option in inside if getattr(option, "kind", None) == value.get("kind"))
+        return from_json(next(of_kind, inside[0]), value)  # type: ignore[arg-type]
     for option in options:
-        if isinstance(value, dict) and is_dataclass(option):
-            return from_json(option, value)  # type: ignore[arg-type]
         if isinstance(value, list) and get_origin(option) is tuple:
             return tuple(_restored(get_args(option)[0], item) for item in value)
     return value

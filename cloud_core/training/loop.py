@@ -6,8 +6,8 @@ computed.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,7 @@ def fit(
     epochs: list[Epoch] = []
     best: Epoch | None = None
     kept: dict[str, Tensor] = {}
+    averaged = WeightAverage(model, settings.averaging)
     wrapped = model
     for number in range(1, settings.epochs + 1):
         frozen = number <= settings.frozen_epochs
@@ -137,18 +138,22 @@ def fit(
             nn.utils.clip_grad_norm_(model.parameters(), settings.optimiser.clip_norm)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
+            averaged.update(step)
             total += value.detach().double() * len(mine)
             if stopping is not None and stopping():
                 raise FitStoppedError(f"stopped in epoch {number} of {settings.epochs}")
         train_loss = float(ranks.sum(total)) / len(train)
         seconds = time.perf_counter() - started
-        epoch = Epoch(
-            number,
-            train_loss,
-            mean_loss(model, validation, loss, settings.precision, ranks),
-            settings.optimiser.learning_rate * factor,
-            len(train) / seconds,
-        )
+        with averaged.in_place():
+            epoch = Epoch(
+                number,
+                train_loss,
+                mean_loss(model, validation, loss, settings.precision, ranks),
+                settings.optimiser.learning_rate * factor,
+                len(train) / seconds,
+            )
+            if keep_best and (best is None or epoch.validation_loss < best.validation_loss):
+                kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         if not np.isfinite([epoch.train_loss, epoch.validation_loss]).all():
             raise FitError(
                 f"epoch {number}: the loss is {epoch.train_loss:g} on training and "
@@ -157,8 +162,6 @@ def fit(
         epochs.append(epoch)
         if best is None or epoch.validation_loss < best.validation_loss:
             best = epoch
-            if keep_best:
-                kept = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         if on_epoch is not None and ranks.first:
             on_epoch(epoch)
         if settings.patience is not None and number - best.number >= settings.patience:
@@ -167,8 +170,39 @@ def fit(
     encoder.requires_grad_(True)
     if keep_best:
         model.load_state_dict(kept)
+    else:
+        averaged.take()
     model.eval()
     return FitResult(tuple(epochs), best)
+
+
+class WeightAverage:
+    """The weights of a model averaged over the steps: each step moves the average by 1 - decay, in the first
+    steps by more, so that it does not remember where it began. Without a decay it is the model itself."""
+
+    def __init__(self, model: nn.Module, decay: float | None) -> None:
+        self.decay = decay
+        self.weights = [parameter.data for parameter in model.parameters()]
+        self.average = [] if decay is None else [weight.clone() for weight in self.weights]
+
+    def update(self, step: int) -> None:
+        if self.decay is not None:
+            decay = min(self.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.average, self.weights, 1 - decay)
+
+    def take(self) -> None:
+        """Give the model the average, and the average what the model had."""
+        for weight, average in zip(self.weights, self.average, strict=bool(self.average)):
+            held = weight.clone()
+            weight.copy_(average)
+            average.copy_(held)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the average inside, and goes on where it was after."""
+        self.take()
+        yield
+        self.take()
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:

@@ -17,7 +17,7 @@ from cloud_core.models.checkpoint import CheckpointError
 from cloud_core.models.debye import heat_capacity, internal_energy
 from cloud_core.models.debye_model import DebyeModel, Quantity, best_theta
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.first_token import Pooling
+from cloud_core.models.pooling import Pooling
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import FitSettings
 from cloud_core.training.loop import fit, outputs

@@ -19,6 +19,7 @@ from cloud_core.files import atomic, read_frame
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target, target_from
+from cloud_core.models.pooling import Geometry
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
 from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import Form
@@ -66,9 +67,9 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def examples(self, rows: NDArray[np.int64], positions: int) -> Batches:
-        """Tokenized rows with their labels."""
-        return Batches.of_rows([self.texts[i] for i in rows], {LABELS: self.labels[rows]}, positions)
+    def examples(self, rows: NDArray[np.int64], encoder: Geometry) -> Batches:
+        """Rows as the encoder reads them, with their labels."""
+        return Batches.of_texts([self.texts[i] for i in rows], encoder, {LABELS: self.labels[rows]})
 
     def take_texts(self, rows: NDArray[np.int64]) -> list[str]:
         return [self.texts[i] for i in rows]

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_core.evaluation.thermal.table import Parts, ThermalTable
-from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Target
+from cloud_core.models.pooling import Geometry
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import LABELS, PARTS, FitJob, FitSettings, ThermalSettings
 from cloud_core.training.losses.thermal import THETA
@@ -23,7 +23,7 @@ def debye_job(
     parts: Parts,
     thermal: ThermalSettings,
     settings: FitSettings,
-    geometry: EncoderConfig,
+    geometry: Geometry,
     start: dict[str, Any],
     metadata: dict[str, Any],
 ) -> FitJob:
@@ -43,7 +43,7 @@ def direct_job(
     parts: Parts,
     with_atoms: bool,
     settings: FitSettings,
-    geometry: EncoderConfig,
+    geometry: Geometry,
     start: dict[str, Any],
 ) -> FitJob:
     """A regressor without physics, with an output for each temperature trained on. It learns values per atom,
@@ -56,9 +56,9 @@ def direct_job(
 
 
 def _save(
-    folder: Path, name: str, part: ThermalTable, columns: dict[str, NDArray[Any]], geometry: EncoderConfig
+    folder: Path, name: str, part: ThermalTable, columns: dict[str, NDArray[Any]], geometry: Geometry
 ) -> None:
-    examples = Batches.of_rows(part.texts, columns, geometry.positions)
+    examples = Batches.of_texts(part.texts, geometry, columns)
     examples.save(folder / "examples" / f"{name}.safetensors")
 
 

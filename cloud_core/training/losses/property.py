@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target, slices
+from cloud_core.models.pooling import Geometry
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import LABELS, FitJob, Objective
 from cloud_core.training.loop import Loss
@@ -20,7 +20,7 @@ from cloud_core.training.losses.task import FitTask
 _ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.smooth_l1_loss}
 
 
-def task(job: FitJob, encoder: EncoderConfig, train: Batches, validation: Batches) -> FitTask:
+def task(job: FitJob, encoder: Geometry, train: Batches, validation: Batches) -> FitTask:
     """Raises TargetError for labels that a target cannot take."""
     labels = train.columns[LABELS]
     targets = [target.fitted(labels[:, index]) for index, target in enumerate(job.targets)]

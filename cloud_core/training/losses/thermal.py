@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloud_core.models.debye_model import DebyeModel, Quantity, best_theta, evaluate
-from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.pooling import Geometry
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import Basis, FitJob, ThermalSettings
 from cloud_core.training.losses.task import FitTask
@@ -17,7 +17,7 @@ from cloud_core.training.losses.task import FitTask
 THETA = "debye_temperature"
 
 
-def task(job: FitJob, encoder: EncoderConfig, train: Batches, validation: Batches) -> FitTask:
+def task(job: FitJob, encoder: Geometry, train: Batches, validation: Batches) -> FitTask:
     """Columns as in `ThermalSettings`; the model begins at the mean of the θ_D that fit the labels best."""
     settings = job.thermal
     assert settings is not None

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cloud_core.models.encoder import Encoder, EncoderConfig
-from cloud_core.models.first_token import first_token
+from cloud_core.models.pooling import first_token
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -1,4 +1,4 @@
-"""The one vector of a string that a property is read from; that of the first token with little work."""
+"""Encoders of both kinds, and the one vector of a crystal that a property is read from."""
 
 from typing import Literal
 
@@ -6,18 +6,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloud_core.models.encoder import Attention, Encoder, Layer, Packing, attend
+from cloud_core.models.encoder import Attention, Encoder, EncoderConfig, Layer, Packing, attend
+from cloud_core.models.sites_encoder import Sites, SitesConfig, SitesEncoder
+
+Geometry = EncoderConfig | SitesConfig
+AnyEncoder = Encoder | SitesEncoder
 
 Pooling = Literal["first", "mean"]
-"""The vector of a string: of its first token, as published, or the mean over its tokens. Masked words teach
-the first token little; a small encoder, or few rows, learn more from the mean."""
+"""The vector of a string: of its first token, as published, or the mean over its tokens. Masked tokens teach
+the first one little; a small encoder, or few rows, learn more from the mean. Sites have one vector only."""
 
 
-def pooled(encoder: Encoder, input_ids: Tensor, lengths: Tensor, pooling: Pooling) -> Tensor:
-    """input_ids `[B, L]`, lengths `[B]` -> `[B, H]`."""
+def new_encoder(config: Geometry) -> AnyEncoder:
+    """With random weights."""
+    return SitesEncoder(config) if isinstance(config, SitesConfig) else Encoder(config)
+
+
+def pooled(
+    encoder: AnyEncoder, inputs: Tensor, lengths: Tensor, pooling: Pooling
+) -> tuple[Tensor, Tensor | None]:
+    """inputs `[B, L]` of a string encoder, `[B, L, fields]` of a sites encoder; lengths `[B]` -> vectors
+    `[B, vector_size]` and, of sites, the fractions of the elements `[B, elements]`."""
+    if isinstance(encoder, SitesEncoder):
+        sites = Sites.of(inputs, lengths)
+        return encoder.vectors(sites), sites.composition()
     if pooling == "first":
-        return first_token(encoder, input_ids, lengths)
-    return encoder(input_ids, lengths).sum(1) / lengths[:, None]  # zeros at padding
+        return first_token(encoder, inputs, lengths), None
+    return encoder(inputs, lengths).sum(1) / lengths[:, None], None  # zeros at padding
 
 
 def in_float32(first: Tensor) -> torch.autocast:

@@ -1,0 +1,198 @@
+"""An encoder of sites: one token for each element and Wyckoff letter of a crystal, and one for the crystal.
+
+Its input is arrays alone, `FIELDS` columns of whole numbers a token; cloud_core.scope.sites reads them out of
+a resolved SCOPE string. Three to eight tokens stand for a crystal where its string has forty, in no order, so
+that there are no positions.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cloud_core.models.encoder import Attention, Packing
+
+# The columns of a token. The first token of a crystal holds its space group and 0 in all other columns.
+FIELDS = ("element", "position", "site_symmetry", "multiplicity", "count", "occupancy", "space_group")
+ELEMENTS = 119  # atomic numbers 1 … 118; 0 is a hidden element
+WYCKOFF_POSITIONS = 1731 + 1  # of the 230 space groups, from 1; 0 is a hidden one
+SITE_SYMMETRIES = 32 + 1  # the crystal classes, from 1
+SPACE_GROUPS = 230 + 1
+_LAST_OF_SYSTEM = (2, 15, 74, 142, 167, 194, 230)  # space groups, triclinic … cubic
+_LEAST_OCCUPANCY = 0.1  # hundredths: an occupancy that was rounded to 0 is not nothing
+
+
+@dataclass(frozen=True)
+class SitesConfig:
+    """Geometry of a sites encoder.
+
+    properties: of an element, numbers that `SitesEncoder.set_properties` is given beside the learnt vectors.
+    """
+
+    kind: Literal["sites"] = "sites"
+    hidden_size: int = 128
+    layers: int = 3
+    heads: int = 4
+    feed_forward: int = 256
+    properties: int = 23
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    norm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one of them"
+            )
+        for name in ("hidden_size", "heads", "feed_forward"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def vector_size(self) -> int:
+        """Of the vector of a crystal: mean over the atoms, and the crystal's own token."""
+        return 2 * self.hidden_size
+
+
+class Sites(NamedTuple):
+    """The T tokens of a batch of B crystals, end to end, as the encoder reads them."""
+
+    packing: Packing
+    fields: Tensor  # [T, FIELDS]
+    crystal: Tensor  # [T] the crystal of each token, 0 … B - 1
+    shares: Tensor  # [T] of the atoms of its crystal; 0 for the crystal's own token
+
+    @staticmethod
+    def of(fields: Tensor, lengths: Tensor) -> "Sites":
+        """fields `[B, L, FIELDS]`, real tokens of each crystal `lengths` `[B]`."""
+        packing = Packing.of(lengths, fields.shape[1])
+        packed = packing.pack(fields)
+        crystal = torch.arange(len(lengths), device=fields.device).repeat_interleave(lengths)
+        occupancy = packed[:, 5].float().clamp(min=_LEAST_OCCUPANCY)
+        atoms = packed[:, 3] * packed[:, 4] * occupancy  # [T]
+        totals = atoms.new_zeros(len(lengths)).index_add(0, crystal, atoms)
+        return Sites(packing, packed, crystal, atoms / totals[crystal].clamp(min=_LEAST_OCCUPANCY))
+
+    @property
+    def first(self) -> Tensor:
+        """`[B]` the place of each crystal's own token among the T."""
+        return (self.packing.positions == 0).nonzero()[:, 0]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`[T, H]` -> `[B, H]` summed over the tokens of each crystal."""
+        return values.new_zeros(self.packing.batch, values.shape[-1]).index_add(0, self.crystal, values)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """`[T, H]` -> `[B, H]` mean over the atoms of each crystal."""
+        return self.sum(values * self.shares[:, None].to(values.dtype))
+
+    def composition(self) -> Tensor:
+        """`[B, ELEMENTS]` the fraction of each element."""
+        flat = self.shares.new_zeros(self.packing.batch * ELEMENTS)
+        flat = flat.index_add(0, self.crystal * ELEMENTS + self.fields[:, 0], self.shares)
+        return flat.view(self.packing.batch, ELEMENTS)
+
+
+class SiteEmbeddings(nn.Module):
+    """What is known of a token, as one vector."""
+
+    systems: Tensor
+    properties: Tensor
+
+    def __init__(self, config: SitesConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.elements = nn.Embedding(ELEMENTS, size)
+        self.from_properties = nn.Linear(config.properties, size)
+        self.wyckoff = nn.Embedding(WYCKOFF_POSITIONS, size)
+        self.site_symmetries = nn.Embedding(SITE_SYMMETRIES, size)
+        self.from_counts = nn.Linear(4, size)
+        self.space_groups = nn.Embedding(SPACE_GROUPS, size)
+        self.crystal_systems = nn.Embedding(len(_LAST_OF_SYSTEM) + 1, size)
+        self.from_totals = nn.Linear(3, size)
+        self.dropout = nn.Dropout(config.dropout)
+        groups = torch.arange(SPACE_GROUPS)
+        systems = torch.bucketize(groups, torch.tensor(_LAST_OF_SYSTEM)) + 1
+        self.register_buffer("systems", torch.where(groups > 0, systems, 0), persistent=False)
+        self.register_buffer("properties", torch.zeros(ELEMENTS, config.properties))
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.3)
+
+    def forward(self, sites: Sites) -> Tensor:
+        """-> `[T, H]`."""
+        element, position, symmetry, multiplicity, count, occupancy, _ = sites.fields.unbind(1)
+        numbers = [torch.log1p(multiplicity), torch.log1p(count), occupancy / 100, sites.shares]
+        counts = torch.stack([each.float() for each in numbers], dim=1)  # [T, 4]
+        embedded = (
+            self.elements(element)
+            + self.from_properties(self.properties[element])
+            + self.wyckoff(position)
+            + self.site_symmetries(symmetry)
+            + self.from_counts(counts)
+        )
+        return self.dropout(embedded.index_copy(0, sites.first, self._crystals(sites, counts)))
+
+    def _crystals(self, sites: Sites, counts: Tensor) -> Tensor:
+        """`[B, H]` the crystals' own tokens: space group, crystal system, and totals."""
+        group = sites.fields[sites.first, 6]
+        orbits = sites.fields[:, 4].float()
+        atoms = (sites.fields[:, 3] * sites.fields[:, 4] * sites.fields[:, 5]).float() / 100
+        kinds = (sites.fields[:, 0] > 0).float()
+        totals = torch.log1p(sites.sum(torch.stack([atoms, orbits, kinds], dim=1)))  # [B, 3]
+        return self.space_groups(group) + self.crystal_systems(self.systems[group]) + self.from_totals(totals)
+
+
+class SitesLayer(nn.Module):
+    """One transformer block, normalised before each part."""
+
+    def __init__(self, config: SitesConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.attention = Attention(config.hidden_size, config.heads, config.attention_dropout)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.expand = nn.Linear(config.hidden_size, config.feed_forward)
+        self.contract = nn.Linear(config.feed_forward, config.hidden_size)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden: Tensor, packing: Packing) -> Tensor:
+        """hidden `[T, H]` -> `[T, H]`."""
+        hidden = hidden + self.dropout(self.attention(self.attention_norm(hidden), packing))
+        widened = F.gelu(self.expand(self.feed_forward_norm(hidden)))
+        return hidden + self.dropout(self.contract(widened))
+
+
+class SitesEncoder(nn.Module):
+    """Sites to one vector a token, and one a crystal."""
+
+    def __init__(self, config: SitesConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = SiteEmbeddings(config)
+        self.layers = nn.ModuleList(SitesLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+
+    def set_properties(self, values: Tensor) -> None:
+        """Give the properties of the elements, `[ELEMENTS, properties]`, standardised, 0 where unknown. They
+        are saved with the weights."""
+        self.embeddings.properties.copy_(values)
+
+    def forward(self, fields: Tensor, lengths: Tensor) -> Tensor:
+        """fields `[B, L, FIELDS]`, real tokens of each crystal `lengths` `[B]` -> `[B, L, H]`, zeros at
+        padding."""
+        sites = Sites.of(fields, lengths)
+        return sites.packing.pad(self.packed(sites))
+
+    def packed(self, sites: Sites) -> Tensor:
+        """-> `[T, H]`."""
+        hidden = self.embeddings(sites)
+        for layer in self.layers:
+            hidden = layer(hidden, sites.packing)
+        return self.norm(hidden)
+
+    def vectors(self, sites: Sites) -> Tensor:
+        """-> `[B, 2 H]`: the mean over the atoms of each crystal beside its own token."""
+        hidden = self.packed(sites)
+        return torch.cat([sites.mean(hidden), hidden.index_select(0, sites.first)], dim=1)
