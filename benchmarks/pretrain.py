@@ -30,7 +30,8 @@ from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel, Packin
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
-from cloud_core.training.losses.mlm import MicroBatch, Objective, micro_batches
+from cloud_core.training.losses.masked import micro_batches
+from cloud_core.training.losses.mlm import MicroBatch, Objective
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
 from cloud_core.training.progress import matrix_rate, training_operations

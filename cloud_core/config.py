@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, NamedTuple, Self, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -116,12 +117,16 @@ def checked(model: type[Config], values: Mapping[str, Any], where: str) -> Confi
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """pydantic's report as one line: each wrong key, what is wrong, and the keys there are."""
+    places = [(_place(model, item["loc"]), item) for item in error.errors()]
+    kept = _likeliest(places)
     problems = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or model.__name__
+    for place, item in places:
+        if place.branch is not None and place.branch not in kept:
+            continue
+        key = ".".join(place.key) or model.__name__
         if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            owner = _owner(model, item["loc"])
-            problems.append(f"'{key}' is not a key of {owner.__name__} (keys: {', '.join(_fields(owner))})")
+            keys = ", ".join(_fields(place.owner))
+            problems.append(f"'{key}' is not a key of {place.owner.__name__} (keys: {keys})")
         elif item["type"] == "missing":
             problems.append(f"'{key}' is missing")
         else:
@@ -129,13 +134,46 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     return "; ".join(problems)
 
 
-def _owner(model: type, location: tuple[int | str, ...]) -> type:
-    """The class, `model` or one inside it, that the key at the end of `location` was given to."""
-    owner = model
-    for part in location[:-1]:
-        if part in (fields := _fields(owner)):
-            owner = next(_classes(fields[part]), owner)
-    return owner
+class _Place(NamedTuple):
+    """Where in a configuration something is wrong.
+
+    owner: the class, the model or one inside it, that the key was given to. branch: where one of several
+    classes may stand, the key of that place and the class that was tried.
+    """
+
+    key: tuple[str, ...]
+    owner: type
+    branch: tuple[tuple[str, ...], type] | None
+
+
+def _place(model: type, location: tuple[int | str, ...]) -> _Place:
+    key: list[str] = []
+    owner = inner = model
+    branch = None
+    parts = iter(location)
+    for part in parts:
+        key.append(str(part))
+        owner = inner
+        if part not in (known := _fields(owner)):
+            continue
+        classes = list(_classes(known[part]))
+        inner = classes[0] if classes else owner
+        if (
+            len(classes) > 1 and (tried := next(parts, None)) is not None
+        ):  # pydantic names the class
+            inner = next((c for c in classes if tried in (c.__name__, getattr(c, "kind", None))), inner)
+            branch = (tuple(key), inner)
+    return _Place(tuple(key), owner, branch)
+
+
+def _likeliest(places: Sequence[tuple[_Place, Any]]) -> set[tuple[tuple[str, ...], type]]:
+    """For each place where one of several classes may stand, the one against which least was said."""
+    said = Counter(place.branch for place, _ in places if place.branch is not None)
+    least: dict[tuple[str, ...], tuple[tuple[str, ...], type]] = {}
+    for branch, count in said.items():
+        if branch[0] not in least or count < said[least[branch[0]]]:
+            least[branch[0]] = branch
+    return set(least.values())
 
 
 def _fields(model: type) -> dict[Any, Any]:

@@ -24,7 +24,9 @@ from cloud_core.files import json_digest
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
 from cloud_core.models.checkpoint import weights_digest
+from cloud_core.models.sites_encoder import SitesConfig
 from cloud_core.scope.settings import Form
+from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import Batches, CorpusError, batches_per_epoch
 from cloud_core.training.corpus import knows_every_word, read_pairs
 from cloud_core.training.job import RESULT, PretrainJob, PretrainSettings
@@ -87,6 +89,10 @@ class PretrainConfig(FlowConfig):
             raise ValueError("give either table or texts")
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
+        if isinstance(self.training.encoder, SitesConfig) and self.column != "resolved":
+            raise ValueError(
+                f"an encoder of sites reads resolved strings: column: resolved, not {self.column}"
+            )
         return self
 
 
@@ -121,8 +127,8 @@ def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dic
     crystal_of = {text: key for key, text in crystals.items()}
     rows = sorted(crystal_of)
     keys = [crystal_of[text] for text in rows]
-    corpus = Batches.of_rows(rows, positions=config.training.encoder.positions)
-    by = corpus if keys == rows else Batches.of_rows(keys, positions=config.training.encoder.positions)
+    corpus = Batches.of_texts(rows, config.training.encoder)
+    by = corpus if keys == rows else Batches.of_rows(keys)
     training, validation = corpus.split(config.validation_fraction, by)
     training = training.subset(config.data_fraction)
     training.save(training_file)
@@ -199,7 +205,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         steps = config.steps or max(1, round((config.epochs or 0) * per_epoch))
         lineage = {
             "form": config.column,
-            "vocabulary": {"words": config.training.encoder.vocabulary_size, "name": "SCOPE"},
+            "vocabulary": {"words": Tokenizer().vocabulary_size, "name": "SCOPE"},
             "snapshot": {"uri": snapshot.uri, "version": snapshot.version} if snapshot else None,
             "texts": str(config.texts) if config.texts else None,
             "code": git_commit(),

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from cloud_core.config import FlowConfig, explain
 from cloud_core.evaluation.metrics.scaling import PowerLaw, fit_power_law, scaling_plot
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.training.corpus import StringGeometry
+from cloud_core.models.pooling import Geometry
+from cloud_core.training.corpus import AnyGeometry
 from flows.pretrain import PretrainConfig, pretrain
 from tasks.reporting import publish_figure, publish_table
 from tasks.tracking import tracked_run
@@ -29,7 +29,7 @@ class ScalingConfig(FlowConfig):
     pretrain: PretrainConfig = Field(
         description="shared by all runs; its training.encoder, data_fraction and steps vary"
     )
-    sizes: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], StringGeometry] = Field(
+    sizes: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], AnyGeometry] = Field(
         min_length=1, description="encoders by name"
     )
     data_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
@@ -80,7 +80,7 @@ class ScalingResult:
     law: PowerLaw | None = None
 
 
-def parameters(config: EncoderConfig) -> int:
+def parameters(config: Geometry) -> int:
     """Weights of the layers, embeddings left out (Kaplan et al., arXiv 2001.08361)."""
     return config.layers * (4 * config.hidden_size**2 + 2 * config.hidden_size * config.feed_forward)
 

@@ -58,7 +58,9 @@ def labels_of(shared: Path, task: str) -> pd.Series:
 
 def from_task(task: str, frame: pd.DataFrame) -> Dataset:
     learned = TASKS[f"matbench_{task}"].learned()
-    return from_frame(frame, task, [learned], structure_column="structure", id_column="id", processes=2)
+    return from_frame(
+        frame, task, [learned], structure_column="structure", id_column="id", form="resolved", processes=2
+    )
 
 
 def phonons(shared: Path) -> Dataset:

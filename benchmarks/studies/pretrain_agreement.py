@@ -20,7 +20,8 @@ from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
 from cloud_core.models.hugging_face import GEOMETRY, from_bert
 from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
-from cloud_core.training.losses.mlm import MicroBatch, micro_batches
+from cloud_core.training.losses.masked import micro_batches
+from cloud_core.training.losses.mlm import MicroBatch
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings, adamw, schedule, set_learning_rate
 

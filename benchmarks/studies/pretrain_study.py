@@ -19,7 +19,8 @@ from cloud_core.models.checkpoint import load_encoder
 from cloud_core.scope.tokenizer import FIELDS
 from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import Ranks
-from cloud_core.training.losses.mlm import VALIDATION_EPOCH, Objective, evaluate
+from cloud_core.training.losses.masked import VALIDATION_EPOCH, evaluate
+from cloud_core.training.losses.mlm import Objective
 from cloud_core.training.masking import Masking, Tokens, choose
 from flows.cli.shell import use_embedded_prefect
 

@@ -22,6 +22,7 @@ from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.ensemble import DEVIATION, Ensemble
 from cloud_core.models.heads import PropertyModel, Scaling, Target, geometry
 from cloud_core.models.pooling import Geometry
+from cloud_core.models.sites_encoder import SitesConfig
 from cloud_core.scope.settings import Form
 from cloud_core.training.corpus import AnyGeometry
 from cloud_core.training.job import PARTS, FitJob, FitSettings
@@ -111,6 +112,8 @@ class FitConfig(FlowConfig):
             raise ValueError(
                 "give encoder, a pretrained model, or set from_scratch: true; never both, and none by default"
             )
+        if self.from_scratch and isinstance(self.geometry, SitesConfig) and self.form != "resolved":
+            raise ValueError(f"an encoder of sites reads resolved strings: form: resolved, not {self.form}")
         return self
 
     def start(self, resolve: Callable[[str], Path]) -> "Start":

@@ -92,7 +92,7 @@ def error_by_crystal_system(texts: Sequence[str], absolute_error: ArrayLike, uni
 def error_by_element(
     texts: Sequence[str], absolute_error: ArrayLike, unit: str = "", most: int = 30
 ) -> "Figure":
-    """Mean absolute error over the current rows an element, of the `most` frequent elements."""
+    """Mean absolute error over the rows that hold an element, of the `most` frequent elements."""
     errors = np.asarray(absolute_error)
     rows: dict[str, list[int]] = {}
     for row, text in enumerate(texts):

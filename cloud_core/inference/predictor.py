@@ -14,7 +14,7 @@ from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.heads import PropertyModel
 from cloud_core.models.pooling import Geometry
-from cloud_core.scope import EncoderSettings, ScopeError, decode
+from cloud_core.scope import EncoderSettings, ScopeError, canonicalise, decode, resolve
 from cloud_core.scope.inputs import Refused, encode_inputs
 from cloud_core.structures.cell import Cell
 from cloud_core.training.batches import Batches
@@ -115,8 +115,7 @@ class Predictor:
         for place, given in enumerate(inputs):
             if is_scope_string(given):
                 try:
-                    decode(given.strip())
-                    yield place, "", given.strip(), None
+                    yield place, "", self._checked(given.strip()), None
                 except ScopeError as error:
                     yield place, "", None, str(error)
             while outcome is not None and places[outcome[0]] == place:
@@ -126,6 +125,19 @@ class Predictor:
                 else:
                     yield place, name, getattr(found.scope, self.form), None
                 outcome = next(encoded, None)
+
+    def _checked(self, text: str) -> str:
+        """A string of the model's form. Raises ScopeError for others."""
+        rules = {"canonical": canonicalise, "resolved": resolve}
+        rule = rules.get(self.form)
+        if rule is None:
+            if decode(text).occupants:
+                raise ScopeError(text, 0, f"a resolved string, and the model reads {self.form} ones")
+        elif rule(text) != text:
+            raise ScopeError(
+                text, 0, f"the model reads {self.form} strings, and this is none: pass {rule.__name__}(text)"
+            )
+        return text
 
     def predict_texts(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Arrays `[n]` by quantity for SCOPE strings of the model's form, unchecked: the fast path."""

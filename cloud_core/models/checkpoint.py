@@ -16,7 +16,7 @@ from torch import Tensor
 from cloud_core.errors import CloudError
 from cloud_core.files import atomic_folder, file_digest
 from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
-from cloud_core.models.sites_encoder import SitesConfig
+from cloud_core.models.sites_encoder import MaskedSites, SitesConfig
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -122,7 +122,9 @@ def encoder_config(values: Mapping[str, Any]) -> EncoderConfig | SitesConfig:
     return kind(**values)
 
 
-def save_encoder(folder: str | Path, model: MaskedLanguageModel, metadata: Mapping[str, Any]) -> Path:
+def save_encoder(
+    folder: str | Path, model: MaskedLanguageModel | MaskedSites, metadata: Mapping[str, Any]
+) -> Path:
     """Write a pretrained encoder with its head; `metadata` is JSON-able (snapshot, code, form, parent)."""
     config = {"kind": "encoder", "encoder": asdict(model.config), "metadata": dict(metadata)}
     return write_folder(folder, {WEIGHTS: model.state_dict()}, {CONFIG: config_text(config)})

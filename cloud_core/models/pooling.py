@@ -28,7 +28,7 @@ def pooled(
     """inputs `[B, L]` of a string encoder, `[B, L, fields]` of a sites encoder; lengths `[B]` -> vectors
     `[B, vector_size]` and, of sites, the fractions of the elements `[B, elements]`."""
     if isinstance(encoder, SitesEncoder):
-        sites = Sites.of(inputs, lengths)
+        sites = Sites.of_padded(inputs, lengths)
         return encoder.vectors(sites), sites.composition()
     if pooling == "first":
         return first_token(encoder, inputs, lengths), None

@@ -18,6 +18,7 @@ from cloud_core.models.encoder import Attention, Packing
 FIELDS = ("element", "position", "site_symmetry", "multiplicity", "count", "occupancy", "space_group")
 ELEMENTS = 119  # atomic numbers 1 … 118; 0 is a hidden element
 WYCKOFF_POSITIONS = 1731 + 1  # of the 230 space groups, from 1; 0 is a hidden one
+LETTERS = 27  # a … z, A
 SITE_SYMMETRIES = 32 + 1  # the crystal classes, from 1
 SPACE_GROUPS = 230 + 1
 _LAST_OF_SYSTEM = (2, 15, 74, 142, 167, 194, 230)  # space groups, triclinic … cubic
@@ -65,15 +66,18 @@ class Sites(NamedTuple):
     shares: Tensor  # [T] of the atoms of its crystal; 0 for the crystal's own token
 
     @staticmethod
-    def of(fields: Tensor, lengths: Tensor) -> "Sites":
+    def of(fields: Tensor, packing: Packing) -> "Sites":
+        """fields `[T, FIELDS]`."""
+        crystal = torch.cumsum(packing.positions == 0, 0) - 1
+        atoms = fields[:, 3] * fields[:, 4] * fields[:, 5].float().clamp(min=_LEAST_OCCUPANCY)  # [T]
+        totals = atoms.new_zeros(packing.batch).index_add(0, crystal, atoms)
+        return Sites(packing, fields, crystal, atoms / totals[crystal].clamp(min=_LEAST_OCCUPANCY))
+
+    @staticmethod
+    def of_padded(fields: Tensor, lengths: Tensor) -> "Sites":
         """fields `[B, L, FIELDS]`, real tokens of each crystal `lengths` `[B]`."""
         packing = Packing.of(lengths, fields.shape[1])
-        packed = packing.pack(fields)
-        crystal = torch.arange(len(lengths), device=fields.device).repeat_interleave(lengths)
-        occupancy = packed[:, 5].float().clamp(min=_LEAST_OCCUPANCY)
-        atoms = packed[:, 3] * packed[:, 4] * occupancy  # [T]
-        totals = atoms.new_zeros(len(lengths)).index_add(0, crystal, atoms)
-        return Sites(packing, packed, crystal, atoms / totals[crystal].clamp(min=_LEAST_OCCUPANCY))
+        return Sites.of(packing.pack(fields), packing)
 
     @property
     def first(self) -> Tensor:
@@ -182,7 +186,7 @@ class SitesEncoder(nn.Module):
     def forward(self, fields: Tensor, lengths: Tensor) -> Tensor:
         """fields `[B, L, FIELDS]`, real tokens of each crystal `lengths` `[B]` -> `[B, L, H]`, zeros at
         padding."""
-        sites = Sites.of(fields, lengths)
+        sites = Sites.of_padded(fields, lengths)
         return sites.packing.pad(self.packed(sites))
 
     def packed(self, sites: Sites) -> Tensor:
@@ -196,3 +200,26 @@ class SitesEncoder(nn.Module):
         """-> `[B, 2 H]`: the mean over the atoms of each crystal beside its own token."""
         hidden = self.packed(sites)
         return torch.cat([sites.mean(hidden), hidden.index_select(0, sites.first)], dim=1)
+
+
+class MaskedSites(nn.Module):
+    """The encoder, and what it says of hidden elements and Wyckoff letters."""
+
+    def __init__(self, config: SitesConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = SitesEncoder(config)
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_epsilon)
+        self.elements = nn.Linear(config.hidden_size, ELEMENTS)
+        self.letters = nn.Linear(config.hidden_size, LETTERS)
+
+    def forward(self, sites: Sites, elements: Tensor, letters: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of hidden elements `[M]` and of hidden letters `[N]` among the T tokens -> logits
+        `[M, ELEMENTS]` and `[N, LETTERS]`."""
+        hidden = self.encoder.packed(sites)
+        element, letter = (
+            self.norm(F.gelu(self.transform(hidden.index_select(0, places))))
+            for places in (elements, letters)
+        )
+        return self.elements(element), self.letters(letter)

@@ -164,3 +164,10 @@ def standardised_properties() -> NDArray[np.float32]:
     scaled = np.nan_to_num(scaled)
     scaled.flags.writeable = False
     return scaled
+
+
+@cache
+def letter_of_position() -> NDArray[np.int64]:
+    """`[1732]` the place in `LETTERS` of each Wyckoff position, numbered as in `Sites.positions`."""
+    sizes = [len(space_groups()[number].multiplicities) for number in range(1, 231)]
+    return np.concatenate([[0], *(np.arange(size) for size in sizes)])

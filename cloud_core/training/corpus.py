@@ -13,7 +13,7 @@ from cloud_core.models.sites_encoder import SitesConfig
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import CorpusError
 
-Encoder = TypeVar("Encoder", EncoderConfig, SitesConfig)
+Encoder = TypeVar("Encoder", bound=EncoderConfig | SitesConfig)
 
 
 def read_column(files: Sequence[str], column: str, filesystem: Any = None) -> list[str]:

@@ -3,7 +3,7 @@ and that travel as one JSON file."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -18,6 +18,7 @@ from cloud_core.models.debye_model import HIGHEST, LOWEST, Quantity
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Target
 from cloud_core.models.pooling import Geometry, Pooling
+from cloud_core.models.sites_encoder import SitesConfig
 from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import Strategy
 from cloud_core.training.masking import Masking
@@ -45,7 +46,7 @@ class PretrainSettings:
     larger shares of a batch accumulate gradients. Intervals are in steps.
     """
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    encoder: Geometry = field(default_factory=EncoderConfig)
     masking: Masking = field(default_factory=Masking)
     relabel: bool = False
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
@@ -64,7 +65,10 @@ class PretrainSettings:
         for name in ("batch_size", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.micro_batch_tokens < 2 * self.encoder.positions:
+        if isinstance(self.encoder, SitesConfig):
+            if self.relabel or replace(self.masking, rate=Masking().rate) != Masking():
+                raise ValueError("sites: of `masking` only the rate applies, and there is no `relabel`")
+        elif self.micro_batch_tokens < 2 * self.encoder.positions:
             raise ValueError(
                 f"micro_batch_tokens {self.micro_batch_tokens} must hold two strings of "
                 f"{self.encoder.positions} tokens"

@@ -21,14 +21,12 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from cloud_core.files import write_json
 from cloud_core.models.checkpoint import save_encoder
-from cloud_core.models.encoder import MaskedLanguageModel
-from cloud_core.scope.tokenizer import FIELDS
 from cloud_core.training import counter
 from cloud_core.training.augmentation import space_group_numbers
 from cloud_core.training.batches import Batches, batches_per_epoch, epoch_batches, share, smallest_batch
 from cloud_core.training.distributed import Ranks, StopRequest, gradient_sync, ranks, spread, whole
 from cloud_core.training.job import RESULT, PretrainJob
-from cloud_core.training.losses.mlm import Objective, evaluate, micro_batch, micro_batches, summary
+from cloud_core.training.losses.masked import evaluate, micro_batches, new_model, objective_of, summary
 from cloud_core.training.optimiser import adamw, schedule, set_learning_rate
 from cloud_core.training.progress import (
     METRICS,
@@ -61,10 +59,11 @@ class Run:
         self.groups = space_group_numbers(self.training) if job.settings.relabel else None
         self.order: tuple[int, list[NDArray[np.int64]]] = (-1, [])
         torch.manual_seed(job.settings.seed)
-        self.model = MaskedLanguageModel(job.settings.encoder)
+        self.model = new_model(job.settings.encoder)
         if job.start_from is not None:
             start_from(job.start_from, self.model)
-        objective = Objective(self.model)
+        objective = objective_of(self.model)
+        self.kind = type(objective)
         if job.settings.compile:
             objective.compile(dynamic=True)
         self.objective = spread(objective, self.model.encoder.layers, ranks, job.settings.strategy)
@@ -73,7 +72,9 @@ class Run:
         self.step = 0
         self.norm = torch.zeros(())  # of the last step's gradient
         self.pending: list[Tensor] = []  # measurements of the steps since the last report
-        self.before = torch.zeros(0, 1 + 2 * len(FIELDS), dtype=torch.float64)  # those before a resume
+        self.before = torch.zeros(
+            0, 1 + 2 * len(self.kind.fields), dtype=torch.float64
+        )  # those before a resume
         checkpoint = latest(self.folder / CHECKPOINTS)
         if checkpoint is not None:
             self.step, self.before = load_state(checkpoint, self.model, self.optimiser, self.recipe)
@@ -109,6 +110,7 @@ class Run:
             ranks,
             job.settings.micro_batch_tokens,
             self.groups,
+            self.kind,
         )
         set_learning_rate(self.optimiser, schedule(self.step, job.steps, job.settings.optimiser))
         measured = torch.zeros(self.before.shape[1], dtype=torch.float64, device=ranks.device)
@@ -134,7 +136,7 @@ class Run:
         another order; so fresh and resumed runs both do this before their first step.
         """
         epoch, rows = self.rows(0)
-        batch = micro_batch(
+        batch = self.kind.batch(
             self.training,
             share(rows, self.training.lengths, self.ranks.rank, self.ranks.world)[:1],
             self.job.settings.masking,
@@ -213,7 +215,7 @@ def train(job: PretrainJob, ranks: Ranks) -> bool:
         operations += work.operations
         last = run.step == job.steps
         if last or run.step % job.settings.log_every == 0:
-            report = summary(run.checked_measurements().sum(0), "train")
+            report = summary(run.checked_measurements().sum(0), "train", run.kind.fields)
             seconds = time.perf_counter() - clock
             report |= {
                 "train/epoch": run.step / run.per_epoch,
@@ -251,7 +253,7 @@ def finish(run: Run, metrics: dict[str, float]) -> None:
     """The model folder, then `result.json`, which says that the run is complete."""
     weights = {name: whole(tensor) for name, tensor in run.model.state_dict().items()}
     if run.ranks.first:
-        model = MaskedLanguageModel(run.job.settings.encoder)
+        model = new_model(run.job.settings.encoder)
         model.load_state_dict(weights)
         # Where all steps were done by processes before this one, they have reported and this one has not.
         reported = (line for _, line in read_lines(run.folder / METRICS))

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_core.files import write_text
-from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.pooling import Geometry
+from cloud_core.models.sites_encoder import ELEMENTS, SitesConfig
 
 METRICS = "metrics.jsonl"
 
@@ -47,7 +48,7 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, floa
                 yield entry["step"], entry["metrics"]
 
 
-def training_operations(config: EncoderConfig, lengths: NDArray[np.int64], scored: int) -> float:
+def training_operations(config: Geometry, lengths: NDArray[np.int64], scored: int) -> float:
     """Floating-point operations of a training step on strings of `lengths` tokens with `scored` predictions.
 
     Two for each multiply-add, three times the forward pass, padding and recomputation not counted: the
@@ -57,7 +58,8 @@ def training_operations(config: EncoderConfig, lengths: NDArray[np.int64], score
     tokens = float(lengths.sum())
     linear = tokens * config.layers * (4 * hidden * hidden + 2 * hidden * wide)
     attention = float((lengths.astype(np.float64) ** 2).sum()) * config.layers * 2 * hidden
-    head = scored * (hidden * hidden + hidden * config.vocabulary_size)
+    outputs = ELEMENTS if isinstance(config, SitesConfig) else config.vocabulary_size
+    head = scored * (hidden * hidden + hidden * outputs)
     return 6.0 * (linear + attention + head)
 
 

@@ -27,6 +27,7 @@ from cloud_core.models.checkpoint import (
     write_folder,
 )
 from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.sites_encoder import MaskedSites
 from cloud_core.training.distributed import Ranks, like, whole
 
 OPTIMISER = "optimiser.safetensors"
@@ -38,7 +39,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def save_state(
     folder: Path,
     step: int,
-    model: MaskedLanguageModel,
+    model: MaskedLanguageModel | MaskedSites,
     optimiser: torch.optim.Optimizer,
     pending: Tensor,
     recipe: dict[str, Any],
@@ -59,6 +60,11 @@ def save_state(
             if ranks.first:
                 (weights if key == name else moments)[key] = full.cpu()
     if ranks.first:
+        weights |= {
+            name: buffer.detach().cpu()
+            for name, buffer in model.named_buffers()
+            if name in model.state_dict()
+        }
         config = {"kind": "encoder", "encoder": asdict(model.config), "metadata": metadata | {"step": step}}
         state = {"step": step, "recipe": recipe}
         name = f"step-{step:08d}"
@@ -91,7 +97,10 @@ def latest(folder: Path) -> Path | None:
 
 
 def load_state(
-    checkpoint: Path, model: MaskedLanguageModel, optimiser: torch.optim.Optimizer, recipe: dict[str, Any]
+    checkpoint: Path,
+    model: MaskedLanguageModel | MaskedSites,
+    optimiser: torch.optim.Optimizer,
+    recipe: dict[str, Any],
 ) -> tuple[int, Tensor]:
     """Weights and moments into a model spread in any way; returns the step and the pending measurements.
 
@@ -117,7 +126,7 @@ def load_state(
     return step, moments["pending"]
 
 
-def start_from(folder: str, model: MaskedLanguageModel) -> None:
+def start_from(folder: str, model: MaskedLanguageModel | MaskedSites) -> None:
     """Take the weights of a model folder and nothing else.
 
     Raises:
@@ -125,9 +134,9 @@ def start_from(folder: str, model: MaskedLanguageModel) -> None:
     """
     theirs, ours = encoder_config(read_config(folder, "encoder")["encoder"]), model.config
     differing = [
-        f"{key} {value}, not {getattr(ours, key)}"
+        f"{key} {value}, not {getattr(ours, key, None)}"
         for key, value in asdict(theirs).items()
-        if not key.endswith("dropout") and value != getattr(ours, key)
+        if not key.endswith("dropout") and value != getattr(ours, key, None)
     ]
     if differing:
         raise CheckpointError(

@@ -28,7 +28,8 @@ from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.job import PretrainJob, PretrainSettings
 from cloud_core.training.launch import FRESH_STORE, Launch
-from cloud_core.training.losses.mlm import Objective, micro_batches
+from cloud_core.training.losses.masked import micro_batches
+from cloud_core.training.losses.mlm import Objective
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import Run, main

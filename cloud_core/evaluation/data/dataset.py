@@ -1,7 +1,7 @@
 """Labelled SCOPE strings, from a table of structures or from a file: what is split, fitted and scored."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.heads import Target, target_from
 from cloud_core.models.pooling import Geometry
-from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
+from cloud_core.scope import EncoderSettings, ScopeError, canonicalise, resolve
 from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import Form
 from cloud_core.training.batches import Batches
@@ -151,8 +151,8 @@ def from_file(
     Structures are encoded here; those that are refused are counted in `left_out`.
 
     Args:
-        scope_column: holds SCOPE strings; canonical ones are made of them where `form` is canonical, else
-            they are taken as they are; or
+        scope_column: holds SCOPE strings; canonical ones are made of them where `form` is canonical, and the
+            least of the equivalent ones of resolved strings; others are taken as they are; or
         structure_column: holds CIF text or pymatgen JSON.
         id_column: names the rows; without it they are numbered.
         official: encode structures in the official form too, to count leakage by it; takes some four times
@@ -194,12 +194,13 @@ def from_frame(
     known: list[str | None] = [None] * len(frame)
     if scope_column is not None:
         given = [text if isinstance(text, str) else None for text in frame[scope_column]]
-        keys = [
-            None if text is None else _canonical(text, f"{name}: row {row}, column '{scope_column}'")
-            for row, text in zip(ids, given, strict=True)
-        ]
-        texts = keys if form == "canonical" else given
-        if form != "full" and given != keys:  # canonical strings do not say what the official ones were
+        where = [f"{name}: row {row}, column '{scope_column}'" for row in ids]
+        keys = _each(canonicalise, given, where)
+        if form in ("canonical", "resolved"):
+            texts = keys if form == "canonical" else _each(resolve, given, where)
+        else:
+            texts = given
+        if form not in ("full", "resolved") and given != keys:  # what is canonical was no official string
             known = given
     else:
         structures = frame[str(structure_column)].tolist()
@@ -247,11 +248,17 @@ def _class(value: Any, classes: Sequence[str]) -> str:
     return str(bool(value)) if truth else str(value)
 
 
-def _canonical(text: str, where: str) -> str:
-    try:
-        return canonicalise(text)
-    except ScopeError as error:
-        raise DatasetError(f"{where}: no SCOPE string ({error}); correct or remove it") from error
+def _each(
+    function: Callable[[str], str], texts: Sequence[str | None], where: Sequence[str]
+) -> list[str | None]:
+    """`canonicalise` or `resolve` of each string that is there."""
+    found: list[str | None] = []
+    for text, place in zip(texts, where, strict=True):
+        try:
+            found.append(None if text is None else function(text))
+        except ScopeError as error:
+            raise DatasetError(f"{place}: no such SCOPE string ({error}); correct or remove it") from error
+    return found
 
 
 def _payload(structure: Any) -> str:
