@@ -158,9 +158,7 @@ def _place(model: type, location: tuple[int | str, ...]) -> _Place:
             continue
         classes = list(_classes(known[part]))
         inner = classes[0] if classes else owner
-        if (
-            len(classes) > 1 and (tried := next(parts, None)) is not None
-        ):  # pydantic names the class
+        if len(classes) > 1 and (tried := next(parts, None)) is not None:  # pydantic names the class
             inner = next((c for c in classes if tried in (c.__name__, getattr(c, "kind", None))), inner)
             branch = (tuple(key), inner)
     return _Place(tuple(key), owner, branch)

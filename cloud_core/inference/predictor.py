@@ -15,21 +15,13 @@ from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.heads import PropertyModel
 from cloud_core.models.pooling import Geometry
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise, decode, resolve
+from cloud_core.scope.grammar import join
 from cloud_core.scope.inputs import Refused, encode_inputs
 from cloud_core.structures.cell import Cell
 from cloud_core.training.batches import Batches
 from cloud_core.training.loop import Precision, outputs
 
 Model = PropertyModel | Ensemble | DebyeModel
-
-
-# A crystal in each form, to learn what a model puts out.
-ANY = {
-    "resolved": "0 | 1a H | H 1.0",
-    "canonical": "0 | 1a | H 1.0",
-    "official": "0 | 1a | H 1.0",
-    "full": "0 | 1a | H 1.0",
-}
 
 
 class Predictor:
@@ -142,7 +134,8 @@ class Predictor:
     def predict_texts(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Arrays `[n]` by quantity for SCOPE strings of the model's form, unchecked: the fast path."""
         if not texts:
-            examples = Batches.of_texts([ANY[self.form]], self.geometry)
+            hydrogen = join(1, "1a H" if self.form == "resolved" else "1a", "H 1.0")
+            examples = Batches.of_texts([hydrogen], self.geometry)
             return {name: values[:0] for name, values in self.predict_examples(examples).items()}
         return self.predict_examples(Batches.of_texts(texts, self.geometry))
 

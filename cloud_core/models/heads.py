@@ -136,13 +136,13 @@ class PropertyModel(nn.Module):
         self.dropout = nn.Dropout(encoder.dropout)
         width = sum(target.width for target in targets)
         self.output = nn.Linear(encoder.hidden_size, width)
-        initialise(self.output)
         self.elements: nn.Linear | None = None
         if isinstance(encoder, SitesConfig):
             self.elements = nn.Linear(ELEMENTS, width, bias=False)
             nn.init.zeros_(self.elements.weight)
         else:
             initialise(self.hidden)
+        initialise(self.output)
 
     def forward(self, input_ids: Tensor, lengths: Tensor) -> Tensor:
         """input_ids `[B, L]`, or `[B, L, fields]` of sites; lengths `[B]` -> `[B, outputs]` in scaled units,

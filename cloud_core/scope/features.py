@@ -38,8 +38,8 @@ def features(texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def statistics(fractions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """fractions `[n, 119]` -> `[n, 5 · properties]`: mean, mean absolute deviation, least, greatest and range
-    of each property over the elements of a crystal, those without a value left out; nan where none has one."""
+    """fractions `[n, 119]` -> `[n, 5 · properties]`: mean, mean absolute deviation, least, greatest, range of
+    each property over the elements of a crystal, those without a value left out; nan where none has one."""
     _, properties = element_properties()
     found = np.full((len(fractions), properties.shape[1], len(STATISTICS)), np.nan)
     for place, values in enumerate(properties.T.astype(np.float64)):

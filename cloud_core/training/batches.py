@@ -179,7 +179,7 @@ class Batches:
         them."""
         lengths = self.lengths[rows]
         shape = (len(rows), int(lengths.max()), *self.ids.shape[1:])
-        grid = np.full(shape, Tokenizer().pad_id, np.int64)
+        grid = np.full(shape, Tokenizer().pad_id if self.ids.ndim == 1 else 0, np.int64)
         real = np.arange(grid.shape[1]) < lengths[:, None]
         grid[real] = self.ids[token_indices(self.offsets[:-1][rows], lengths)]
         return grid, lengths

@@ -81,7 +81,7 @@ def evaluate(objective: Any, corpus: Batches, ranks: Ranks, tokens_at_once: int 
 
 
 def summary(sums: Tensor, prefix: str, fields: Sequence[str] = FIELDS) -> dict[str, float]:
-    """Mean loss and masked accuracies, over all that is hidden and per field, from the sums of an objective."""
+    """Mean loss and masked accuracies, of all that is hidden and per field, from an objective's sums."""
     right, asked = sums[1:].reshape(2, -1).tolist()
     metrics = {
         f"{prefix}/loss": float(sums[0]) / max(sum(asked), 1.0),
