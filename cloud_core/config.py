@@ -149,18 +149,19 @@ class _Place(NamedTuple):
 def _place(model: type, location: tuple[int | str, ...]) -> _Place:
     key: list[str] = []
     owner = inner = model
+    choice: dict[str, type] = {}
     branch = None
-    parts = iter(location)
-    for part in parts:
+    for part in location:
+        if part in choice:  # pydantic names the class that it tried, between the key and what is wrong in it
+            inner = choice[str(part)]
+            branch = (tuple(key), inner)
+            continue
         key.append(str(part))
         owner = inner
-        if part not in (known := _fields(owner)):
-            continue
-        classes = list(_classes(known[part]))
-        inner = classes[0] if classes else owner
-        if len(classes) > 1 and (tried := next(parts, None)) is not None:  # pydantic names the class
-            inner = next((c for c in classes if tried in (c.__name__, getattr(c, "kind", None))), inner)
-            branch = (tuple(key), inner)
+        if part in (known := _fields(owner)):
+            classes = list(_classes(known[part]))
+            inner = classes[0] if classes else owner
+            choice = {each.__name__: each for each in classes} if len(classes) > 1 else {}
     return _Place(tuple(key), owner, branch)
 
 

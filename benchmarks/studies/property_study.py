@@ -43,7 +43,7 @@ SMALL = EncoderConfig(
     hidden_size=128, layers=3, heads=4, feed_forward=256, positions=128, dropout=0.0, attention_dropout=0.0
 )
 CANDIDATES = {
-    "sites": Candidate("resolved", SitesConfig(), 1.5e-3, 128, 0.99),
+    "sites": Candidate("resolved", SitesConfig("sites"), 1.5e-3, 128, 0.99),
     "resolved": Candidate("resolved", SMALL, 1e-3, 64, 0.99),
     "canonical": Candidate("canonical", SMALL, 1e-3, 64, 0.99),
 }

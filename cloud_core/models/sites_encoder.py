@@ -27,12 +27,12 @@ _LEAST_OCCUPANCY = 0.1  # hundredths: an occupancy that was rounded to 0 is not 
 
 @dataclass(frozen=True)
 class SitesConfig:
-    """Geometry of a sites encoder.
+    """Geometry of a sites encoder; `kind` tells it from a string encoder's where either may stand.
 
     properties: of an element, numbers that `SitesEncoder.set_properties` is given beside the learnt vectors.
     """
 
-    kind: Literal["sites"] = "sites"
+    kind: Literal["sites"]
     hidden_size: int = 128
     layers: int = 3
     heads: int = 4

@@ -1,19 +1,17 @@
 """The strings of a pretraining corpus, read from the files of a table's snapshot."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from pydantic import AfterValidator, Discriminator, Tag
+from pydantic import AfterValidator
 
 from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.sites_encoder import SitesConfig
+from cloud_core.models.pooling import Geometry
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import CorpusError
-
-Encoder = TypeVar("Encoder", bound=EncoderConfig | SitesConfig)
 
 
 def read_column(files: Sequence[str], column: str, filesystem: Any = None) -> list[str]:
@@ -55,7 +53,7 @@ def _read(files: Sequence[str], columns: Sequence[str], filesystem: Any) -> pa.T
     return data.to_table(columns=list(columns))
 
 
-def knows_every_word(encoder: Encoder) -> Encoder:
+def knows_every_word(encoder: Geometry) -> Geometry:
     """An encoder's geometry whose word embedding has a row for each token of SCOPE.
 
     Raises ValueError where it has fewer.
@@ -66,15 +64,5 @@ def knows_every_word(encoder: Encoder) -> Encoder:
     return encoder
 
 
-def _kind(values: Any) -> str:
-    kind = values.get("kind") if isinstance(values, Mapping) else getattr(values, "kind", None)
-    return "sites" if kind == "sites" else "string"
-
-
-StringGeometry = Annotated[EncoderConfig, AfterValidator(knows_every_word)]
-"""Of a string encoder, in a configuration."""
-
-AnyGeometry = Annotated[
-    Annotated[StringGeometry, Tag("string")] | Annotated[SitesConfig, Tag("sites")], Discriminator(_kind)
-]
+AnyGeometry = Annotated[Geometry, AfterValidator(knows_every_word)]
 """Of an encoder, in a configuration: of sites where it says `kind: sites`, else of strings."""

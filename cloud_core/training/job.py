@@ -230,8 +230,8 @@ def _restored(hint: Any, value: Any) -> Any:
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     inside = [option for option in options if is_dataclass(option)]
     if isinstance(value, dict) and inside:
-        of_kind = (option for option in inside if getattr(option, "kind", None) == value.get("kind"))
-        return from_json(next(of_kind, inside[0]), value)  # type: ignore[arg-type]
+        fitting = (option for option in inside if value.keys() <= get_type_hints(option).keys())
+        return from_json(next(fitting, inside[0]), value)  # type: ignore[arg-type]
     for option in options:
         if isinstance(value, list) and get_origin(option) is tuple:
             return tuple(_restored(get_args(option)[0], item) for item in value)

@@ -25,6 +25,7 @@ from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.scope import canonicalise
 from cloud_core.training.fit import run as fit_job
 from cloud_core.training.job import FitSettings
 from cloud_core.training.optimiser import OptimiserSettings
@@ -81,7 +82,7 @@ def test_trains_registers_and_answers(prefect_server: str, mlflow_uri: str, tabl
 
     folder = resolve("models:/debye@challenger")
     predictor = Predictor.load(folder)
-    row = predictor.predict([pd.read_csv(table)["cloud"][0]])[0]
+    row = predictor.predict([canonicalise(pd.read_csv(table)["cloud"][0])])[0]
     assert 20 < row["debye_temperature"] < 5000
     assert len(row["heat_capacity"]) == len(row["temperature"]) == 21
     # served by MLflow, from the registry alone: the same curves, one list a crystal

@@ -28,7 +28,7 @@ from cloud_core.scope.sites import LETTERS as LETTER_NAMES
 from cloud_core.scope.tables import ATOMIC_NUMBERS, space_groups
 from cloud_core.training.batches import Batches
 
-TINY = SitesConfig(hidden_size=16, layers=2, heads=2, feed_forward=32)
+TINY = SitesConfig("sites", hidden_size=16, layers=2, heads=2, feed_forward=32)
 # Rock salt, the same with a mixture, and water without symmetry.
 SALT = join(225, "4a Cl 4b Na", "Cl 0.5 Na 0.5")
 MIXED = join(225, "4a Cl 4b K 0.25 Na 0.75", "Cl 0.5 K 0.12 Na 0.38")
@@ -165,6 +165,6 @@ def test_an_ensemble_reads_one_kind_of_input() -> None:
 
 def test_impossible_geometries_are_refused() -> None:
     with pytest.raises(ValueError, match="hidden_size 10 is not a multiple of heads 4"):
-        SitesConfig(hidden_size=10)
+        SitesConfig("sites", hidden_size=10)
     with pytest.raises(ValueError, match="feed_forward must be at least 1"):
-        SitesConfig(feed_forward=0)
+        SitesConfig("sites", feed_forward=0)

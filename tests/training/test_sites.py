@@ -28,7 +28,7 @@ from flows.finetune import FinetuneConfig
 from flows.pretrain import PretrainConfig
 from tests.training.test_pretrain import losses, side_by_side, weights, written
 
-TINY = SitesConfig(hidden_size=32, layers=2, heads=2, feed_forward=64)
+TINY = SitesConfig("sites", hidden_size=32, layers=2, heads=2, feed_forward=64)
 STEPS = 12
 
 
@@ -180,7 +180,7 @@ def test_configurations_tell_the_kind_of_encoder() -> None:
     rows = {"texts": "strings.txt", "epochs": 1}
     sites = {"kind": "sites", "layers": 2}
     given = checked(PretrainConfig, rows | {"column": "resolved", "training": {"encoder": sites}}, "here")
-    assert given.training.encoder == SitesConfig(layers=2)
+    assert given.training.encoder == SitesConfig("sites", layers=2)
     with pytest.raises(ConfigError, match="column: resolved, not canonical"):
         checked(PretrainConfig, rows | {"column": "canonical", "training": {"encoder": sites}}, "here")
     with pytest.raises(ConfigError, match=r"^here: 'training.encoder.layer' is not a key of SitesConfig"):
@@ -189,7 +189,7 @@ def test_configurations_tell_the_kind_of_encoder() -> None:
         checked(PretrainConfig, rows | {"training": {"encoder": {"layer": 2}}}, "here")
     fit = {"file": "rows.csv", "scope_column": "scope", "targets": [{"label": "gap"}], "from_scratch": True}
     finetune = checked(FinetuneConfig, fit | {"form": "resolved", "geometry": sites}, "here")
-    assert finetune.geometry == SitesConfig(layers=2)
+    assert finetune.geometry == SitesConfig("sites", layers=2)
     with pytest.raises(ConfigError, match="form: resolved, not canonical"):
         checked(FinetuneConfig, fit | {"form": "canonical", "geometry": sites}, "here")
     with pytest.raises(ConfigError, match=r"^here: 'geometry.layer' is not a key of SitesConfig"):
