@@ -421,7 +421,7 @@ def table(fits: Sequence[Fit], seen: set[str] | None) -> list[str]:
         "from scratch (folds)",
         "mean",
         "composition forest",
-        "bag of words, boosting",
+        "boosting",
         "published, pretrained / not",
         "MAE/MAD",
         "string trained on: MAE of those rows / others",

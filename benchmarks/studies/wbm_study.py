@@ -22,10 +22,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 from discovery import NOTE, labelled, published, table
 
-from cloud_core.evaluation.baselines import BASELINES, composition_features
+from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.screening.wbm import ID, N_WBM, prediction_column
 from cloud_core.files import read_frame
 from cloud_core.lake.table import Table
+from cloud_core.scope.features import composition_of
 from flows.cli.shell import use_embedded_prefect
 
 LABEL = "formation_energy_per_atom"
@@ -93,7 +94,7 @@ def training_rows(folder: Path) -> Path:
     newer = frame[~old].groupby(native[~old])[LABEL].first()
     difference = native.map(newer).to_numpy(dtype=float) - frame[LABEL].to_numpy()
     both = old & ~np.isnan(difference)
-    features = composition_features(frame["canonical"].tolist())
+    features = composition_of(frame["canonical"].tolist())
     shift = features @ robust_fit(features[both], difference[both])
     left = np.abs(difference - shift)[both]
     print(
