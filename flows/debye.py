@@ -32,6 +32,7 @@ from cloud_core.evaluation.thermal.fits import debye_job, direct_job, direct_val
 from cloud_core.evaluation.thermal.table import Parts
 from cloud_core.files import json_digest
 from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.sites_encoder import SitesConfig
 from cloud_core.training.corpus import AnyGeometry
 from cloud_core.training.job import Basis, FitSettings, ThermalSettings
 from cloud_core.training.launch import FitLaunch
@@ -78,6 +79,8 @@ class DebyeConfig(FlowConfig):
     def _one_start(self) -> "DebyeConfig":
         if (self.encoder is None) == (self.from_scratch is None):
             raise ValueError("give either encoder or from_scratch")
+        if isinstance(self.from_scratch, SitesConfig) and self.data.form != "resolved":
+            raise ValueError("an encoder of sites reads resolved strings: data.form: resolved")
         return self
 
 
@@ -102,14 +105,14 @@ def debye(config: DebyeConfig) -> DebyeResult:
     """Split by canonical string, train, compare, draw, and log it all to MLflow."""
     temperatures = parse_temperatures(config.temperatures)
     parts = split_table(config.data, config.split)
-    start = start_of(config.encoder, "canonical", config.from_scratch or EncoderConfig(), resolve)
+    start = start_of(config.encoder, config.data.form, config.from_scratch or EncoderConfig(), resolve)
     name = f"{config.name}-{identity(config, parts, start.digest)}"
     folder, model = runs_folder() / "debye" / name, runs_folder() / "models" / name
     tags = {"labels": config.data.path, "parent": config.encoder or "from scratch"}
     with tracked_run(config.experiment, config.name, config, None, config.parent_run_id, tags) as run:
         rows = dict(zip(("training", "validation", "test"), map(len, parts), strict=True))
         lineage = {
-            "form": "canonical",
+            "form": config.data.form,
             "labels": config.data.model_dump(mode="json"),
             "rows": rows,
             "code": git_commit(),

@@ -53,7 +53,7 @@ class PretrainConfig(FlowConfig):
         description="instead of a table: a file of one SCOPE string per line; split by these strings",
     )
     column: Form = Field(
-        default="canonical",
+        default="resolved",
         description="form of the strings; a table is split by the canonical ones beside them all the same",
     )
     exclude: tuple[Path, ...] = Field(

@@ -3,20 +3,36 @@
 Writes `flows/demo_data/` (1 MB; sources and licences in its NOTICE), the same bytes each time.
 """
 
+import ast
+import json
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cloud_core.scope import EncoderSettings, canonicalise
+from cloud_core.scope.isolation import Encoded, encode_many
+
 OUT = Path(__file__).parents[2] / "flows" / "demo_data"
 N_STRUCTURES = 1000
 N_CANDIDATES = 400
 SEED = 20250623
 HELD_OUT = "mp-22862"  # NaCl: rock salt that the demo predicts and never trains on
+
 LABELS = ["formation_energy_per_atom", "e_above_hull", "band_gap"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """What `encode_many` takes."""
+
+    id: str
+    payload: str
+    format: str
 
 
 def broken(good: str) -> dict[str, str]:
@@ -35,6 +51,28 @@ def broken(good: str) -> dict[str, str]:
         "broken-two-atoms-on-one-site": good.rstrip("\n") + "\n" + first.replace("0  1  ", "99  1  ") + "\n",
         "broken-zero-volume": good.replace("_cell_angle_gamma", "_cell_angle_gamma  0.0 #", 1),
     }
+
+
+def resolved_of(shared: Path, texts: list[str]) -> list[str | None]:
+    """The resolved string of each crystal whose canonical string is that of just one crystal of the phonon
+    files, whose structures are known."""
+    columns: dict[str, list[str]] = {
+        "ase": pd.read_csv(shared / "phonon" / "phdos_tutorial_data_1521.csv.gz")["structure"].tolist(),
+        "pymatgen": pd.read_csv(shared / "automatminer" / "phonon_dielectric_mp.csv.gz")["structure"]
+        .dropna()
+        .tolist(),
+    }
+    inputs = [
+        Input(f"{name}-{row}", json.dumps(ast.literal_eval(text.replace("nan", "None"))), name)
+        for name, column in columns.items()
+        for row, text in enumerate(column)
+    ]
+    known: dict[str, set[str]] = {}
+    for found in encode_many(inputs, EncoderSettings(forms=("canonical", "resolved")), 2):
+        if isinstance(found, Encoded):
+            known.setdefault(str(found.scope.canonical), set()).add(str(found.scope.resolved))
+    candidates = [known.get(canonicalise(text), set()) for text in texts]
+    return [next(iter(each)) if len(each) == 1 else None for each in candidates]
 
 
 def cut(shared: Path) -> None:
@@ -73,6 +111,7 @@ def cut(shared: Path) -> None:
     candidates.drop(columns="e_above_hull_source").to_csv(OUT / "candidate_labels.csv", index=False)
 
     heat = pd.read_csv(shared / "cloud_example" / "cloud_cv_train_and_val.csv")
+    heat["resolved"] = resolved_of(shared, heat["cloud"].tolist())
     heat.to_csv(OUT / "heat_capacity.csv", index=False)
     for path in sorted(OUT.iterdir()):
         print(f"{path.stat().st_size:>9,}  {path.name}")

@@ -11,7 +11,8 @@ class EncodingOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     forms: tuple[str, ...] = Field(
-        default=("canonical",), description="strings to compute: canonical, resolved, official, full"
+        default=("canonical", "resolved"),
+        description="strings to compute: canonical, resolved, official, full",
     )
     symprec: float = Field(default=0.01, gt=0, description="symmetry tolerance, Å")
     angle_tolerance: float = Field(

@@ -18,7 +18,6 @@ from cloud_core.evaluation.metrics.uncertainty import widening
 from cloud_core.evaluation.report import MODEL, Evaluated, Predictions, file_name
 from cloud_core.files import json_digest
 from cloud_core.models.checkpoint import read_config, weights_digest
-from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.ensemble import DEVIATION, Ensemble
 from cloud_core.models.heads import PropertyModel, Scaling, Target, geometry
 from cloud_core.models.pooling import Geometry
@@ -62,12 +61,15 @@ class FitConfig(FlowConfig):
     """What every finetuning needs, whatever it learns from."""
 
     experiment: str = Field("finetune", description="MLflow experiment")
-    form: Form = Field("canonical", description="form of the strings; that of the encoder's pretraining")
+    form: Form = Field("resolved", description="form of the strings; that of the encoder's pretraining")
     encoder: str | None = Field(
         None, description="pretrained encoder: a model folder, models:/name@alias or runs:/id/path"
     )
     from_scratch: bool = Field(False, description="start from random weights, of the geometry given")
-    geometry: AnyGeometry = Field(EncoderConfig(), description="of an encoder from scratch")
+    geometry: AnyGeometry = Field(
+        SitesConfig("sites"),
+        description="of an encoder from scratch; with `kind: sites` it reads resolved strings as sites",
+    )
     fit: FitSettings = Field(
         FitSettings(),
         description="epochs, batch size, optimiser, early stopping, objective, pooling, dropout",

@@ -24,7 +24,7 @@ from cloud_core.lake.pins import pin
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.checkpoint import CONFIG, WEIGHTS
-from cloud_core.scope import ScopeError, canonicalise, decode
+from cloud_core.scope import ScopeError, canonicalise, decode, resolve
 
 Precision = Literal["float32", "bfloat16"]
 CANDIDATES = "candidates.parquet"
@@ -52,7 +52,10 @@ class ScopeFile(BaseModel):
 
     path: str = Field(description="CSV (compressed or not) or Parquet")
     id: str = Field("id", description="column of names")
-    scope: str = Field("scope", description="column of SCOPE strings, official or canonical")
+    scope: str = Field(
+        "scope",
+        description="column of SCOPE strings, of the form that the model takes, or official for canonical",
+    )
 
 
 class Reference(BaseModel):
@@ -134,8 +137,9 @@ def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
         try:
             parts = decode(text)
             canonical = canonicalise(text)
+            forms = {"canonical": canonical, "resolved": resolve(text) if form == "resolved" else None}
             row |= {
-                "scope": canonical if form == "canonical" else text,
+                "scope": forms.get(form, text),
                 "key": canonical,
                 "elements": list(parts.elements),
                 "fractions": list(parts.fractions),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cloud_core.evaluation.thermal.table import Parts, ThermalError, ThermalTable, assemble, split_by_string
 from cloud_core.files import read_frame
 from cloud_core.models.debye_model import Quantity
-from cloud_core.scope import ScopeError, canonicalise
+from cloud_core.scope import ScopeError, canonicalise, resolve
 
 
 class ThermalData(BaseModel):
@@ -18,7 +18,12 @@ class ThermalData(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(description="CSV (compressed or not) or Parquet")
-    scope: str = Field("cloud", description="column of SCOPE strings, official or canonical")
+    scope: str = Field("cloud", description="column of SCOPE strings")
+    form: Literal["canonical", "resolved"] = Field(
+        "canonical",
+        description="of the strings to train on; canonical ones are made of official ones, and rows without "
+        "a resolved string are left out",
+    )
     value: str = Field("cv", description="column of labels, J/(mol K) for C_v or J/mol for U")
     quantity: Quantity = Field("heat_capacity", description="internal_energy has the zero-point energy in it")
     basis: Literal["cell", "atom"] = Field("cell", description="labels are per mole of cells or of atoms")
@@ -43,7 +48,7 @@ class Split(BaseModel):
 
 
 def read_thermal(data: ThermalData) -> ThermalTable:
-    """The table in canonical strings, per atom.
+    """The table in strings of the form asked for, per atom; without rows that have no resolved string.
 
     Raises:
         ThermalError: a column is missing or a row cannot be used.
@@ -57,10 +62,13 @@ def read_thermal(data: ThermalData) -> ThermalTable:
         raise ThermalError(
             f"{data.path}: no column {', '.join(missing)}; columns: {', '.join(map(str, frame.columns))}"
         )
+    rule = canonicalise
+    if data.form == "resolved":
+        rule, frame = resolve, frame[frame[data.scope].notna()]
     texts = []
-    for row, text in enumerate(frame[data.scope], start=1):
+    for row, text in zip(frame.index + 1, frame[data.scope], strict=True):
         try:
-            texts.append(canonicalise(str(text)))
+            texts.append(rule(str(text)))
         except ScopeError as error:
             raise ThermalError(f"{data.path}, row {row}: {error}") from error
     temperatures: Any = frame[data.temperature] if isinstance(data.temperature, str) else data.temperature
@@ -93,7 +101,10 @@ def split_table(data: ThermalData, split: Split) -> Parts:
     """
     table = read_thermal(data)
     train, validation, test = split_by_string(
-        table.texts, split.test_share, split.validation_share, split.seed
+        tuple(canonicalise(text) for text in table.texts),
+        split.test_share,
+        split.validation_share,
+        split.seed,
     )
     held = np.isin(table.temperatures, split.held_out_temperatures)
     if held.sum() != len(set(split.held_out_temperatures)) or held.all():
