@@ -61,7 +61,7 @@ class PhononCounts(BaseModel):
 
 
 def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, path: str) -> PhononCounts:
-    """Write a Parquet table: id, scope, n_atoms, temperature (K), and per mole of atoms heat_capacity
+    """Write a Parquet table: id, scope (canonical), resolved, n_atoms, temperature (K), and per mole of atoms heat_capacity
     (J/(mol K)), internal_energy and internal_energy_thermal (J/mol).
 
     A crystal is kept where its density of states gives the C_v that is known for it by canonical string; one
@@ -76,7 +76,7 @@ def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, pa
             f"temperatures {labels.temperatures!r}: labels are valid from {labels.valid_from:g} K up; "
             "see docs/debye.md, and lower `valid_from` if your densities are finer"
         )
-    reference = read_thermal(known)
+    reference = read_thermal(known.model_copy(update={"form": "canonical"}))
     if len(reference.temperatures) != 1:
         raise ThermalError(f"{known.path}: known heat capacities must be at one temperature")
     expected: dict[str, list[float]] = {}
@@ -102,7 +102,7 @@ def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, pa
     fate: Counter[str] = Counter()
     seen: set[str] = set()
     tables = []
-    for encoded in encode_many(records, EncoderSettings()):
+    for encoded in encode_many(records, EncoderSettings(forms=("canonical", "resolved"))):
         fate["read"] += 1
         if isinstance(encoded, Refused):
             fate["refused"] += 1
@@ -129,6 +129,7 @@ def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, pa
                     {
                         "id": encoded.id,
                         "scope": scope,
+                        "resolved": encoded.scope.resolved,
                         "n_atoms": float(encoded.scope.n_sites),
                         "temperature": temperatures,
                         "heat_capacity": heat_capacity(axis, density, temperatures),
