@@ -146,9 +146,11 @@ def energies(shared: Path, to: Path, tests: Iterable[tuple[Dataset, Split]]) -> 
         [i for i, key in enumerate(data.keys) if key not in keys and formula(key) not in formulas]
     )
     few = Dataset(
-        tuple(data.ids[i] for i in kept), tuple(data.texts[i] for i in kept), tuple(data.keys[i] for i in kept),
-        data.labels[kept], data.targets, data.form,
-    )  # fmt: skip
+        *(tuple(column[i] for i in kept) for column in (data.ids, data.texts, data.keys)),
+        data.labels[kept],
+        data.targets,
+        data.form,
+    )
     split = split_by_group(few.keys, 0.02, 0.04, 0)
     few.save(path, split)
     return few, split

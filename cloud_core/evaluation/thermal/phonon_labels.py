@@ -61,8 +61,8 @@ class PhononCounts(BaseModel):
 
 
 def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, path: str) -> PhononCounts:
-    """Write a Parquet table: id, scope (canonical), resolved, n_atoms, temperature (K), and per mole of atoms heat_capacity
-    (J/(mol K)), internal_energy and internal_energy_thermal (J/mol).
+    """Write a Parquet table: id, scope (canonical), resolved, n_atoms, temperature (K), and per mole of atoms
+    heat_capacity (J/(mol K)), internal_energy and internal_energy_thermal (J/mol).
 
     A crystal is kept where its density of states gives the C_v that is known for it by canonical string; one
     that has no known C_v cannot be checked and is left out.
