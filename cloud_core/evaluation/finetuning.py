@@ -14,7 +14,7 @@ from cloud_core.config import ConfigError, ConfigSection, FlowConfig, moved
 from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.data.dataset import Dataset
 from cloud_core.evaluation.data.folds import Split
-from cloud_core.evaluation.metrics.uncertainty import widening
+from cloud_core.evaluation.metrics.uncertainty import scale_of
 from cloud_core.evaluation.report import MODEL, Evaluated, Predictions, file_name
 from cloud_core.files import json_digest
 from cloud_core.models.checkpoint import read_config, weights_digest
@@ -294,7 +294,7 @@ def join_members(
 ) -> Predictions:
     """Write the model folder of all members of a finished split, and give the test predictions.
 
-    Several members become an ensemble, whose standard deviations are widened to fit the validation errors.
+    Several members become an ensemble, whose standard deviations are scaled to the validation errors.
     """
     models = [PropertyModel.load(job.model)[0] for job in jobs]
     if len(models) == 1:
@@ -302,15 +302,15 @@ def join_members(
         return jobs[0].predictions("test")
     ensemble = Ensemble(models)
     held = ensemble.combine([job.predictions("validation") for job in jobs])
-    factors = []
+    scales = []
     for place, target in enumerate(data.targets):
         labels = data.labels[split.validation, place]
         has = ~np.isnan(labels)
         if target.kind == "classification" or not has.any():
-            factors.append(1.0)
+            scales.append((1.0, 0.0))
         else:
             spread = held[target.name + DEVIATION]
-            factors.append(widening(labels[has], held[target.name][has], spread[has]))
-    ensemble.widening = tuple(factors)
+            scales.append(scale_of(labels[has], held[target.name][has], spread[has]))
+    ensemble.scales = tuple(scales)
     ensemble.save(folder, metadata | {"members": [job.model for job in jobs]})
     return ensemble.combine([job.predictions("test") for job in jobs])

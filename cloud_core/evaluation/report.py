@@ -14,6 +14,7 @@ from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.leakage import leakage_by_form
 from cloud_core.evaluation.metrics.classification import classification_metrics
 from cloud_core.evaluation.metrics.regression import regression_metrics
+from cloud_core.evaluation.metrics.uncertainty import uncertainty_metrics
 from cloud_core.models.ensemble import DEVIATION
 from cloud_core.models.heads import Target
 
@@ -74,17 +75,19 @@ def compare(data: Dataset, part: Evaluated, fold: int = 0) -> list[dict[str, Any
         labels = data.labels[part.split.test, place]
         known = data.labels[training_rows(part.split), place]
         dummy = float(np.nanmean(known))
+        has = ~np.isnan(labels)
         for name, predictions in part.models.items():
-            rows.append(
-                {
-                    "target": target.name,
-                    "unit": target.unit,
-                    "model": name,
-                    "fold": fold,
-                    "test_rows": int((~np.isnan(labels)).sum()),
-                    **score(target, labels, predictions[target.name], dummy),
-                }
-            )
+            row = {
+                "target": target.name,
+                "unit": target.unit,
+                "model": name,
+                "fold": fold,
+                "test_rows": int(has.sum()),
+                **score(target, labels, predictions[target.name], dummy),
+            }
+            if (sigma := predictions.get(target.name + DEVIATION)) is not None:
+                row |= uncertainty_metrics(labels[has], predictions[target.name][has], sigma[has])
+            rows.append(row)
     return rows
 
 

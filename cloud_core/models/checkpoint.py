@@ -23,7 +23,7 @@ CONFIG = "config.json"
 
 
 # Raised when a folder of today cannot be read by the program of yesterday.
-MODEL_VERSION = 1
+MODEL_VERSION = 2
 
 
 class CheckpointError(CloudError):

@@ -27,12 +27,13 @@ DEVIATION = "_std"  # after a target's name: its predictive standard deviation
 class Ensemble(nn.Module):
     """Property models of the same targets, fitted from different seeds.
 
-    `widening` `[targets]` is what their standard deviation is multiplied by (1 for classification): members
-    agree more than they are right, and the factor that makes the errors of validation rows come out is the
-    simplest remedy (Levi et al., arXiv 1905.11659).
+    `scales` `[targets]`, in physical units: of members that spread by s the standard deviation is
+    √(a² s² + b²), for they agree more than they are right, and about some crystals by chance.
     """
 
-    def __init__(self, members: Sequence[PropertyModel], widening: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, members: Sequence[PropertyModel], scales: Sequence[tuple[float, float]] | None = None
+    ) -> None:
         super().__init__()
         if len(members) < 2:
             raise TargetError("an ensemble needs at least two members")
@@ -43,7 +44,7 @@ class Ensemble(nn.Module):
             raise TargetError("members of an ensemble read the same: all strings, or all sites")
         self.members = nn.ModuleList(members)
         self.targets = members[0].targets
-        self.widening = tuple(widening or (1.0 for _ in self.targets))
+        self.scales = tuple((float(a), float(b)) for a, b in scales or [(1.0, 0.0) for _ in self.targets])
 
     @property
     def models(self) -> list[PropertyModel]:
@@ -61,17 +62,17 @@ class Ensemble(nn.Module):
     def combine(self, members: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
         """Physical predictions of each member to means, and for regression standard deviations."""
         found: dict[str, NDArray[np.float64]] = {}
-        for target, widening in zip(self.targets, self.widening, strict=True):
+        for target, (a, b) in zip(self.targets, self.scales, strict=True):
             stacked = np.stack([member[target.name] for member in members])
             found[target.name] = stacked.mean(axis=0)
             if target.kind == "regression":
-                found[target.name + DEVIATION] = widening * stacked.std(axis=0, ddof=1)
+                found[target.name + DEVIATION] = np.hypot(a * stacked.std(axis=0, ddof=1), b)
         return found
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any]) -> Path:
         """Write a model folder with all members."""
         members = [member.describe() for member in self.models]
-        config = {"kind": KIND, "members": members, "widening": self.widening, "metadata": dict(metadata)}
+        config = {"kind": KIND, "members": members, "scales": self.scales, "metadata": dict(metadata)}
         return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: config_text(config)})
 
     @classmethod
@@ -82,6 +83,8 @@ class Ensemble(nn.Module):
             CheckpointError: the folder is missing, damaged, or of another kind.
         """
         config = read_config(folder, KIND)
-        ensemble = cls([PropertyModel.described(entry) for entry in config["members"]], config["widening"])
+        # Version 1 had one factor for the spread.
+        scales = config.get("scales") or [(factor, 0.0) for factor in config["widening"]]
+        ensemble = cls([PropertyModel.described(entry) for entry in config["members"]], scales)
         load_weights(ensemble, read_weights(folder), folder)
         return ensemble, config["metadata"]

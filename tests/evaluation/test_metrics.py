@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm
+from scipy.stats import laplace
 from sklearn import metrics as sk
 from sklearn.dummy import DummyRegressor
 
@@ -19,7 +19,12 @@ from cloud_core.evaluation.data.matbench import FoldResult, scores
 from cloud_core.evaluation.leakage import leakage, leakage_by_form
 from cloud_core.evaluation.metrics.classification import classification_metrics
 from cloud_core.evaluation.metrics.regression import mae_over_mad, regression_metrics
-from cloud_core.evaluation.metrics.uncertainty import coverage, miscalibration_area, widening
+from cloud_core.evaluation.metrics.uncertainty import (
+    coverage,
+    miscalibration_area,
+    scale_of,
+    uncertainty_metrics,
+)
 from cloud_core.scope import canonicalise
 from cloud_core.scope.tables import space_groups
 
@@ -164,15 +169,46 @@ def test_leakage_is_counted_in_each_form() -> None:
 def test_calibration_of_right_and_wrong_deviations() -> None:
     rng = np.random.default_rng(2)
     sigma = rng.uniform(0.5, 2.0, 20_000)
-    true = rng.normal(0, sigma)
+    true = rng.laplace(0, sigma / np.sqrt(2))
     zero = np.zeros_like(true)
     expected, observed = coverage(true, zero, sigma)
     assert np.abs(observed - expected).max() < 0.02
     _, sure = coverage(true, zero, sigma / 3)
-    one = np.interp(norm.cdf(1) - norm.cdf(-1), expected, sure)
-    assert one == pytest.approx(norm.cdf(1 / 3) - norm.cdf(-1 / 3), abs=0.02)
+    half = laplace.ppf(0.84)  # of the interval that holds 68 % of a Laplace distribution
+    one = np.interp(0.68, expected, sure)
+    assert one == pytest.approx(laplace.cdf(half / 3) - laplace.cdf(-half / 3), abs=0.02)
     assert miscalibration_area(expected, sure) > 10 * miscalibration_area(expected, observed)
-    assert widening(true, zero, sigma / 3) == pytest.approx(3.0, rel=0.02)
+
+
+def test_scales_are_those_that_errors_were_drawn_with() -> None:
+    rng = np.random.default_rng(3)
+    spread = rng.lognormal(0, 0.8, 5_000)
+    sigma = np.hypot(2.0 * spread, 0.7)
+    true = rng.laplace(0, sigma / np.sqrt(2))
+    a, b = scale_of(true, np.zeros_like(true), spread)
+    assert a == pytest.approx(2.0, rel=0.06) and b == pytest.approx(0.7, rel=0.2)
+    metrics = uncertainty_metrics(true, np.zeros_like(true), np.hypot(a * spread, b))
+    assert metrics["nll"] == pytest.approx(-laplace.logpdf(true, scale=sigma / np.sqrt(2)).mean(), abs=0.01)
+    assert metrics["nll"] < metrics["nll_constant"] - 0.1
+    assert metrics["coverage_68"] == pytest.approx(0.68, abs=0.02)
+    assert metrics["coverage_95"] == pytest.approx(0.95, abs=0.01)
+    assert metrics["spearman"] > 0.3
+
+
+def test_a_spread_that_tells_nothing_gives_one_deviation_for_all() -> None:
+    rng = np.random.default_rng(4)
+    true, spread = rng.laplace(0, 1.0, 500), rng.lognormal(0, 1.0, 500)
+    a, b = scale_of(true, np.zeros(500), spread)
+    assert a == 0.0 and b == pytest.approx(np.sqrt(2) * np.abs(true).mean())
+    assert np.isnan(uncertainty_metrics(true, np.zeros(500), np.full(500, b))["spearman"])
+    assert scale_of(true, np.zeros(500), np.zeros(500))[0] == 0.0
+    # Members that agree by chance where they are wrong do not make all other deviations large.
+    outlier = np.append(rng.laplace(0, 0.1, 300), 5.0)
+    close = np.append(np.full(300, 0.05), 1e-4)
+    a, b = scale_of(outlier, np.zeros(301), close)
+    assert np.hypot(a * 0.05, b) < 0.3
+    with pytest.raises(ValueError, match="no row with a finite error"):
+        scale_of([np.nan], [0.0], [1.0])
 
 
 def test_stratified_folds_need_the_whole_set() -> None:

@@ -89,9 +89,9 @@ def test_the_encoder_of_any_folder_can_be_taken(tmp_path: object) -> None:
         take_encoder(wider, folder)
 
 
-def test_an_ensemble_gives_mean_and_widened_deviation(tmp_path: object) -> None:
+def test_an_ensemble_gives_mean_and_scaled_deviation(tmp_path: object) -> None:
     members = [PropertyModel(GEOMETRY, [Target("a").fitted([0.0, i + 1.0]), METAL]) for i in range(3)]
-    ensemble = Ensemble(members, [2.0, 1.0])
+    ensemble = Ensemble(members, [(2.0, 0.3), (1.0, 0.0)])
     ids, lengths = torch.randint(5, 500, (4, 6)), torch.tensor([6, 6, 3, 2])
     ensemble.eval()
     ensemble.save(f"{tmp_path}/ensemble", {})
@@ -102,7 +102,7 @@ def test_an_ensemble_gives_mean_and_widened_deviation(tmp_path: object) -> None:
         found = model.physical(model(ids, lengths).detach().numpy())
         values = np.stack([one["a"] for one in each])
         np.testing.assert_allclose(found["a"], values.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(found["a_std"], 2 * values.std(0, ddof=1), rtol=1e-4)
+        np.testing.assert_allclose(found["a_std"], np.hypot(2 * values.std(0, ddof=1), 0.3), rtol=1e-4)
         np.testing.assert_allclose(found["metal"], np.mean([one["metal"] for one in each], 0), rtol=1e-5)
     with pytest.raises(TargetError, match="same targets"):
         Ensemble([members[0], PropertyModel(GEOMETRY, [METAL])])

@@ -1,40 +1,95 @@
-"""Whether predicted standard deviations are as large as the errors."""
+"""Whether predicted standard deviations are as large as the errors.
+
+Errors are taken to be Laplace distributed: a few crystals are far off, and would alone decide what fits a
+Gaussian.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erf
+from scipy.optimize import minimize
+from scipy.stats import spearmanr
 
 Floats = NDArray[np.float64]
+_LEAST_SHARE = 1e-3  # of the mean error: no deviation is smaller
 
 
-def widening(y_true: ArrayLike, y_pred: ArrayLike, deviation: ArrayLike) -> float:
-    """The factor for `deviation` `[n]` with which validation errors have a mean square z-score of one.
+def scale_of(y_true: ArrayLike, y_pred: ArrayLike, spread: ArrayLike) -> tuple[float, float]:
+    """(a, b) of σ = √(a² s² + b²) for the spread s `[n]` of an ensemble: the likeliest for the errors of
+    validation rows. a is 0 where the spread tells nothing beyond chance (by the Bayesian information
+    criterion), and σ is the same for all crystals.
 
-    Of Gaussian errors it is the likeliest factor (Levi et al., arXiv 1905.11659). Rows with no spread at all
-    are left out.
+    Raises:
+        ValueError: no row with a finite error and spread.
     """
-    error = np.asarray(y_pred, dtype=np.float64) - np.asarray(y_true, dtype=np.float64)
-    sigma = np.asarray(deviation, dtype=np.float64)
-    use = (sigma > 0) & np.isfinite(error)
-    if not use.any():
-        raise ValueError("no row with a finite error and a positive standard deviation to calibrate on")
-    return float(np.sqrt(np.mean(np.square(error[use] / sigma[use]))))
+    error = np.abs(np.asarray(y_pred, dtype=np.float64) - np.asarray(y_true, dtype=np.float64))
+    s = np.asarray(spread, dtype=np.float64)
+    use = np.isfinite(error) & np.isfinite(s)
+    error, s = error[use], s[use]
+    if not len(error):
+        raise ValueError("no row with a finite error and spread to calibrate on")
+    constant = max(np.sqrt(2.0) * error.mean(), np.finfo(float).tiny)
+    if not s.any():
+        return 0.0, constant
+
+    def loss(logarithms: Floats) -> float:
+        a, b = np.exp(logarithms)
+        return likelihood_loss(error, np.hypot(a * s, b))
+
+    least = np.log(_LEAST_SHARE * constant)
+    starts = [(constant / s.mean(), share * constant) for share in (0.03, 0.3, 1.0)]
+    found = [
+        minimize(loss, np.log(start), method="Nelder-Mead", bounds=[(None, None), (least, None)])
+        for start in starts
+    ]
+    best = min(found, key=lambda each: float(each.fun))
+    gain = len(error) * (likelihood_loss(error, np.full(len(error), constant)) - float(best.fun))
+    if gain <= np.log(len(error)) / 2:
+        return 0.0, constant
+    a, b = np.exp(best.x)
+    return float(a), float(b)
+
+
+def likelihood_loss(error: Floats, sigma: Floats) -> float:
+    """Mean negative log-likelihood, nats, of absolute errors `[n]` under Laplace distributions of standard
+    deviation `sigma` `[n]`."""
+    return float(np.mean(np.log(np.sqrt(2.0) * sigma) + np.sqrt(2.0) * error / sigma))
+
+
+def uncertainty_metrics(y_true: ArrayLike, y_pred: ArrayLike, sigma: ArrayLike) -> dict[str, float]:
+    """What standard deviations `sigma` `[n]` are worth: `nll`, the mean negative log-likelihood, and
+    `nll_constant` that of the likeliest constant one; the shares of rows inside their 68 and 95 % intervals;
+    and Spearman's correlation of `sigma` with the absolute error (nan of a constant)."""
+    error = np.abs(np.asarray(y_pred, dtype=np.float64) - np.asarray(y_true, dtype=np.float64))
+    deviation = np.asarray(sigma, dtype=np.float64)
+    constant = np.full(len(error), max(np.sqrt(2.0) * error.mean(), np.finfo(float).tiny))
+    varies = np.ptp(deviation) > 0 and np.ptp(error) > 0
+    return {
+        "nll": likelihood_loss(error, deviation),
+        "nll_constant": likelihood_loss(error, constant),
+        "coverage_68": float((_interval(error, deviation) <= 0.68).mean()),
+        "coverage_95": float((_interval(error, deviation) <= 0.95).mean()),
+        "spearman": float(spearmanr(deviation, error).statistic) if varies else float("nan"),
+    }
 
 
 def coverage(
     y_true: ArrayLike, y_pred: ArrayLike, deviation: ArrayLike, points: int = 21
 ) -> tuple[Floats, Floats]:
-    """(expected, observed) shares `[points]` of rows inside the central interval of a Gaussian.
+    """(expected, observed) shares `[points]` of rows inside the central interval.
 
     A model whose deviations are right lies on the diagonal; one below it is too sure.
     """
     error = np.abs(np.asarray(y_pred, dtype=np.float64) - np.asarray(y_true, dtype=np.float64))
-    sigma = np.asarray(deviation, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = np.where(sigma > 0, error / sigma, np.where(error > 0, np.inf, 0.0))
-    inside = erf(z / np.sqrt(2.0))  # the narrowest central interval that holds each row
+    inside = _interval(error, np.asarray(deviation, dtype=np.float64))
     expected = np.linspace(0.0, 1.0, points)
     return expected, np.array([(inside <= share).mean() for share in expected])
+
+
+def _interval(error: Floats, sigma: Floats) -> Floats:
+    """The share of the narrowest central interval that holds each row."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where(sigma > 0, error / sigma, np.where(error > 0, np.inf, 0.0))
+    return -np.expm1(-np.sqrt(2.0) * z)
 
 
 def miscalibration_area(expected: Floats, observed: Floats) -> float:
