@@ -28,7 +28,7 @@ from cloud_core.models.sites_encoder import SitesConfig
 from cloud_core.scope.settings import Form
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import Batches, CorpusError, batches_per_epoch
-from cloud_core.training.corpus import knows_every_word, read_pairs
+from cloud_core.training.corpus import check_form, knows_every_word, read_pairs
 from cloud_core.training.job import RESULT, PretrainJob, PretrainSettings
 from cloud_core.training.launch import Launch
 from cloud_core.training.progress import METRICS
@@ -118,6 +118,7 @@ def prepare_corpus(config: PretrainConfig, files: list[str], folder: str) -> dic
     )
     if config.texts is not None:
         pairs = {(text, text) for text in read_lines_of(config.texts)}
+        check_form((text for text, _ in pairs), config.column, str(config.texts))
     else:
         pairs = read_pairs(files, config.column, file_system(str(config.table)))
     unwanted = {text for path in config.exclude for text in read_lines_of(path)}

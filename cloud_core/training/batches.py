@@ -148,7 +148,7 @@ class Batches:
     def row_hashes(self) -> NDArray[np.uint64]:
         """A number for each row by its string alone, the same in every corpus that holds the string."""
         place = np.arange(len(self.ids)) - np.repeat(self.offsets[:-1], self.lengths)
-        fields = self.ids.reshape(len(self.ids), -1).T
+        fields = self.ids[None] if self.ids.ndim == 1 else self.ids.T
         return np.add.reduceat(counter.bits(counter.SPLIT, place, *fields), self.offsets[:-1])
 
     def split(self, fraction: float, keys: "Batches | None" = None) -> tuple["Batches", "Batches"]:

@@ -1,6 +1,6 @@
 """The strings of a pretraining corpus, read from the files of a table's snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -33,6 +33,11 @@ def read_pairs(files: Sequence[str], column: str, filesystem: Any = None) -> set
     if column == "canonical":
         return {(text, text) for text in read_column(files, column, filesystem)}
     table = _read(files, ("canonical", column), filesystem).filter(pc.is_valid(pc.field(column)))
+    if not len(table):
+        raise CorpusError(
+            f"{files[0]}: no row has a {column} string; encode the structures with forms: [canonical, "
+            f"{column}], or train on `column: canonical`"
+        )
     lacking = table["canonical"].null_count
     if lacking:
         raise CorpusError(
@@ -40,6 +45,17 @@ def read_pairs(files: Sequence[str], column: str, filesystem: Any = None) -> set
             "corpus is split; encode the structures in both forms"
         )
     return set(zip(table["canonical"].to_pylist(), table[column].to_pylist(), strict=True))
+
+
+def check_form(texts: Iterable[str], column: str, where: str) -> None:
+    """Raise CorpusError where strings of a file are resolved ones and should not be, or the reverse; official
+    and canonical ones look alike."""
+    for text in texts:
+        symbols = text.split("|")[1].split() if text.count("|") == 2 else []
+        if (len(symbols) > 1 and symbols[1].isalpha()) != (column == "resolved"):
+            raise CorpusError(
+                f"{where}: {text!r} is no {column} string; name the form of the strings as `column`"
+            )
 
 
 def _read(files: Sequence[str], columns: Sequence[str], filesystem: Any) -> pa.Table:

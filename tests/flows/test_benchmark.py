@@ -25,6 +25,7 @@ ORACLES = Path(sys.prefix) / "oracles"
 
 def config(data: Path, **changes: Any) -> BenchmarkConfig:
     values: dict[str, Any] = {
+        "form": "canonical",
         "name": "b",
         "data": data,
         "tasks": ["matbench_phonons"],

@@ -39,6 +39,7 @@ def config(file: Path, **changes: Any) -> FinetuneConfig:
         "name": "n",
         "file": file,
         "scope_column": "scope",
+        "form": "canonical",
         "id_column": "row",
         "targets": [{"label": "n"}, {"label": "gap", "unit": "eV", "scaling": "log"}],
         "from_scratch": True,

@@ -27,6 +27,7 @@ from cloud_core.lake.table import Table
 from cloud_core.models.checkpoint import WEIGHTS, CheckpointError, load_encoder
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.hugging_face import to_hugging_face
+from cloud_core.scope import encode
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.masking import Masking
 from flows.cli import app
@@ -69,7 +70,7 @@ def finished(
     folder = tmp_path_factory.mktemp("flow")
     table = filled_table(str(folder / "structures"), strings(shared, 300))
     config = PretrainConfig(
-        name="tiny", table=table.uri, encoder=EncoderConfig(**TINY), epochs=3, batch_size=64,
+        name="tiny", table=table.uri, column="canonical", encoder=EncoderConfig(**TINY), epochs=3, batch_size=64,
         validation_fraction=0.1, log_every=2, validate_every=5, launch={"processes": 2, "threads": 1},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -200,7 +201,11 @@ def test_held_out_strings_are_neither_trained_on_nor_validated_with(shared: Path
     (tmp_path / "all.txt").write_text("\n".join(["cloud", *texts]))
     (tmp_path / "out.txt").write_text("\n".join(texts[:50]))
     config = PretrainConfig(
-        texts=tmp_path / "all.txt", exclude=(tmp_path / "out.txt",), validation_fraction=0.2, steps=1
+        texts=tmp_path / "all.txt",
+        column="canonical",
+        exclude=(tmp_path / "out.txt",),
+        steps=1,
+        validation_fraction=0.2,
     )
     about = prepare_corpus.fn(config, [], str(tmp_path))
     parts = [Batches.load(about[part]) for part in ("training", "validation")]
@@ -208,6 +213,26 @@ def test_held_out_strings_are_neither_trained_on_nor_validated_with(shared: Path
     seen = {h for part in parts for h in part.row_hashes().tolist()}
     assert not held & seen
     assert seen == set(Batches.distinct(texts).row_hashes().tolist()) - held
+
+
+def test_strings_of_another_form_than_named_are_refused(shared: Path, tmp_path: Path, project: Path) -> None:
+    """Nothing is labelled as resolved that does not say what sits where, and nothing else as such."""
+    from cloud_core.training.batches import CorpusError
+    from flows.pretrain import prepare_corpus
+
+    file, table = tmp_path / "texts.txt", tmp_path / "a.parquet"
+    texts = strings(shared, 40)
+    file.write_text("\n".join(texts))
+    pq.write_table(pa.table({"canonical": texts, "resolved": pa.nulls(40, pa.string())}), table)
+    resolved = PretrainConfig(texts=file, steps=1)
+    with pytest.raises(CorpusError, match=r"texts\.txt: '.*' is no resolved string; name the form"):
+        prepare_corpus.fn(resolved, [], str(tmp_path))
+    with pytest.raises(CorpusError, match=r"no row has a resolved string; encode the structures with forms"):
+        prepare_corpus.fn(PretrainConfig(table=str(tmp_path), steps=1), [str(table)], str(tmp_path))
+    file.write_text(encode(project / "flows/demo_data/held_out.cif", forms=("resolved",)).resolved or "")
+    canonical = PretrainConfig(texts=file, column="canonical", steps=1)
+    with pytest.raises(CorpusError, match="is no canonical string"):
+        prepare_corpus.fn(canonical, [], str(tmp_path))
 
 
 def test_a_table_made_anew_does_not_hand_back_the_model_of_the_old_one(
@@ -308,7 +333,7 @@ def test_a_wrong_combination_of_a_scaling_study_is_named(
 
 def test_the_shipped_configurations_are_valid(project: Path) -> None:
     base = PretrainConfig.from_yaml(project / "deployments/configs/pretrain.yaml")
-    assert base.training.encoder == EncoderConfig() and base.training.masking == Masking()
+    assert base.training.encoder == EncoderConfig(positions=128) and base.training.masking == Masking()
     for name in ("pretrain-small", "pretrain-study"):
         PretrainConfig.from_yaml(project / f"deployments/configs/{name}.yaml")
     ScalingConfig.from_yaml(project / "deployments/configs/scaling.yaml")
@@ -348,7 +373,7 @@ def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
 ) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(strings(shared, 200)))
     config = PretrainConfig(
-        name="endless", texts=tmp_path / "texts.txt", encoder=EncoderConfig(**TINY), steps=10**7,
+        name="endless", texts=tmp_path / "texts.txt", column="canonical", encoder=EncoderConfig(**TINY), steps=10**7,
         batch_size=20, validation_fraction=0.1, log_every=1, validate_every=10**7, checkpoint_every=10**7,
         launch={"processes": 2, "threads": 1},
     )  # fmt: skip

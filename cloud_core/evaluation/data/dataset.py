@@ -257,7 +257,10 @@ def _each(
         try:
             found.append(None if text is None else function(text))
         except ScopeError as error:
-            raise DatasetError(f"{place}: no such SCOPE string ({error}); correct or remove it") from error
+            raise DatasetError(
+                f"{place}: no such SCOPE string ({error}); correct or remove it, or name the "
+                "form of the strings as `form`"
+            ) from error
     return found
 
 
