@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 from deltalake import CommitProperties, PostCommitHookProperties, Schema, write_deltalake
@@ -157,13 +156,13 @@ def _clean_log(table: Table, kept: list[int], retention_hours: float, dry_run: b
     A version is read from the newest checkpoint at or before it and the entries after that one; so everything
     before the newest checkpoint that precedes all kept (and all young) versions can go.
     """
-    fs, path = fsspec.core.url_to_fs(table.uri, **table.storage.for_fsspec(table.uri))
+    fs, path = table.storage.file_system(table.uri)
     cutoff = datetime.now(UTC) - timedelta(hours=retention_hours)
     with naming(table.uri):
         fs.invalidate_cache()
         entries: list[tuple[int, str, bool]] = []
         oldest_needed = min([table.version, *kept])
-        for info in fs.ls(f"{path.rstrip('/')}/_delta_log", detail=True):
+        for info in fs.ls(f"{path}/_delta_log", detail=True):
             match = re.fullmatch(
                 r"(\d{20})\.(checkpoint\.)?.*(json|parquet|crc)", info["name"].rsplit("/", 1)[-1]
             )

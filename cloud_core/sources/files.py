@@ -17,6 +17,7 @@ from cloud_core.sources.opening import (
     locate,
     naming,
     open_bytes,
+    open_raw,
     refuse_html,
 )
 from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash
@@ -145,8 +146,7 @@ class FilesSource:
         return sorted(listing)
 
     def _zip_partitions(self, relative: str, uri: str) -> Iterator[Partition]:
-        fs, path = locate(uri)
-        with naming(uri), fs.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+        with open_raw(uri) as stream, zipfile.ZipFile(stream) as archive:
             members = []
             for info in sorted(archive.infolist(), key=lambda info: info.filename):
                 if info.is_dir() or not _is_content(info.filename):
@@ -195,8 +195,7 @@ class FilesSource:
                 yield from self._records(identifier, data, changed)
 
     def _read_zip(self, uri: str, prefix: str, members: Iterable[str]) -> Iterator[Record]:
-        fs, path = locate(uri)
-        with naming(uri), fs.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+        with open_raw(uri) as stream, zipfile.ZipFile(stream) as archive:
             for name in members:
                 if not _is_safe(name):
                     yield self._unsafe(prefix, name)
