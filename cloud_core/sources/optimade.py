@@ -83,6 +83,7 @@ class OptimadeSource:
         self.spec = spec
         self.name = spec.name or "optimade"
         self.licence = spec.licence
+        self._providers = {provider.name: provider for provider in spec.providers}
         self._labels = label_columns(spec.labels)
         self._fields = ",".join([*_STRUCTURE_FIELDS, *self._labels])
 
@@ -115,7 +116,7 @@ class OptimadeSource:
         at = partition.at
         if "error" in at:
             raise SourceError(at["error"])
-        provider = next(p for p in self.spec.providers if p.name == at["provider"])
+        provider = self._providers[at["provider"]]
         seen: set[str] = set()
         announced: int | None = None
         for page in self._pages(provider, at["filter"], at["state"]):
@@ -135,7 +136,7 @@ class OptimadeSource:
 
     def ids(self, partition: Partition) -> Iterator[str]:
         """Ids of all structures of a provider now."""
-        provider = next(p for p in self.spec.providers if p.name == partition.at["provider"])
+        provider = self._providers[partition.at["provider"]]
         filter = _both(self.spec.filter, provider.filter)
         with closing(JsonClient(self.spec.politeness)) as client:
             url: str | None = _query(provider.url, filter, "id", self.spec.page_limit)

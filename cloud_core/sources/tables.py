@@ -407,7 +407,9 @@ def rows_by_key(path: str, key: str, columns: list[str]) -> dict[str, tuple[Any,
     found: dict[str, tuple[Any, ...]] = {}
     for value, *others in rows.read_all(path, table_format(path), [key, *columns]):
         if str(value) in found:
-            raise SourceError(f"{path}: two rows with {key} = {value}; a join needs one a key")
+            raise SourceError(
+                f"{path}: two rows with {key} = {value}; each key has one row: remove the other"
+            )
         found[str(value)] = tuple(others)
     return found
 
