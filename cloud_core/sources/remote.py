@@ -5,10 +5,11 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import httpx
 from pydantic import Field
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from cloud_core.config import ConfigSection
 from cloud_core.sources.record import SourceError
@@ -85,18 +86,26 @@ class RateLimit:
         Raises:
             ServerBusyError: what the last of all attempts raised, with their number.
         """
-        for attempt in range(1, self.politeness.attempts + 1):
-            self.wait()
-            try:
-                return call()
-            except ServerBusyError as error:
-                if attempt == self.politeness.attempts:
-                    tries = f", {attempt} times" if attempt > 1 else ""
-                    raise ServerBusyError(f"{error}{tries}; try again later") from error
-                wait = self.politeness.backoff_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
-                wait = max(wait, error.retry_after)
-                self._sleep(min(wait, self.politeness.max_wait_s))
-        raise AssertionError("unreachable")
+        return Retrying(
+            stop=stop_after_attempt(self.politeness.attempts),
+            retry=retry_if_exception_type(ServerBusyError),
+            before=lambda _: self.wait(),
+            wait=self._back_off,
+            sleep=self._sleep,
+            retry_error_callback=_give_up,
+        )(call)
+
+    def _back_off(self, state: RetryCallState) -> float:
+        """Seconds to wait after a failure."""
+        error = state.outcome.exception() if state.outcome else None
+        doubling = wait_exponential(self.politeness.backoff_s)(state) * random.uniform(0.75, 1.25)
+        return min(max(doubling, getattr(error, "retry_after", 0.0)), self.politeness.max_wait_s)
+
+
+def _give_up(state: RetryCallState) -> NoReturn:
+    error = state.outcome.exception() if state.outcome else None
+    tries = f", {state.attempt_number} times" if state.attempt_number > 1 else ""
+    raise ServerBusyError(f"{error}{tries}; try again later") from error
 
 
 @contextmanager
