@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -90,6 +91,14 @@ def put(fs: "AbstractFileSystem", path: str, data: bytes) -> None:
             partial.write_bytes(data)
     else:
         fs.pipe_file(path, data)
+
+
+def modified_at(info: dict[str, Any]) -> datetime | None:
+    """When a file was last changed, from what fsspec tells of it; None where its file system does not say."""
+    value = info.get("mtime") or info.get("LastModified") or info.get("last_modified")
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC)
+    return value.astimezone(UTC) if isinstance(value, datetime) else None
 
 
 def file_digest(path: str | Path, algorithm: str = "sha256") -> str:

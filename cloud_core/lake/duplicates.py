@@ -42,30 +42,22 @@ class DuplicateCount:
         return self.rows - self.distinct
 
 
-def _column(by: str) -> str:
-    if by not in BY:
-        raise LakeError(f"no sense {by!r} of being equal; there are {', '.join(BY)}")
-    return BY[by]
-
-
 def _groups(table: Table, by: str) -> pa.Table:
     """A row a group: `key` (128-bit hash), `structure_id` (the least of the group), `n` (rows in it)."""
-    column = _column(by)
-    parts = []
-    for batch in table.batches(ENCODED, ["structure_id", column]):
+    if by not in BY:
+        raise LakeError(f"no sense {by!r} of being equal; there are {', '.join(BY)}")
+    schema = pa.schema({"key": pa.binary(16), "structure_id": pa.string()})
+    parts = [schema.empty_table()]
+    for batch in table.batches(ENCODED, ["structure_id", BY[by]]):
         # without a value (the element key, where only official forms were asked for) a row equals no other
         values = [
             value if value is not None else f"\0{structure_id}"
             for value, structure_id in zip(
-                batch[column].to_pylist(), batch["structure_id"].to_pylist(), strict=True
+                batch[BY[by]].to_pylist(), batch["structure_id"].to_pylist(), strict=True
             )
         ]
         keys = [hashlib.blake2b(value.encode(), digest_size=16).digest() for value in values]
-        parts.append(pa.table({"key": pa.array(keys, pa.binary(16)), "structure_id": batch["structure_id"]}))
-    if not parts:
-        return pa.table(
-            {"key": pa.array([], pa.binary(16)), "structure_id": pa.array([], pa.string()), "n": []}
-        )
+        parts.append(pa.table([pa.array(keys, pa.binary(16)), batch["structure_id"]], schema=schema))
     grouped = (
         pa.concat_tables(parts)
         .group_by("key")
@@ -139,5 +131,5 @@ def split_by_string(strings: Sequence[str], shares: Mapping[str, float], seed: i
         [int.from_bytes(hashlib.blake2b(salt + s.encode(), digest_size=8).digest()) / 2**64 for s in strings]
     )
     names = np.array(list(shares))
-    places = np.searchsorted(np.cumsum(list(shares.values())), draws, side="right")
-    return names[np.minimum(places, len(names) - 1)]
+    indices = np.searchsorted(np.cumsum(list(shares.values())), draws, side="right")
+    return names[np.minimum(indices, len(names) - 1)]

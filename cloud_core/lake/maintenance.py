@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 from deltalake import CommitProperties, PostCommitHookProperties, Schema, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
+from cloud_core.files import modified_at
 from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.pins import pins
 from cloud_core.lake.schemas import DESCRIPTION, SCHEMA_VERSION, STRUCTURES
@@ -157,13 +157,13 @@ def _clean_log(table: Table, kept: list[int], retention_hours: float, dry_run: b
     A version is read from the newest checkpoint at or before it and the entries after that one; so everything
     before the newest checkpoint that precedes all kept (and all young) versions can go.
     """
-    fs, path = fsspec.core.url_to_fs(table.uri, **table.storage.for_fsspec(table.uri))
+    fs, path = table.storage.file_system(table.uri)
     cutoff = datetime.now(UTC) - timedelta(hours=retention_hours)
     with naming(table.uri):
         fs.invalidate_cache()
         entries: list[tuple[int, str, bool]] = []
         oldest_needed = min([table.version, *kept])
-        for info in fs.ls(f"{path.rstrip('/')}/_delta_log", detail=True):
+        for info in fs.ls(f"{path}/_delta_log", detail=True):
             match = re.fullmatch(
                 r"(\d{20})\.(checkpoint\.)?.*(json|parquet|crc)", info["name"].rsplit("/", 1)[-1]
             )
@@ -171,7 +171,12 @@ def _clean_log(table: Table, kept: list[int], retention_hours: float, dry_run: b
                 continue
             version, is_checkpoint = int(match[1]), match[2] is not None
             entries.append((version, info["name"], is_checkpoint))
-            if _changed(info) >= cutoff:
+            changed = modified_at(info)
+            if changed is None:
+                raise LakeError(
+                    f"{info['name']}: the store does not say when this was written; clean the log by hand"
+                )
+            if changed >= cutoff:
                 oldest_needed = min(oldest_needed, version)
         base = max((v for v, _, is_checkpoint in entries if is_checkpoint and v <= oldest_needed), default=0)
         removed = [name for version, name, _ in entries if version < base]
@@ -179,15 +184,6 @@ def _clean_log(table: Table, kept: list[int], retention_hours: float, dry_run: b
             for name in sorted(removed):  # oldest first: an interrupted clean-up leaves no hole
                 fs.rm_file(name)
     return len(removed)
-
-
-def _changed(info: dict[str, object]) -> datetime:
-    value = info.get("mtime") or info.get("LastModified")
-    if isinstance(value, datetime):
-        return value.astimezone(UTC)
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    raise LakeError(f"{info['name']}: the store does not say when this was written; clean the log by hand")
 
 
 def _retried(table: Table, work: Callable[[], T]) -> T:

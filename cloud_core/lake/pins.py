@@ -8,7 +8,7 @@ import json
 import re
 from datetime import UTC, datetime
 
-import fsspec
+from fsspec import AbstractFileSystem
 
 from cloud_core.files import put
 from cloud_core.lake.errors import LakeError, naming
@@ -17,10 +17,9 @@ from cloud_core.lake.storage import Storage
 _FOLDER = "_pins"
 
 
-def _files(uri: str, storage: Storage | None) -> tuple[fsspec.AbstractFileSystem, str]:
-    storage = storage or Storage.from_environment()
-    fs, path = fsspec.core.url_to_fs(uri, **storage.for_fsspec(uri))
-    return fs, f"{path.rstrip('/')}/{_FOLDER}"
+def _files(uri: str, storage: Storage | None) -> tuple[AbstractFileSystem, str]:
+    fs, path = (storage or Storage.from_environment()).file_system(uri)
+    return fs, f"{path}/{_FOLDER}"
 
 
 def pin(uri: str, name: str, version: int, storage: Storage | None = None) -> None:

@@ -1,6 +1,7 @@
 """Rows on their way into the table: its columns and types, the marks of a commit, a hash of each."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -44,6 +45,12 @@ def stamp(rows: pa.Table, revisions: np.ndarray, key: str) -> pa.Table:
     for name, values in stamps.items():
         rows = rows.set_column(STRUCTURES.get_field_index(name), STRUCTURES.field(name), values)
     return rows
+
+
+def add_counts(counts: Counter[Any], column: pa.Array) -> None:
+    """Count the values of a column in."""
+    for item in column.value_counts().to_pylist():
+        counts[item["values"]] += item["counts"]
 
 
 def content_hash(batches: Iterable[pa.RecordBatch]) -> str:

@@ -107,27 +107,22 @@ def _what(entry: dict[str, Any]) -> str:
 def _missing(plan: dict[str, Any], commits: dict[Place, set[int]], sizes: dict[Place, int]) -> dict[str, Any]:
     committed = missing = uncounted = 0
     examples: list[str] = []
-    shards: set[int] = set()
     incomplete: set[int] = set()
     own = grid(plan["fingerprint"], plan["chunk_rows"])
     for key, cursor, n_rows, shard in plan["partitions"]:
-        shards.add(shard)
-        place = (key, cursor, own)
-        done = commits.get(place, set())
+        done = commits.get((key, cursor, own), set())
         committed += len(done)
-        total = sizes.get(place)
+        total = sizes.get((key, cursor, own))
         if total is None and n_rows is not None:
             total = -(-n_rows // plan["chunk_rows"])
-        if total is None:
-            uncounted += 1
-            incomplete.add(shard)
-            continue
-        lacking = sorted(set(range(total)) - done)
+        lacking = sorted(set(range(total or 0)) - done)
         missing += len(lacking)
-        if lacking:
+        uncounted += total is None
+        if lacking or total is None:
             incomplete.add(shard)
         if lacking and len(examples) < 10:
             examples.append(f"{key}: chunks {', '.join(map(str, lacking[:20]))} of {total}")
+    shards = {shard for *_, shard in plan["partitions"]}
     return {
         "shards": len(shards),
         "shards_complete": len(shards - incomplete),

@@ -44,7 +44,7 @@ STRUCTURES = pa.schema(
         pa.field("modified_at", _TIME),
         pa.field("encoded_at", _TIME),
         pa.field("chunk_key", pa.string()),  # the commit that wrote the row
-        pa.field("revision", pa.int32()),  # of two rows with one id, the higher one holds
+        pa.field("revision", pa.int32()),  # of two rows with one id, the higher one is current
     ]
 )
 

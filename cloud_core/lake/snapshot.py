@@ -12,7 +12,7 @@ from cloud_core.lake.table import Table
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The encoded structures of one version: every row of every file holds."""
+    """The encoded structures of one version: every row of every file is current."""
 
     uri: str
     version: int

@@ -1,10 +1,11 @@
 """What stands in a table, for people."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 from cloud_core.lake.errors import naming
 from cloud_core.lake.pins import pins
+from cloud_core.lake.rows import add_counts
 from cloud_core.lake.runs import latest, unfinished
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.storage import Storage
@@ -25,14 +26,12 @@ def status(uri: str, version: int | None = None, storage: Storage | None = None)
         LakeError: there is no table, or no such version.
     """
     table = Table.open(uri, storage, version)
-    reasons: dict[str, int] = defaultdict(int)
-    versions: dict[int, int] = defaultdict(int)
+    reasons: Counter[str] = Counter()
+    versions: Counter[int] = Counter()
     for kind in (ENCODED, QUARANTINED):
         for batch in table.batches(kind, ["reason", "encoder_version"]):
-            for item in batch["encoder_version"].fill_null(1).value_counts().to_pylist():
-                versions[item["values"]] += item["counts"]
-            for item in batch["reason"].drop_null().value_counts().to_pylist():
-                reasons[item["values"]] += item["counts"]
+            add_counts(versions, batch["encoder_version"].fill_null(1))
+            add_counts(reasons, batch["reason"].drop_null())
     with naming(uri):
         history = table.delta.history()  # newest first
     return {
@@ -42,7 +41,7 @@ def status(uri: str, version: int | None = None, storage: Storage | None = None)
         "rows": table.counts(),
         "files": len(table.files()),
         "purged": table.is_purged,
-        "encoder_versions": {str(version): versions[version] for version in sorted(versions)},
+        "encoder_versions": {str(version): n for version, n in sorted(versions.items())},
         "quarantine": dict(sorted(reasons.items())),
         "unfinished": unfinished(history) if version is None else None,
         "pins": pins(uri, table.storage),
@@ -51,7 +50,7 @@ def status(uri: str, version: int | None = None, storage: Storage | None = None)
 
 def quarantine_report(table: Table, examples: int = EXAMPLES) -> list[dict[str, Any]]:
     """A row a reason: how many, and the first ids with their messages."""
-    counts: dict[str, int] = defaultdict(int)
+    counts: Counter[str] = Counter()
     shown: dict[str, list[str]] = defaultdict(list)
     for batch in table.batches(QUARANTINED, ["structure_id", "reason", "message"]):
         for row in batch.to_pylist():

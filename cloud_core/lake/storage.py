@@ -3,20 +3,22 @@
 import os
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+from pydantic import Field
+
+from cloud_core.config import ConfigSection
 
 S3 = ("s3://", "s3a://")
 OTHER_STORES = ("gs://", "gcs://", "az://", "abfs://", "abfss://")
 
 
-class Storage(BaseModel):
+class Storage(ConfigSection):
     """Options of an object store. Keys are never in here: they come from the environment or the machine.
 
     A local folder needs none of it. `Storage.from_environment()` is what every function here uses when it is
     given no storage.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     endpoint_url: str | None = Field(
         default=None, description="S3 address other than Amazon's, e.g. http://minio:9000"
@@ -61,6 +63,11 @@ class Storage(BaseModel):
         client = {"region_name": self.region or "us-east-1"}
         options: dict[str, object] = {"client_kwargs": client}
         return options | ({"endpoint_url": self.endpoint_url} if self.endpoint_url else {})
+
+    def file_system(self, uri: str) -> tuple[AbstractFileSystem, str]:
+        """fsspec's file system of a table, and the table's path in it without a slash at its end."""
+        fs, path = url_to_fs(uri, **self.for_fsspec(uri))
+        return fs, path.rstrip("/")
 
     def for_mlflow(self) -> dict[str, str]:
         """Environment variables of MLflow's artifact client."""

@@ -1,7 +1,7 @@
 """The table of structures: exactly-once append, the current row for each structure, past versions.
 
 Chunks are only ever appended. A row that replaces another has the same `structure_id` and a higher
-`revision`; of each structure the row with the highest revision holds, and every view shows only those.
+`revision`; of each structure the row with the highest revision is current, and every view shows only those.
 `purge` removes the superseded rows from the files, so that a pinned version is a plain list of files (see
 `snapshot.py`).
 """
@@ -10,6 +10,7 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.index import STATE_COLUMNS, Index, hash_strings, states_of
-from cloud_core.lake.rows import conform, content_hash, stamp
+from cloud_core.lake.rows import add_counts, conform, content_hash, stamp
 from cloud_core.lake.schemas import (
     DESCRIPTION,
     ENCODED,
@@ -202,15 +203,14 @@ class Table:
 
     def counts(self) -> dict[str, int]:
         """Current rows, by status."""
-        counts = dict.fromkeys(STATUSES, 0)
-        if not self.is_purged:
+        counts: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
+        if self.is_purged:
+            for action in self._actions().to_pylist():
+                counts[action["partition.status"]] += action["num_records"]
+        else:
             for batch in self.batches(columns=["status"]):
-                for item in batch["status"].value_counts().to_pylist():
-                    counts[item["values"]] += item["counts"]
-            return counts
-        for action in self._actions().to_pylist():
-            counts[action["partition.status"]] += action["num_records"]
-        return counts
+                add_counts(counts, batch["status"])
+        return dict(counts)
 
     def look_up(self, ids: Sequence[str]) -> pa.Table:
         """The current rows for these structure ids, without the strings: what a merge has to know."""
@@ -371,7 +371,7 @@ class Table:
 
     @property
     def is_purged(self) -> bool:
-        """Whether every row in the files holds, so that the files alone are the table."""
+        """Whether every row in the files is current, so that the files alone are the table."""
         return not self._replacing_files()
 
     @property
@@ -387,7 +387,7 @@ class Table:
         return [row["path"] for row in actions.to_pylist() if row["num_records"] and row["max.revision"] != 0]
 
     def _superseding(self) -> Callable[[pa.RecordBatch], pa.Array] | None:
-        """A filter that keeps the current rows, or None if they all do."""
+        """A filter that keeps the current rows, or None if all are current."""
         if self.is_purged:
             return None
         highest = Index()

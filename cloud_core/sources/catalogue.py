@@ -1,8 +1,7 @@
 """`open_source`: from a path, a name or a configuration to a source."""
 
 from collections.abc import Mapping
-from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -14,19 +13,12 @@ from cloud_core.sources.optimade import OptimadeSpec
 from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.sets import SetSpec, catalogue
-from cloud_core.sources.tables import IDS, TableSpec
-from cloud_core.structures.formats import COMPRESSIONS
+from cloud_core.sources.tables import IDS, TableSpec, format_by_name
 from cloud_core.structures.json_text import Scanner, is_structure, members_of
 
 AnySpec = FilesSpec | TableSpec | SetSpec | MaterialsProjectSpec | OptimadeSpec
 _HEAD = 1 << 18  # characters of a JSON file that tell what it holds
-_KINDS: dict[str, type[AnySpec]] = {
-    "files": FilesSpec,
-    "table": TableSpec,
-    "set": SetSpec,
-    "materials_project": MaterialsProjectSpec,
-    "optimade": OptimadeSpec,
-}
+_KINDS: dict[str, type[AnySpec]] = {spec.model_fields["kind"].default: spec for spec in get_args(AnySpec)}
 
 
 def open_source(spec: str | Mapping[str, Any], secrets: SecretLookup = from_environment) -> Source:
@@ -62,23 +54,17 @@ def _from_text(text: str) -> dict[str, Any]:
     family = text.partition(":")[0]
     if text in catalogue() or (":" in text and any(name.partition(":")[0] == family for name in catalogue())):
         return {"kind": "set", "set": text}
-    lower = text.lower()
-    for suffix in (*COMPRESSIONS, ".zip"):
-        lower = lower.removesuffix(suffix)
-    suffix = PurePosixPath(lower).suffix
+    format = format_by_name(text)
     is_glob = any(c in text for c in "*?[")
-    if is_glob or suffix not in (".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".pq"):
+    if is_glob or format is None:
         fs, path = locate(text)
         if not is_glob and not fs.exists(path):
             raise SourceError(
                 f"{text}: no such file or folder, and no public set of that name ({', '.join(catalogue())})"
             )
         return {"kind": "files", "path": text}
-    if (
-        suffix in (".json", ".jsonl", ".ndjson")
-        and not text.lower().endswith(".zip")
-        and _holds_structures(text)
-    ):
+    is_json = format in ("json", "jsonl") and not text.lower().endswith(".zip")
+    if is_json and _holds_structures(text):
         return {"kind": "files", "path": text}
     return {"kind": "table", "path": text}
 

@@ -13,7 +13,7 @@ from cloud_core.structures.formats import DOCUMENTS, format_of_text, split_text
 from cloud_core.structures.text import check_size, decode, decompressed
 
 _LITERAL = re.compile(r"[\s\[{]*'")
-_WORD = re.compile(
+_TOKEN = re.compile(
     r"""'[^'\\\n]*+(?:\\.[^'\\\n]*+)*+'"""  # strings in either quotes
     r"""|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+\""""
     r"""|[\[\](){},:]|\s++|[^\s'"\[\](){},:]++"""
@@ -63,24 +63,24 @@ def _dumped(value: Any) -> str:
 
 
 def _literal(text: str) -> str:
-    """The JSON of a Python literal, as `str(dict)` writes it (matminer's CSV files): word by word, so that
+    """The JSON of a Python literal, as `str(dict)` writes it (matminer's CSV files): token by token, so that
     nothing is evaluated and depth costs nothing."""
     written = io.StringIO()
     comma = ""
     at = 0
     while at < len(text):
-        found = _WORD.match(text, at)
+        found = _TOKEN.match(text, at)
         if found is None:
             message = f"neither JSON nor a Python literal: {text[at : at + 20]!r}"
             raise StructureError(Reason.PARSE_ERROR, message)
-        word, at = found[0], found.end()
-        if word == "," and not comma:
-            comma = word
-        elif not word.isspace():
-            if word[0] in "'\"":
-                word = json.dumps(_ESCAPE.sub(_unescaped, word[1:-1]))
-            written.write("" if word in (")", "]", "}") else comma)  # none after the last element
-            written.write(_IN_JSON.get(word, word))
+        token, at = found[0], found.end()
+        if token == "," and not comma:
+            comma = token
+        elif not token.isspace():
+            if token[0] in "'\"":
+                token = json.dumps(_ESCAPE.sub(_unescaped, token[1:-1]))
+            written.write("" if token in (")", "]", "}") else comma)  # none after the last element
+            written.write(_IN_JSON.get(token, token))
             comma = ""
     return written.getvalue()
 

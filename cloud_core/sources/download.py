@@ -1,18 +1,16 @@
 """Downloads that go on where they were cut, are checked, and are made once."""
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+from filelock import FileLock
 
 from cloud_core.files import file_digest
 from cloud_core.sources.opening import refuse_html
 from cloud_core.sources.record import SourceError
-from cloud_core.sources.remote import BUSY, Pace, Politeness, ServerBusyError
+from cloud_core.sources.remote import Politeness, RateLimit, ServerBusyError, asking, raise_if_busy
 
 
 def cache_folder(*names: str) -> Path:
@@ -37,11 +35,11 @@ def fetch(
             file that is no longer of the size it had.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_name(target.name + ".lock")):
+    with FileLock(target.with_name(target.name + ".lock")):
         if not target.exists():
             part = target.with_name(target.name + ".part")
-            pace = Pace(politeness or Politeness())
-            pace.retrying(lambda: _continue(url, part, pace.politeness.timeout_s), ServerBusyError)
+            rate_limit = RateLimit(politeness or Politeness())
+            rate_limit.retrying(lambda: _continue(url, part, rate_limit.politeness.timeout_s))
             _check(url, part, sha256, md5)
             with part.open("rb") as file:
                 refuse_html(file.read(256), url)
@@ -62,15 +60,12 @@ def tag(url: str, politeness: Politeness) -> str:
     """
 
     def ask() -> httpx.Response:
-        try:
+        with asking(url):
             answer = httpx.head(url, timeout=politeness.timeout_s, follow_redirects=True)
-        except httpx.TransportError as error:
-            raise ServerBusyError(f"{url}: no answer ({type(error).__name__}); try again later") from error
-        if answer.status_code in BUSY:
-            raise ServerBusyError(f"{url}: HTTP {answer.status_code}; try again later")
+        raise_if_busy(url, answer)
         return answer
 
-    answer = Pace(politeness).retrying(ask, ServerBusyError)
+    answer = RateLimit(politeness).retrying(ask)
     if answer.status_code >= 400:
         raise SourceError(f"{url}: HTTP {answer.status_code}; check the address, or give a file")
     found = answer.headers.get("etag") or answer.headers.get("last-modified")
@@ -89,31 +84,26 @@ def _continue(url: str, part: Path, timeout_s: float) -> None:
         headers["range"] = f"bytes={have}-"
         if tag:
             headers["if-range"] = tag  # a file that changed meanwhile comes whole
-    try:
-        with httpx.stream("GET", url, headers=headers, timeout=timeout_s, follow_redirects=True) as answer:
-            if answer.status_code == 416 and answer.headers.get("content-range", "").endswith(f"/{have}"):
-                return  # everything was there
-            if answer.status_code in BUSY:
-                raise ServerBusyError(f"{url}: HTTP {answer.status_code}; try again later")
-            if answer.status_code not in (200, 206):
-                raise SourceError(f"{url}: HTTP {answer.status_code}; check the address, or give a file")
-            if not answer.headers.get("etag", "").startswith("W/"):
-                tag_file.write_text(answer.headers.get("etag", ""))
-            mode = "ab" if answer.status_code == 206 else "wb"
-            expected = int(answer.headers["content-length"]) if "content-length" in answer.headers else None
-            written = 0
-            with part.open(mode) as file:
-                for block in answer.iter_raw():
-                    file.write(block)
-                    written += len(block)
-    except httpx.TransportError as error:
-        raise ServerBusyError(
-            f"{url}: the connection broke ({type(error).__name__}); try again later"
-        ) from error
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise SourceError(f"{url}: not an address ({error})") from error
+    with (
+        asking(url, "the connection broke"),
+        httpx.stream("GET", url, headers=headers, timeout=timeout_s, follow_redirects=True) as answer,
+    ):
+        if answer.status_code == 416 and answer.headers.get("content-range", "").endswith(f"/{have}"):
+            return  # everything was there
+        raise_if_busy(url, answer)
+        if answer.status_code not in (200, 206):
+            raise SourceError(f"{url}: HTTP {answer.status_code}; check the address, or give a file")
+        if not answer.headers.get("etag", "").startswith("W/"):
+            tag_file.write_text(answer.headers.get("etag", ""))
+        mode = "ab" if answer.status_code == 206 else "wb"
+        expected = int(answer.headers["content-length"]) if "content-length" in answer.headers else None
+        written = 0
+        with part.open(mode) as file:
+            for block in answer.iter_raw():
+                file.write(block)
+                written += len(block)
     if expected is not None and written < expected:
-        raise ServerBusyError(f"{url}: the answer ended early; try again later")
+        raise ServerBusyError(f"{url}: the answer ended early")
 
 
 def _check(url: str, part: Path, sha256: str | None, md5: str | None) -> None:
@@ -126,10 +116,3 @@ def _check(url: str, part: Path, sha256: str | None, md5: str | None) -> None:
                 f"{url}: {name} is {found}, the catalogue says {expected}; the file changed or was damaged. "
                 "Try again, or give a file"
             )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

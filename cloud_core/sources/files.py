@@ -4,12 +4,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from cloud_core.files import modified_at
 from cloud_core.sources.labels import FileLabels, LabelTable
 from cloud_core.sources.opening import (
     DAMAGED,
@@ -17,6 +18,7 @@ from cloud_core.sources.opening import (
     locate,
     naming,
     open_bytes,
+    open_raw,
     refuse_html,
 )
 from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash
@@ -145,8 +147,7 @@ class FilesSource:
         return sorted(listing)
 
     def _zip_partitions(self, relative: str, uri: str) -> Iterator[Partition]:
-        fs, path = locate(uri)
-        with naming(uri), fs.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+        with open_raw(uri) as stream, zipfile.ZipFile(stream) as archive:
             members = []
             for info in sorted(archive.infolist(), key=lambda info: info.filename):
                 if info.is_dir() or not _is_content(info.filename):
@@ -184,7 +185,7 @@ class FilesSource:
             try:
                 fs, path = locate(uri)
                 with naming(uri), fs.open(path, "rb") as stream:
-                    changed = _time(fs.info(path))
+                    changed = modified_at(fs.info(path))
                     data = decompressed(stream, identifier, self.spec.max_bytes)
                     refuse_html(data, uri)
             except SourceError as error:
@@ -195,8 +196,7 @@ class FilesSource:
                 yield from self._records(identifier, data, changed)
 
     def _read_zip(self, uri: str, prefix: str, members: Iterable[str]) -> Iterator[Record]:
-        fs, path = locate(uri)
-        with naming(uri), fs.open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+        with open_raw(uri) as stream, zipfile.ZipFile(stream) as archive:
             for name in members:
                 if not _is_safe(name):
                     yield self._unsafe(prefix, name)
@@ -296,10 +296,3 @@ def _is_content(name: str) -> bool:
 def _is_safe(name: str) -> bool:
     path = PurePosixPath(name.replace("\\", "/"))
     return not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0]
-
-
-def _time(info: dict[str, object]) -> datetime | None:
-    value = info.get("mtime") or info.get("LastModified") or info.get("last_modified")
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    return value if isinstance(value, datetime) else None

@@ -4,20 +4,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from cloud_core.sources import rows
-from cloud_core.sources.opening import file_cursor, locate, naming
-from cloud_core.sources.properties import Label, labels_of
-from cloud_core.sources.record import Record, Refusal, SourceError
-from cloud_core.sources.tables import table_format
+from cloud_core.config import ConfigSection
+from cloud_core.sources.opening import cursor_of
+from cloud_core.sources.properties import Label, label_columns, labels_of
+from cloud_core.sources.record import Record, Refusal
+from cloud_core.sources.tables import rows_by_key
 from cloud_core.structures.formats import stem_of_name
 
 
-class LabelTable(BaseModel):
+class LabelTable(ConfigSection):
     """A table with a row a file: a key (the file's name, with or without its ending) and the labels."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str = Field(description="path or fsspec URI of the table (CSV, JSON lines, Parquet)")
     key: str = Field(description="column that names the file, with or without its ending")
@@ -25,34 +23,26 @@ class LabelTable(BaseModel):
 
     def cursor(self) -> str:
         """Moves when the table does, so that changed labels are read again."""
-        fs, path = locate(self.path)
-        with naming(self.path):
-            return file_cursor(fs.info(path))
+        return cursor_of(self.path)
 
 
 class FileLabels:
     """The labels of a `LabelTable`, held in memory."""
 
     def __init__(self, table: LabelTable) -> None:
-        self._units = {name: label.unit for name, label in table.columns.items()}
-        self._rows: dict[str, tuple[object, ...]] = {}
-        wanted = [table.key, *(label.column or name for name, label in table.columns.items())]
-        for key, *values in rows.read_all(table.path, table_format(table.path), wanted):
-            if str(key) in self._rows:
-                raise SourceError(f"{table.path}: two rows with {table.key} = {key}; labels need one a file")
-            self._rows[str(key)] = tuple(values)
+        self._labels = table.columns
+        self._rows = rows_by_key(table.path, table.key, label_columns(table.columns))
 
     def attach(self, record: Record) -> Record:
         """The record with its labels; without a row in the table it has none."""
         values = next((row for key in _keys(record.id) if (row := self._rows.get(key)) is not None), None)
         if values is None or record.refusal is not None:
             return record
-        labels = labels_of(zip(self._units, values, strict=True))
+        labels = labels_of(self._labels, values)
         if labels.problem:
             message = f"labels of {PurePosixPath(record.id).name}: {labels.problem}"
             return replace(record, refusal=Refusal.BAD_LABEL, message=message)
-        units = {name: self._units[name] for name in labels.values}
-        return replace(record, labels=labels.values, label_units=units, message=labels.message)
+        return replace(record, labels=labels.values, label_units=labels.units, message=labels.message)
 
 
 def _keys(identifier: str) -> Iterator[str]:

@@ -4,8 +4,10 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -14,7 +16,7 @@ import pyarrow.dataset as ds
 from pydantic import Field, model_validator
 
 from cloud_core.sources.download import cache_folder
-from cloud_core.sources.properties import Label, labels_of
+from cloud_core.sources.properties import Label, label_columns, labels_of
 from cloud_core.sources.record import (
     Partition,
     Record,
@@ -27,8 +29,8 @@ from cloud_core.sources.record import (
 from cloud_core.sources.remote import (
     BUSY,
     JsonClient,
-    Pace,
     Politeness,
+    RateLimit,
     SecretLookup,
     ServerBusyError,
     from_environment,
@@ -93,20 +95,16 @@ class MaterialsProjectSource:
         self.name = spec.name or "mp"
         self.licence = spec.licence
         self._secrets = secrets
-        self._units = {name: label.unit for name, label in spec.labels.items()}
         self._endpoint = (spec.endpoint or os.environ.get("MP_API_ENDPOINT") or PUBLIC).rstrip("/")
-        self._pace = Pace(spec.politeness)
+        self._rate_limit = RateLimit(spec.politeness)
         self._client: Any = None
         self._bulk_version = ""
         self._listings: dict[str, list[tuple[str, datetime | None]]] = {}
 
     def partitions(self, since: Since = None) -> Iterator[Partition]:
         """One small request, without mp-api. Raises SourceError: no answer, or none of this service."""
-        client = JsonClient(self.spec.politeness)
-        try:
+        with closing(JsonClient(self.spec.politeness)) as client:
             version = client.get(f"{self._endpoint}/heartbeat").get("db_version")
-        finally:
-            client.close()
         if not version:
             raise SourceError(f"{self._endpoint}: the heartbeat tells no db_version; check the address")
         moment = since_of(since, _PARTITION)
@@ -126,7 +124,8 @@ class MaterialsProjectSource:
         fields = self._fields()
         for start in range(0, len(wanted), self.spec.ids_per_request):
             chunk = wanted[start : start + self.spec.ids_per_request]
-            documents = self._documents(chunk, fields)
+            found = self._search(fields, len(chunk), material_ids=chunk)
+            documents = {str(document["material_id"]): document for document in found}
             for identifier in chunk:
                 yield self._record(identifier, documents.get(identifier))
 
@@ -136,7 +135,7 @@ class MaterialsProjectSource:
             yield identifier
 
     def _fields(self) -> list[str]:
-        labels = {(label.column or name).split(".")[0] for name, label in self.spec.labels.items()}
+        labels = {column.split(".")[0] for column in label_columns(self.spec.labels)}
         return sorted({"material_id", "structure", "last_updated", "builder_meta"} | labels)
 
     # -- the open-data store
@@ -167,47 +166,31 @@ class MaterialsProjectSource:
 
     def _listing(self, version: str) -> list[tuple[str, datetime | None]]:
         """(id, last update) of every material of the query, sorted by id."""
-        if version not in self._listings and self.spec.bulk:
-            columns = ["material_id", "last_updated"]
-            rows = self._dataset(version).to_table(columns=columns, filter=self._bulk_condition())
-            self._listings = {
-                version: sorted((row["material_id"], row["last_updated"]) for row in rows.to_pylist())
-            }
-        elif version not in self._listings:
-            found: dict[str, datetime | None] = {}
-            page = 1
-            while True:
-                documents = self._search(page, ["material_id", "last_updated"])
-                for document in documents:
-                    updated = document.get("last_updated")
-                    found[str(document["material_id"])] = timestamp(updated) if updated else None
-                if len(documents) < _IDS_PER_PAGE:
-                    break
-                page += 1
+        if version not in self._listings:
+            fields = ["material_id", "last_updated"]
+            documents: Iterable[dict[str, Any]] = self._pages(fields)
+            if self.spec.bulk:
+                table = self._dataset(version).to_table(columns=fields, filter=self._bulk_condition())
+                documents = table.to_pylist()
+            found = {str(document["material_id"]): _updated(document) for document in documents}
             self._listings = {version: sorted(found.items())}
         return self._listings[version]
 
-    def _documents(self, ids: Sequence[str], fields: list[str]) -> dict[str, dict[str, Any]]:
-        def ask(client: Any) -> list[dict[str, Any]]:
-            return client.materials.summary.search(
-                material_ids=list(ids), fields=fields, all_fields=False, chunk_size=len(ids), num_chunks=1
+    def _pages(self, fields: list[str]) -> Iterator[dict[str, Any]]:
+        query = {"deprecated": False, "include_gnome": self.spec.include_gnome} | self.spec.query
+        for page in count(1):
+            documents = self._search(fields, _IDS_PER_PAGE, **query, _page=page, _sort_fields="material_id")
+            yield from documents
+            if len(documents) < _IDS_PER_PAGE:
+                return
+
+    def _search(self, fields: list[str], size: int, **query: Any) -> list[dict[str, Any]]:
+        """One request, whose answer has at most `size` documents."""
+        return self._ask(
+            lambda client: client.materials.summary.search(
+                **query, fields=fields, all_fields=False, chunk_size=size, num_chunks=1
             )
-
-        return {str(document["material_id"]): document for document in self._ask(ask)}
-
-    def _search(self, page: int, fields: list[str]) -> list[dict[str, Any]]:
-        def ask(client: Any) -> list[dict[str, Any]]:
-            return client.materials.summary.search(
-                **{"deprecated": False, "include_gnome": self.spec.include_gnome} | self.spec.query,
-                fields=fields,
-                all_fields=False,
-                chunk_size=_IDS_PER_PAGE,
-                num_chunks=1,
-                _page=page,
-                _sort_fields="material_id",
-            )
-
-        return self._ask(ask)
+        )
 
     def _ask(self, call: Callable[[Any], T]) -> T:
         """`call(client)` with retries; what mp-api raises becomes a SourceError without the key in it."""
@@ -242,9 +225,9 @@ class MaterialsProjectSource:
                 raise SourceError(
                     f"{self.name}: {KEY} is no key of the Materials Project: those have 32 characters"
                 )
-            raise ServerBusyError(f"{self.name}: {message}; try again later")
+            raise ServerBusyError(f"{self.name}: {message}")
 
-        return self._pace.retrying(attempt, ServerBusyError)
+        return self._rate_limit.retrying(attempt)
 
     # -- records
 
@@ -262,11 +245,10 @@ class MaterialsProjectSource:
                 refusal = Refusal.MALFORMED_ROW
                 message = f"a structure that is not pymatgen's ({type(error).__name__}: {error})"
         labels = labels_of(
-            (name, _field(document, label.column or name)) for name, label in self.spec.labels.items()
+            self.spec.labels, (_field(document, column) for column in label_columns(self.spec.labels))
         )
         if labels.problem:
             refusal, message = Refusal.BAD_LABEL, labels.problem
-        updated = document.get("last_updated")
         licence = (document.get("builder_meta") or {}).get("license")
         return Record(
             identifier,
@@ -275,11 +257,16 @@ class MaterialsProjectSource:
             self.name,
             _LICENCES.get(str(licence), self.licence),
             labels.values,
-            {name: self._units[name] for name in labels.values},
-            timestamp(updated) if updated else None,
+            labels.units,
+            _updated(document),
             refusal,
             f"{identifier}: {message}" if refusal else labels.message,
         )
+
+
+def _updated(document: dict[str, Any]) -> datetime | None:
+    updated = document.get("last_updated")
+    return timestamp(updated) if updated else None
 
 
 def _field(document: dict[str, Any], column: str) -> Any:

@@ -46,6 +46,14 @@ def locate(uri: str) -> tuple[AbstractFileSystem, str]:
 
 
 @contextmanager
+def open_raw(uri: str, compression: str | None = None) -> Iterator[IO[bytes]]:
+    """`uri` as a stream of its bytes as they are. Raises SourceError where they cannot be read."""
+    fs, path = locate(uri)
+    with naming(uri), fs.open(path, "rb", compression=compression) as stream:
+        yield stream
+
+
+@contextmanager
 def open_bytes(uri: str) -> Iterator["DataStream"]:
     """`uri` as a stream of decompressed bytes (gzip, bzip2, xz or Zstandard by its first bytes, or the first
     member of a .zip).
@@ -53,11 +61,7 @@ def open_bytes(uri: str) -> Iterator["DataStream"]:
     Raises:
         SourceError: the file is missing, unreadable, truncated, or an HTML page stands in its place.
     """
-    fs, path = locate(uri)
-    with (
-        naming(uri),
-        fs.open(path, "rb", compression="zip" if path.lower().endswith(".zip") else None) as stream,
-    ):
+    with open_raw(uri, "zip" if uri.lower().endswith(".zip") else None) as stream:
         yield DataStream(decompressing(stream)[0], uri)
 
 
@@ -111,6 +115,13 @@ def refuse_html(head: bytes, uri: str) -> None:
     start = head[:256].lstrip(codecs.BOM_UTF8 + b" \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
         raise SourceError(f"{uri}: an HTML page stands where data was expected; check the address")
+
+
+def cursor_of(uri: str) -> str:
+    """`file_cursor` of the file at a URI. Raises SourceError."""
+    fs, path = locate(uri)
+    with naming(uri):
+        return file_cursor(fs.info(path))
 
 
 def file_cursor(info: dict[str, Any]) -> str:

@@ -1,17 +1,20 @@
 """Structures of OPTIMADE providers (https://specification.optimade.org), several at once."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from cloud_core.sources.properties import Label, labels_of
+from cloud_core.config import ConfigSection
+from cloud_core.files import write_text
+from cloud_core.sources.download import cache_folder
+from cloud_core.sources.properties import Label, label_columns, labels_of
 from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash, since_of
 from cloud_core.sources.remote import (
     JsonClient,
@@ -36,10 +39,8 @@ _STRUCTURE_FIELDS = (
 )
 
 
-class Provider(BaseModel):
+class Provider(ConfigSection):
     """One OPTIMADE server."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = Field(description="goes before its ids: `name/id`")
     url: str = Field(description="base address, with or without /v1")
@@ -82,10 +83,9 @@ class OptimadeSource:
         self.spec = spec
         self.name = spec.name or "optimade"
         self.licence = spec.licence
-        self._units = {name: label.unit for name, label in spec.labels.items()}
-        self._fields = ",".join(
-            [*_STRUCTURE_FIELDS, *(label.column or n for n, label in spec.labels.items())]
-        )
+        self._providers = {provider.name: provider for provider in spec.providers}
+        self._labels = label_columns(spec.labels)
+        self._fields = ",".join([*_STRUCTURE_FIELDS, *self._labels])
 
     def partitions(self, since: Since = None) -> Iterator[Partition]:
         """One request a provider: how many structures there are and which was modified last.
@@ -116,7 +116,7 @@ class OptimadeSource:
         at = partition.at
         if "error" in at:
             raise SourceError(at["error"])
-        provider = next(p for p in self.spec.providers if p.name == at["provider"])
+        provider = self._providers[at["provider"]]
         seen: set[str] = set()
         announced: int | None = None
         for page in self._pages(provider, at["filter"], at["state"]):
@@ -136,9 +136,9 @@ class OptimadeSource:
 
     def ids(self, partition: Partition) -> Iterator[str]:
         """Ids of all structures of a provider now."""
-        provider = next(p for p in self.spec.providers if p.name == partition.at["provider"])
+        provider = self._providers[partition.at["provider"]]
         filter = _both(self.spec.filter, provider.filter)
-        with _closing(self.spec.politeness) as client:
+        with closing(JsonClient(self.spec.politeness)) as client:
             url: str | None = _query(provider.url, filter, "id", self.spec.page_limit)
             while url:
                 page, url = self._page(client, provider, url)
@@ -150,26 +150,27 @@ class OptimadeSource:
     def _newest(self, provider: Provider, filter: str) -> tuple[int | None, str | None]:
         """(number of structures, the latest `last_modified`), each None where the server does not say."""
         url = _query(provider.url, filter, "last_modified", 1)
-        with _closing(self.spec.politeness) as client:
+        with closing(JsonClient(self.spec.politeness)) as client:
+            is_sorted = True
             try:
                 answer = client.get(f"{url}&sort=-last_modified")
-                is_sorted = True
             except RefusedError as error:
                 if error.status not in (400, 422, 501):
                     raise
-                answer = client.get(url)  # sorting is optional in OPTIMADE
                 is_sorted = False
+                answer = client.get(url)  # sorting is optional in OPTIMADE
         data = _data(answer, provider.url)
-        count = answer.get("meta", {}).get("data_returned")
         newest = (data[0].get("attributes") or {}).get("last_modified") if data and is_sorted else None
-        return (count if isinstance(count, int) else None), newest
+        return _announced(answer), newest
 
     def _pages(self, provider: Provider, filter: str, state: str) -> Iterator[dict[str, Any]]:
         spool = self._spool(provider, state)
         spool.discard_others()
-        yield from spool.pages()
-        url = spool.next_url(_query(provider.url, filter, self._fields, self.spec.page_limit))
-        with _closing(self.spec.politeness) as client:
+        url: str | None = _query(provider.url, filter, self._fields, self.spec.page_limit)
+        for page in spool.pages():
+            yield page
+            url = page["next"]
+        with closing(JsonClient(self.spec.politeness)) as client:
             while url:
                 page, url = self._page(client, provider, url)
                 spool.append(page, url)
@@ -194,13 +195,11 @@ class OptimadeSource:
             raise SourceError(
                 f"{provider.url}: an empty page that is not the last; report it to the provider"
             )
-        announced = answer.get("meta", {}).get("data_returned")
-        page = {"data": data, "announced": announced if isinstance(announced, int) else None}
-        return page, _same_origin(link, url) if link else None
+        return {"data": data, "announced": _announced(answer)}, _same_origin(link, url) if link else None
 
     def _spool(self, provider: Provider, state: str) -> "_Spool":
-        root = self.spec.cache or str(Path(os.environ.get("CLOUD_RUNS", "runs")) / "cache" / "optimade")
-        return _Spool(Path(root) / provider.name / state)
+        root = Path(self.spec.cache) if self.spec.cache else cache_folder("optimade")
+        return _Spool(root / provider.name / state)
 
     # -- records
 
@@ -212,9 +211,7 @@ class OptimadeSource:
         structure = {name: attributes.get(name) for name in _STRUCTURE_FIELDS if name != "last_modified"}
         refusal: Refusal | None = None
         message = ""
-        labels = labels_of(
-            (name, attributes.get(label.column or name)) for name, label in self.spec.labels.items()
-        )
+        labels = labels_of(self.spec.labels, map(attributes.get, self._labels))
         modified_at = None
         if not identifier:
             refusal, message = Refusal.MISSING_ID, "an entry without an id"
@@ -234,7 +231,7 @@ class OptimadeSource:
             self.name,
             provider.licence or self.licence,
             labels.values,
-            {name: self._units[name] for name in labels.values},
+            labels.units,
             modified_at,
             refusal,
             f"{provider.name}/{identifier}: {message}" if refusal else labels.message,
@@ -247,24 +244,13 @@ class _Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def next_url(self, first: str) -> str | None:
-        """Where paging goes on: after the last whole page here, or at the first."""
-        count = self._count()
-        return first if count == 0 else json.loads(self._file(count - 1).read_bytes())["next"]
-
     def pages(self) -> Iterator[dict[str, Any]]:
+        """Each page, with the address of the one after it under `next`."""
         for index in range(self._count()):
             yield json.loads(self._file(index).read_bytes())
 
     def append(self, page: dict[str, Any], next_url: str | None) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        target = self._file(self._count())
-        temporary = target.with_suffix(f".{os.getpid()}")
-        with temporary.open("wb") as file:
-            file.write(json.dumps(page | {"next": next_url}).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        write_text(self._file(self._count()), json.dumps(page | {"next": next_url}))
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -281,17 +267,6 @@ class _Spool:
 
     def _file(self, index: int) -> Path:
         return self.folder / f"page-{index:08d}.json"
-
-
-class _closing:  # noqa: N801
-    def __init__(self, politeness: Politeness) -> None:
-        self.client = JsonClient(politeness)
-
-    def __enter__(self) -> JsonClient:
-        return self.client
-
-    def __exit__(self, *error: object) -> None:
-        self.client.close()
 
 
 def _both(first: str, second: str) -> str:
@@ -331,6 +306,12 @@ def _same_origin(link: str, url: str) -> str:
     """`links.next`, on the host that was asked: servers behind a proxy name themselves by inner addresses."""
     asked, given = urlsplit(url), urlsplit(link)
     return urlunsplit(given._replace(scheme=asked.scheme, netloc=asked.netloc))
+
+
+def _announced(answer: dict[str, Any]) -> int | None:
+    """How many structures the whole listing has, where the server says so."""
+    count = answer.get("meta", {}).get("data_returned")
+    return count if isinstance(count, int) else None
 
 
 def _data(answer: dict[str, Any], url: str) -> list[dict[str, Any]]:

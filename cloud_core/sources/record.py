@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from cloud_core.errors import CloudError
 from cloud_core.structures.cell import Cell
@@ -22,32 +22,24 @@ class SourceError(CloudError):
 class Refusal(StrEnum):
     """Why a source gives a record without a usable structure; it goes to quarantine as it is."""
 
-    DUPLICATE_ID = "duplicate_id"
-    MISSING_ID = "missing_id"
-    MISSING_STRUCTURE = "missing_structure"
-    MALFORMED_ROW = "malformed_row"
-    BAD_LABEL = "bad_label"
-    UNREADABLE = "unreadable"
-    UNSAFE_PATH = "unsafe_path"
-    TOO_LARGE = "too_large"
+    remedy: str  # what to do about it, in one line
 
-    @property
-    def remedy(self) -> str:
-        """What to do about it, in one line."""
-        return _REMEDIES[self]
+    def __new__(cls, value: str, remedy: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_, member.remedy = value, remedy
+        return member
 
-
-_REMEDIES = {
-    Refusal.DUPLICATE_ID: "give each row an id of its own, or remove the repeated row",
-    Refusal.MISSING_ID: "fill the id column, or name another one: `--id`, or `id` in a configuration",
-    Refusal.MISSING_STRUCTURE: "fill the structure column, or name another one: `--structure`, or "
-    "`structure` in a configuration",
-    Refusal.MALFORMED_ROW: "mend the row; the message names its place",
-    Refusal.BAD_LABEL: "make the label a number, or leave it empty",
-    Refusal.UNREADABLE: "check that the file is whole and readable, then sync again",
-    Refusal.UNSAFE_PATH: "rename the archive's member to a relative path without '..'",
-    Refusal.TOO_LARGE: "no crystal structure is of this size; check it, or divide it into several",
-}
+    DUPLICATE_ID = "duplicate_id", "give each row an id of its own, or remove the repeated row"
+    MISSING_ID = "missing_id", "fill the id column, or name another one: `--id`, or `id` in a configuration"
+    MISSING_STRUCTURE = (
+        "missing_structure",
+        "fill the structure column, or name another one: `--structure`, or `structure` in a configuration",
+    )
+    MALFORMED_ROW = "malformed_row", "mend the row; the message names its place"
+    BAD_LABEL = "bad_label", "make the label a number, or leave it empty"
+    UNREADABLE = "unreadable", "check that the file is whole and readable, then sync again"
+    UNSAFE_PATH = "unsafe_path", "rename the archive's member to a relative path without '..'"
+    TOO_LARGE = "too_large", "no crystal structure is of this size; check it, or divide it into several"
 
 
 class BadRow(NamedTuple):

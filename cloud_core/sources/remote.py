@@ -3,12 +3,15 @@
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
+from cloud_core.config import ConfigSection
 from cloud_core.sources.record import SourceError
 
 SecretLookup = Callable[[str], str | None]
@@ -17,7 +20,14 @@ T = TypeVar("T")
 
 
 class ServerBusyError(SourceError):
-    """The server kept failing (5xx, 429, no answer) through every attempt; a smaller request may pass."""
+    """The server fails (5xx, 429, no answer); again or later, or a smaller request, may pass.
+
+    `retry_after`: how long it asks to wait, s.
+    """
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class RefusedError(SourceError):
@@ -28,10 +38,8 @@ class RefusedError(SourceError):
         self.status = status
 
 
-class Politeness(BaseModel):
+class Politeness(ConfigSection):
     """How a server is asked: how often, how long, how many times."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     requests_per_second: Annotated[float, Field(gt=0)] = Field(default=5.0, description="1/s, at most")
     attempts: Annotated[int, Field(ge=1)] = Field(
@@ -57,7 +65,7 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-class Pace:
+class RateLimit:
     """Keeps requests to one server apart and repeats the ones that failed for a passing reason."""
 
     def __init__(self, politeness: Politeness, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -72,42 +80,65 @@ class Pace:
             self._sleep(self._next - now)
         self._next = max(now, self._next) + 1.0 / self.politeness.requests_per_second
 
-    def retrying(self, call: Callable[[], T], failing: type[Exception] | tuple[type[Exception], ...]) -> T:
-        """`call()`, again after each exception of `failing`, waiting longer each time.
+    def retrying(self, call: Callable[[], T]) -> T:
+        """`call()`, again after each ServerBusyError, waiting longer each time, or as long as it says.
 
-        An exception with a `retry_after` (s) says itself how long to wait. The last one is raised.
+        Raises:
+            ServerBusyError: what the last of all attempts raised, with their number.
         """
-        for attempt in range(1, self.politeness.attempts + 1):
-            self.wait()
-            try:
-                return call()
-            except failing as error:
-                if attempt == self.politeness.attempts:
-                    raise
-                wait = self.politeness.backoff_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
-                wait = max(wait, getattr(error, "retry_after", None) or 0.0)
-                self._sleep(min(wait, self.politeness.max_wait_s))
-        raise AssertionError("unreachable")
+        return Retrying(
+            stop=stop_after_attempt(self.politeness.attempts),
+            retry=retry_if_exception_type(ServerBusyError),
+            before=lambda _: self.wait(),
+            wait=self._back_off,
+            sleep=self._sleep,
+            retry_error_callback=_give_up,
+        )(call)
+
+    def _back_off(self, state: RetryCallState) -> float:
+        """Seconds to wait after a failure."""
+        error = state.outcome.exception() if state.outcome else None
+        doubling = wait_exponential(self.politeness.backoff_s)(state) * random.uniform(0.75, 1.25)
+        return min(max(doubling, getattr(error, "retry_after", 0.0)), self.politeness.max_wait_s)
 
 
-class _PassingError(Exception):
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+def _give_up(state: RetryCallState) -> NoReturn:
+    error = state.outcome.exception() if state.outcome else None
+    tries = f", {state.attempt_number} times" if state.attempt_number > 1 else ""
+    raise ServerBusyError(f"{error}{tries}; try again later") from error
+
+
+@contextmanager
+def asking(url: str, failed: str = "no answer") -> Iterator[None]:
+    """Turn what httpx raises into a ServerBusyError, or a SourceError for what is no address."""
+    try:
+        yield
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise SourceError(f"{url}: not an address ({error})") from error
+    except httpx.TransportError as error:
+        raise ServerBusyError(f"{url}: {failed} ({type(error).__name__})") from error
+
+
+def raise_if_busy(url: str, answer: httpx.Response) -> None:
+    """Raise ServerBusyError for a status that may pass."""
+    if answer.status_code in BUSY:
+        wait = answer.headers.get("retry-after", "")
+        seconds = float(wait) if wait.replace(".", "", 1).isdigit() else 0.0
+        raise ServerBusyError(f"{url}: HTTP {answer.status_code}", seconds)
 
 
 class JsonClient:
     """GET requests whose answer is a JSON object."""
 
-    def __init__(self, politeness: Politeness, headers: dict[str, str] | None = None) -> None:
-        self.pace = Pace(politeness)
+    def __init__(self, politeness: Politeness) -> None:
+        self.rate_limit = RateLimit(politeness)
         self._client = httpx.Client(
             timeout=politeness.timeout_s,
             follow_redirects=True,
-            headers={"accept": "application/json", "user-agent": "cloud-pipeline"} | (headers or {}),
+            headers={"accept": "application/json", "user-agent": "cloud-pipeline"},
         )
 
-    def get(self, url: str, params: dict[str, str] | None = None) -> dict[str, Any]:
+    def get(self, url: str) -> dict[str, Any]:
         """The answer to one request.
 
         Raises:
@@ -115,21 +146,12 @@ class JsonClient:
             RefusedError: the server refuses the request (4xx).
             SourceError: the answer is not a JSON object, e.g. an HTML page.
         """
-        try:
-            return self.pace.retrying(lambda: self._get(url, params), _PassingError)
-        except _PassingError as error:
-            tries = self.pace.politeness.attempts
-            raise ServerBusyError(f"{url}: {error}, {tries} times; try again later") from error
+        return self.rate_limit.retrying(lambda: self._get(url))
 
-    def _get(self, url: str, params: dict[str, str] | None) -> dict[str, Any]:
-        try:
-            response = self._client.get(url, params=params)
-        except httpx.TransportError as error:
-            raise _PassingError(f"no answer ({type(error).__name__})") from error
-        except httpx.InvalidURL as error:
-            raise SourceError(f"{url}: not an address ({error})") from error
-        if response.status_code in BUSY:
-            raise _PassingError(f"HTTP {response.status_code}", _seconds(response.headers.get("retry-after")))
+    def _get(self, url: str) -> dict[str, Any]:
+        with asking(url):
+            response = self._client.get(url)
+        raise_if_busy(url, response)
         if response.status_code >= 400:
             detail = " ".join(response.text.split())[:300]
             message = f"{url}: HTTP {response.status_code} ({detail})"
@@ -145,7 +167,3 @@ class JsonClient:
 
     def close(self) -> None:
         self._client.close()
-
-
-def _seconds(value: str | None) -> float | None:
-    return float(value) if value and value.replace(".", "", 1).isdigit() else None

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cloud_core.sources.json_rows import Row, json_columns, json_rows, jsonl_columns, jsonl_rows
-from cloud_core.sources.opening import locate, naming, open_text
+from cloud_core.sources.opening import open_raw, open_text
 from cloud_core.sources.record import BadRow, Refusal, SourceError
 from cloud_core.structures.text import MAX_BYTES
 
@@ -24,7 +24,7 @@ def columns_of(path: str, format: str, items: str) -> list[str] | None:
         SourceError: the file is missing, damaged, empty or not of that format.
     """
     if format == "parquet":
-        with closing(_parquet_file(path)) as file:
+        with _parquet_file(path) as file:
             return list(file.schema_arrow.names)
     if format == "csv":
         with _csv(path) as (header, _, _):
@@ -105,7 +105,7 @@ class _Lines:
 
 def parquet_ranges(path: str, n_rows: int) -> Iterator[tuple[int, int, int, int]]:
     """(row group, start and stop in it, first row in the file) of ranges of at most `n_rows` rows."""
-    with closing(_parquet_file(path)) as file:
+    with _parquet_file(path) as file:
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.metadata.num_row_groups)]
     first = 0
     for group, size in enumerate(sizes):
@@ -117,22 +117,21 @@ def parquet_ranges(path: str, n_rows: int) -> Iterator[tuple[int, int, int, int]
 
 def parquet(path: str, columns: list[str], group: int, start: int, stop: int) -> Iterator[Row]:
     """The wanted columns of rows `start` to `stop` of a row group; lists of numbers come as arrays."""
-    with closing(_parquet_file(path)) as file, _naming_arrow(path):
+    with _parquet_file(path) as file:
         at = 0
-        with naming(path):
-            for batch in file.iter_batches(4096, row_groups=[group], columns=columns):
-                end = at + batch.num_rows
-                if end > start and at < stop:
-                    part = batch.slice(max(start - at, 0), min(stop, end) - max(start, at))
-                    yield from zip(*[_values(part.column(column)) for column in columns], strict=True)
-                at = end
-                if at >= stop:
-                    return
+        for batch in file.iter_batches(4096, row_groups=[group], columns=columns):
+            end = at + batch.num_rows
+            if end > start and at < stop:
+                part = batch.slice(max(start - at, 0), min(stop, end) - max(start, at))
+                yield from zip(*[_values(part.column(column)) for column in columns], strict=True)
+            at = end
+            if at >= stop:
+                return
 
 
 def parquet_repeated(path: str, column: str) -> list[int]:
     """Numbers of the rows whose value in `column` an earlier row has."""
-    with closing(_parquet_file(path)) as file, _naming_arrow(path), naming(path):
+    with _parquet_file(path) as file:
         values = file.read(columns=[column]).column(0).combine_chunks()
     codes = values.dictionary_encode().indices
     if values.null_count == 0 and len(pc.unique(codes)) == len(codes):
@@ -168,16 +167,12 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _parquet_file(path: str) -> pq.ParquetFile:
-    fs, inner = locate(path)
-    with _naming_arrow(path), naming(path):
-        return pq.ParquetFile(fs.open(inner, "rb"))
-
-
 @contextmanager
-def _naming_arrow(path: str) -> Iterator[None]:
+def _parquet_file(path: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file. What reading it raises becomes a SourceError that names it."""
     try:
-        yield
+        with open_raw(path) as stream, pq.ParquetFile(stream) as file:
+            yield file
     except pa.ArrowException as error:
         raise SourceError(f"{path}: not a whole Parquet file ({error}); fetch it again") from error
 

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from cloud_core.config import ConfigSection
 from cloud_core.sources.download import cache_folder, fetch, tag
 from cloud_core.sources.files import FilesSpec
-from cloud_core.sources.opening import file_cursor, locate, naming
+from cloud_core.sources.opening import cursor_of
 from cloud_core.sources.record import Partition, Record, Since, Source, SourceError, short_hash
 from cloud_core.sources.remote import Politeness, SecretLookup, from_environment
 from cloud_core.sources.spec import SourceSpec
 from cloud_core.sources.tables import TableSpec
 
 
-class RemoteFile(BaseModel):
+class RemoteFile(ConfigSection):
     """A file of a set; `count` of them where the address has a `{number}`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str
     name: str = ""
@@ -31,11 +30,13 @@ class RemoteFile(BaseModel):
     count: int | None = None
     moves: bool = False  # the address stays and the file is renewed
 
+    def path(self, folder: Path, url: str) -> Path:
+        """Where the file of this address is kept."""
+        return folder / (self.name or url.rpartition("/")[2])
 
-class SetEntry(BaseModel):
+
+class SetEntry(ConfigSection):
     """One set of the catalogue."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: RemoteFile
     labels_file: RemoteFile | None = None
@@ -79,6 +80,7 @@ class SetSource:
         self.name = spec.name or spec.set.replace(":", "_")
         self.licence = self.entry.licence
         self._tag = ""
+        self._folder = cache_folder("sets", spec.set.replace(":", "_"))
         if spec.labels_file and self.entry.labels_file is None:
             raise SourceError(f"{spec.set}: this set has no file of labels apart; leave `labels_file` out")
 
@@ -103,11 +105,9 @@ class SetSource:
         """The given file, or what the catalogue names: where it is or will be."""
         how = [self.entry.table, self.entry.files, self.entry.licence, self.spec.labels_file]
         if self.spec.file:
-            fs, given = locate(self.spec.file)
-            with naming(self.spec.file):
-                return [_File(Path(self.spec.file), "", short_hash([file_cursor(fs.info(given)), how]))]
+            return [_File(Path(self.spec.file), "", short_hash([cursor_of(self.spec.file), how]))]
         remote = self.entry.file
-        folder = cache_folder("sets", self.spec.set.replace(":", "_"))
+        folder = self._folder
         if remote.moves:
             if not self._tag:
                 self._tag = tag(remote.url, self.spec.politeness)
@@ -115,9 +115,8 @@ class SetSource:
         found = []
         for number in range(remote.count or 1):
             url = remote.url.format(number=number)
-            path = folder / (remote.name or url.rpartition("/")[2])
             content = remote.sha256 or remote.md5 or url
-            found.append(_File(path, url, short_hash([content, self._tag, how])))
+            found.append(_File(remote.path(folder, url), url, short_hash([content, self._tag, how])))
         return found
 
     def _source(self, path: Path) -> Source:
@@ -139,9 +138,9 @@ class SetSource:
         if self.spec.file or self.entry.labels_file is None:
             return None
         remote = self.entry.labels_file
-        folder = cache_folder("sets", self.spec.set.replace(":", "_"))
-        path = folder / (remote.name or remote.url.rpartition("/")[2])
-        return fetch(remote.url, path, remote.sha256, remote.md5, self.spec.politeness)
+        return fetch(
+            remote.url, remote.path(self._folder, remote.url), remote.sha256, remote.md5, self.spec.politeness
+        )
 
 
 @cache

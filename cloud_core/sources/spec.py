@@ -3,8 +3,9 @@
 import re
 from pathlib import PurePosixPath
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from cloud_core.config import ConfigSection
 from cloud_core.sources.record import UNKNOWN_LICENCE, short_hash
 from cloud_core.structures.formats import COMPRESSIONS, SUFFIXES
 
@@ -16,10 +17,8 @@ _SUFFIXES = (
 _SUFFIX = re.compile(f"({'|'.join(map(re.escape, _SUFFIXES))})$", re.IGNORECASE)
 
 
-class SourceSpec(BaseModel):
+class SourceSpec(ConfigSection):
     """Base of the source configurations; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field("", description="name in structure ids (`name:native id`); default: from the path")
     licence: str = Field(UNKNOWN_LICENCE, description="licence of the data, written to each row")

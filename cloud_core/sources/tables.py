@@ -6,12 +6,13 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from cloud_core.config import ConfigSection
 from cloud_core.sources import rows
 from cloud_core.sources.arrays import cell_from_arrays, optimade_text
 from cloud_core.sources.cells import structures_in
-from cloud_core.sources.opening import file_cursor, locate, naming
+from cloud_core.sources.opening import cursor_of
 from cloud_core.sources.properties import Label, labels_of
 from cloud_core.sources.record import BadRow, Partition, Record, Refusal, Since, SourceError, short_hash
 from cloud_core.sources.remote import SecretLookup, from_environment
@@ -53,11 +54,7 @@ _OPTIMADE = (
 _STRUCTURES = ("cif", "structure", "initial_structure", "atoms", "poscar")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Arrays(_Part):
+class Arrays(ConfigSection):
     """A structure in columns of numbers, as lists or as JSON."""
 
     species: str = Field(default="species", description="symbols, a list or separated by spaces")
@@ -88,7 +85,7 @@ class Arrays(_Part):
         return [self.species, self.lattice, coordinates] + ([self.kinds] if self.kinds else [])
 
 
-class Join(_Part):
+class Join(ConfigSection):
     """Columns from a second, smaller table (held in memory): a row each, found by a key."""
 
     path: str = Field(description="path or URI of the second table")
@@ -141,15 +138,17 @@ def table_format(path: str, given: TableFormat | None = None) -> TableFormat:
     Raises:
         ValueError: the name tells none.
     """
-    if given:
-        return given
+    if found := given or format_by_name(path):
+        return found
+    raise SourceError(f"{path}: not the name of a table ({', '.join(_SUFFIXES)}); name its `format`")
+
+
+def format_by_name(path: str) -> TableFormat | None:
+    """The format that the name of a table tells, compressed or not; None for any other name."""
     name = path.lower()
     for suffix in (*COMPRESSIONS, ".zip"):
         name = name.removesuffix(suffix)
-    suffix = PurePosixPath(name).suffix
-    if suffix not in _SUFFIXES:
-        raise SourceError(f"{path}: not the name of a table ({', '.join(_SUFFIXES)}); name its `format`")
-    return _SUFFIXES[suffix]
+    return _SUFFIXES.get(PurePosixPath(name).suffix)
 
 
 @dataclass(frozen=True)
@@ -158,10 +157,10 @@ class _Mapping:
 
     columns: list[str]  # wanted columns of the table itself
     id: int | None  # position of the id, None for a template
-    structure: int
-    arrays: tuple[int, ...]  # positions of the array columns, if the structure stands in such
-    optimade: tuple[str, ...]  # OPTIMADE's names of them, if they make an OPTIMADE structure
-    labels: list[tuple[str, int]]
+    structure: list[int]  # positions of the structure's column or columns
+    is_text: bool  # whether it stands in one column
+    optimade: tuple[str, ...]  # OPTIMADE's names of the columns, if they make an OPTIMADE structure
+    labels: list[int]
     modified_at: int | None
     on: int | None  # position of the join key
     joined: list[str]  # columns of the second table; their positions follow those of the first
@@ -175,7 +174,6 @@ class TableSource:
         self.name = spec.name or stem(spec.path)
         self.licence = spec.licence
         self._format = table_format(spec.path, spec.format)
-        self._units = {name: label.unit for name, label in spec.labels.items()}
         self._second: dict[str, tuple[Any, ...]] | None = None
 
     def partitions(self, since: Since = None) -> Iterator[Partition]:
@@ -184,7 +182,7 @@ class TableSource:
         Raises:
             SourceError: the file is missing or damaged, or a column of the mapping is not there.
         """
-        cursor = short_hash([self.spec.digest(), *map(_cursor, self._paths())])
+        cursor = short_hash([self.spec.digest(), *map(cursor_of, self._paths())])
         mapping = self._mapping()
         if self._format != "parquet":
             yield Partition("rows", cursor, None, {})
@@ -268,13 +266,11 @@ class TableSource:
         if not parts:
             yield self._refused(identifier, Refusal.MISSING_STRUCTURE, f"{where} has no structure")
             return
-        labels = labels_of(
-            ((name, value[position]) for name, position in mapping.labels), self.spec.missing_labels
-        )
+        numbers = [value[position] for position in mapping.labels]
+        labels = labels_of(self.spec.labels, numbers, self.spec.missing_labels)
         if labels.problem:
             yield self._refused(identifier, Refusal.BAD_LABEL, f"{where}: {labels.problem}")
             return
-        units = {name: self._units[name] for name in labels.values}
         for suffix, payload, format in parts:
             yield Record(
                 identifier + suffix,
@@ -283,23 +279,23 @@ class TableSource:
                 self.name,
                 self.licence,
                 labels.values,
-                units,
+                labels.units,
                 modified_at,
                 message=labels.message,
             )
 
     def _structures(self, value: tuple[Any, ...], mapping: _Mapping) -> list[tuple[str, str | Cell, str]]:
         """(suffix of the id, payload, format) of each structure of a row. Raises ValueError."""
+        columns = [value[position] for position in mapping.structure]
+        if mapping.is_text:
+            return list(structures_in(columns[0], self.spec.structure_format))
         if mapping.optimade:
-            columns = [value[position] for position in mapping.arrays]
             return [("", optimade_text(zip(mapping.optimade, columns, strict=True)), "optimade")]
-        if mapping.arrays:
-            species, lattice, coordinates = (value[position] for position in mapping.arrays)
-            if species is None or lattice is None or coordinates is None:
-                return []
-            is_cartesian = isinstance(self.spec.structure, Arrays) and bool(self.spec.structure.positions)
-            return [("", cell_from_arrays(species, lattice, coordinates, is_cartesian), "cell")]
-        return list(structures_in(value[mapping.structure], self.spec.structure_format))
+        species, lattice, coordinates = columns
+        if species is None or lattice is None or coordinates is None:
+            return []
+        is_cartesian = isinstance(self.spec.structure, Arrays) and bool(self.spec.structure.positions)
+        return [("", cell_from_arrays(species, lattice, coordinates, is_cartesian), "cell")]
 
     def _refused(self, identifier: str, refusal: Refusal | Reason, message: str) -> Record:
         return Record(
@@ -324,72 +320,63 @@ class TableSource:
         other = _columns(spec.join.path) if spec.join else None
         columns: list[str] = []
         joined: list[str] = []
+        there = [*(own or []), *(other or [])]
+        shown = ", ".join(there[:40])
 
-        def place(column: str, what: str) -> int | tuple[str, int]:
+        def wanted(column: str, what: str) -> str:
+            """`column`, noted as one to read from the table that has it."""
             if own is None or column in own or column.split(".")[0] in own:
-                if column not in columns:
-                    columns.append(column)
-                return columns.index(column)
-            if other is not None and column in other:
-                if column not in joined:
-                    joined.append(column)
-                return ("joined", joined.index(column))
-            there = ", ".join([*(own or []), *(other or [])][:40])
-            raise SourceError(
-                f"{spec.path}: no column {column!r} for {what}; columns here: {there}. Name the right one"
-            )
+                names = columns
+            elif other is not None and column in other:
+                names = joined
+            else:
+                raise SourceError(
+                    f"{spec.path}: no column {column!r} for {what}; columns here: {shown}. Name the right one"
+                )
+            if column not in names:
+                names.append(column)
+            return column
 
         def guess(names: tuple[str, ...], what: str) -> str:
-            there = [*(own or []), *(other or [])]
             for name in names:
                 if name in there:
                     return name
             raise SourceError(
-                f"{spec.path}: which column holds the {what}? Columns here: {', '.join(there[:40])}. "
+                f"{spec.path}: which column holds the {what}? Columns here: {shown}. "
                 f"Name it: `--{what} COLUMN` on the shell, `{what}: COLUMN` in a configuration"
             )
 
-        id_at = None
-        if "{" not in spec.id:
-            id_at = place(spec.id or guess(IDS, "id"), "id")
+        identifier = None if "{" in spec.id else wanted(spec.id or guess(IDS, "id"), "id")
         structure = spec.structure
         optimade: tuple[str, ...] = ()
         if structure is None:
-            arrays = Arrays()
-            there = set(own or ())
-            if set(arrays.columns()) <= there:
-                structure = arrays
-            elif set(_OPTIMADE[:3]) <= there and not there.intersection(_STRUCTURES):
-                optimade = tuple(name for name in _OPTIMADE if name in there)
+            if set(Arrays().columns()) <= set(own or ()):
+                structure = Arrays()
+            elif set(_OPTIMADE[:3]) <= set(own or ()) and not set(_STRUCTURES).intersection(own or ()):
+                optimade = tuple(name for name in _OPTIMADE if name in (own or ()))
             else:
                 structure = guess(_STRUCTURES, "structure")
-        arrays_at: list[Any] = []
-        structure_at: Any = -1
         if isinstance(structure, Arrays):
-            arrays_at = [place(column, "structure") for column in structure.columns()]
+            parts = structure.columns()
             if structure.kinds:
                 optimade = (_OPTIMADE[2], _OPTIMADE[0], _OPTIMADE[1], _OPTIMADE[3])
-        elif optimade:
-            arrays_at = [place(column, "structure") for column in optimade]
-        elif structure is not None:
-            structure_at = place(structure, "structure")
-        labels = [(name, place(label.column or name, f"label {name}")) for name, label in spec.labels.items()]
-        modified = place(spec.modified_at, "modified_at") if spec.modified_at else None
-        on = place(spec.join.on, "join.on") if spec.join else None
-
-        def final(position: Any) -> Any:
-            return len(columns) + position[1] if isinstance(position, tuple) else position
-
+        else:
+            parts = [structure] if structure is not None else list(optimade)
+        parts = [wanted(column, "structure") for column in parts]
+        labels = [wanted(label.column or name, f"label {name}") for name, label in spec.labels.items()]
+        modified_at = wanted(spec.modified_at, "modified_at") if spec.modified_at else None
+        on = wanted(spec.join.on, "join.on") if spec.join else None
+        position = {name: number for number, name in enumerate([*columns, *joined])}
         return _Mapping(
-            columns,
-            final(id_at),
-            final(structure_at),
-            tuple(map(final, arrays_at)),
-            optimade,
-            [(name, final(position)) for name, position in labels],
-            final(modified),
-            final(on),
-            joined,
+            columns=columns,
+            joined=joined,
+            id=None if identifier is None else position[identifier],
+            structure=[position[name] for name in parts],
+            is_text=isinstance(structure, str),
+            optimade=optimade,
+            labels=[position[name] for name in labels],
+            modified_at=None if modified_at is None else position[modified_at],
+            on=None if on is None else position[on],
         )
 
     def _joined(self, mapping: _Mapping) -> dict[str, tuple[Any, ...]] | None:
@@ -397,15 +384,7 @@ class TableSource:
         if join is None or not mapping.joined:
             return None
         if self._second is None:
-            second: dict[str, tuple[Any, ...]] = {}
-            for value in rows.read_all(join.path, table_format(join.path), [join.key, *mapping.joined]):
-                key = str(value[0])
-                if key in second:
-                    raise SourceError(
-                        f"{join.path}: two rows with {join.key} = {key}; a join needs one a key"
-                    )
-                second[key] = value[1:]
-            self._second = second
+            self._second = rows_by_key(join.path, join.key, mapping.joined)
         return self._second
 
     def _repeated_ids(self, mapping: _Mapping) -> list[int]:
@@ -419,10 +398,20 @@ def _columns(path: str) -> list[str] | None:
     return rows.columns_of(path, table_format(path), "")
 
 
-def _cursor(path: str) -> str:
-    fs, inner = locate(path)
-    with naming(path):
-        return file_cursor(fs.info(inner))
+def rows_by_key(path: str, key: str, columns: list[str]) -> dict[str, tuple[Any, ...]]:
+    """The wanted columns of every row of a table, by the value in the column `key`.
+
+    Raises:
+        SourceError: a row cannot be read, or two have one key.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    for value, *others in rows.read_all(path, table_format(path), [key, *columns]):
+        if str(value) in found:
+            raise SourceError(
+                f"{path}: two rows with {key} = {value}; each key has one row: remove the other"
+            )
+        found[str(value)] = tuple(others)
+    return found
 
 
 def timestamp(value: Any) -> datetime:

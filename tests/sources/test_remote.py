@@ -10,8 +10,8 @@ import pytest
 from cloud_core.sources.record import SourceError
 from cloud_core.sources.remote import (
     JsonClient,
-    Pace,
     Politeness,
+    RateLimit,
     RefusedError,
     ServerBusyError,
     redacted,
@@ -51,15 +51,15 @@ def served() -> Iterator[tuple[str, Answers]]:
 
 def client(waits: list[float], **options: float) -> JsonClient:
     made = JsonClient(Politeness.model_validate({"requests_per_second": 1000, "attempts": 4} | options))
-    made.pace._sleep = waits.append
+    made.rate_limit._sleep = waits.append
     return made
 
 
 def test_requests_are_kept_apart() -> None:
-    pace = Pace(Politeness(requests_per_second=50))
+    rate_limit = RateLimit(Politeness(requests_per_second=50))
     begin = time.monotonic()
     for _ in range(6):
-        pace.wait()
+        rate_limit.wait()
     assert time.monotonic() - begin >= 5 / 50
 
 

@@ -142,7 +142,7 @@ def test_a_wrong_checksum_is_an_error_and_nothing_stays(phonons: FileServer, run
     [
         ((200, b"<!DOCTYPE html><html>blocked</html>"), "an HTML page stands where data was expected"),
         ((404, b"gone"), "HTTP 404; check the address"),
-        ((503, b"busy"), "HTTP 503; try again later"),
+        ((503, b"busy"), "HTTP 503, 3 times; try again later"),
     ],
 )
 def test_other_answers_are_clear_errors(phonons: FileServer, answer: tuple[int, bytes], message: str) -> None:
