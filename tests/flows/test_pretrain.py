@@ -70,8 +70,9 @@ def finished(
     folder = tmp_path_factory.mktemp("flow")
     table = filled_table(str(folder / "structures"), strings(shared, 300))
     config = PretrainConfig(
-        name="tiny", table=table.uri, column="canonical", encoder=EncoderConfig(**TINY), epochs=3,
-        batch_size=64, validation_fraction=0.1, log_every=2, validate_every=5, launch={"processes": 2, "threads": 1},
+        name="tiny", table=table.uri, column="canonical",
+        encoder=EncoderConfig(**TINY), epochs=3, batch_size=64,
+        validation_fraction=0.1, log_every=2, validate_every=5, launch={"processes": 2, "threads": 1},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLOUD_RUNS", str(folder / "runs"))
@@ -373,8 +374,9 @@ def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
 ) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(strings(shared, 200)))
     config = PretrainConfig(
-        name="endless", texts=tmp_path / "texts.txt", column="canonical", encoder=EncoderConfig(**TINY),
-        steps=10**7, batch_size=20, validation_fraction=0.1, log_every=1, validate_every=10**7, checkpoint_every=10**7,
+        name="endless", texts=tmp_path / "texts.txt", column="canonical",
+        encoder=EncoderConfig(**TINY), steps=10**7, batch_size=20,
+        validation_fraction=0.1, log_every=1, validate_every=10**7, checkpoint_every=10**7,
         launch={"processes": 2, "threads": 1},
     )  # fmt: skip
     runs = tmp_path / "runs"
