@@ -178,3 +178,4 @@ def test_stopping_what_has_ended_does_nothing(tmp_path: Path) -> None:
     process = subprocess.Popen(["true"])
     process.wait()
     stop(process, 1)
+    assert process.returncode == 0

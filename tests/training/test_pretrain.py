@@ -28,7 +28,7 @@ from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks
 from cloud_core.training.job import PretrainJob, PretrainSettings
 from cloud_core.training.launch import FRESH_STORE, Launch
-from cloud_core.training.losses.masked import micro_batches
+from cloud_core.training.losses.masked import micro_batches, summary
 from cloud_core.training.losses.mlm import Objective
 from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
@@ -424,8 +424,16 @@ def test_what_is_reported(alone: PretrainJob) -> None:
     lines = dict(read_lines(Path(alone.folder) / "metrics.jsonl"))  # the last line of a step wins
     validation = lines[STEPS]
     assert validation["validation/perplexity"] == pytest.approx(np.exp(validation["validation/loss"]))
-    for field in ("generator", "wyckoff", "element", "fraction"):
-        assert 0 <= validation[f"validation/masked_accuracy_{field}"] <= 1
+    names = {
+        f"validation/masked_accuracy_{field}" for field in ("generator", "wyckoff", "element", "fraction")
+    }
+    assert names <= validation.keys()
+    # the sum of the losses; of each field how many were right, and how many were asked for
+    sums = torch.tensor([6.0, 0, 1, 2, 0, 0, 1, 2, 4, 0, 5])
+    assert summary(sums, "x") == {
+        "x/loss": 0.5, "x/masked_accuracy": 0.25, "x/masked_accuracy_generator": 0.5,
+        "x/masked_accuracy_wyckoff": 0.5, "x/masked_accuracy_fraction": 0.0,
+    }  # fmt: skip
     report = next(m for step, m in read_lines(Path(alone.folder) / "metrics.jsonl") if step == 3)
     assert 0 < report["system/model_flop_utilisation"] < 1
     assert report["system/tokens_per_second"] / report["system/strings_per_second"] == pytest.approx(
