@@ -28,7 +28,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 30 -m 'not slow and not gpu'
 
 test-all: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu'
