@@ -36,6 +36,7 @@ def wait_for(state: str, flow_run_id: UUID, timeout_s: float) -> str:
     return str(current)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_marked_crashed(prefect_server: str, tmp_path: Path) -> None:
     (tmp_path / "sleeper.py").write_text(SLEEPER)
     # one heartbeat comes at the start, the next 30 s later; the kill comes in between

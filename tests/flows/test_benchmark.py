@@ -72,6 +72,7 @@ def phonons(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_matbench_accepts_and_scores_the_results_file(
     phonons: Path, runs: Path, mlflow_uri: str, prefect_server: str, shared: Path

@@ -369,6 +369,7 @@ def stored_runs(runs: Path) -> list[Any]:
         return list(client.search_runs([experiment.experiment_id])) if experiment else []
 
 
+@pytest.mark.slow
 def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
     shared: Path, prefect_server: str, tmp_path: Path, project: Path
 ) -> None:

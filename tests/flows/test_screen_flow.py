@@ -273,6 +273,7 @@ def test_an_interrupted_prediction_goes_on(
         predict_all(folder, model, "float32", "predict")
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_killed_at_random_moments_it_goes_on_to_the_same_predictions(
     prefect_server: str, tmp_path: Path, model: Path, project: Path
