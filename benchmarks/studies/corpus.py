@@ -21,7 +21,7 @@ import gzip
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -151,25 +151,37 @@ SOURCES: dict[str, Callable[[Path], Rows]] = {
 }
 
 
-def encoded(name: str, data: Path, cache: Path, limit: int | None) -> pd.Series:
-    """Canonical strings of a source by id; kept in `cache`, so that a second start goes on."""
+def encoded(name: str, data: Path, cache: Path, limit: int | None = None) -> pd.DataFrame:
+    """Canonical and resolved strings of a source by id; kept in `cache`, so that a second start goes on."""
     kept = cache / f"{name}.parquet"
     if not kept.exists():
         structures = SOURCES[name](data)
         records = [
             Record(id=i, payload=structure, format=format, source=name) for i, structure, format in structures
         ][:limit]
-        found = encode_many(records, EncoderSettings(), processes=2)
-        rows = [(item.id, item.scope.canonical) for item in found if isinstance(item, Encoded)]
+        found = encode_many(records, EncoderSettings(forms=("canonical", "resolved")), processes=2)
+        rows = [
+            (item.id, item.scope.canonical, item.scope.resolved)
+            for item in found
+            if isinstance(item, Encoded)
+        ]
         cache.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows, columns=["id", "canonical"]).to_parquet(kept)
+        pd.DataFrame(rows, columns=["id", "canonical", "resolved"]).to_parquet(kept)
         print(f"{name}: {len(rows)} of {len(records)} encoded", flush=True)
-    frame = pd.read_parquet(kept)
-    return frame.set_index("id")["canonical"]
+    return pd.read_parquet(kept).set_index("id")
 
 
 def held_out(data: Path, strings: dict[str, pd.Series]) -> set[str]:
     """Canonical strings of the hold-out; see the head of this file."""
+    held = linked_tests(data, strings)
+    held |= set(strings["phonon_densities"]) - published(data, "cloud_cv_train_and_val.csv")
+    held |= set(strings["dielectric_tensors"]) - published(data, "finetune_dielectric_train_and_val.csv")
+    of_superconductors = strings["jarvis"].index.str.startswith("dft_3d_Tc_supercon.json:test:")
+    return held | set(strings["jarvis"][of_superconductors]) | own_fifths(data)
+
+
+def linked_tests(data: Path, strings: dict[str, pd.Series]) -> set[str]:
+    """Canonical strings of the crystals at hand that are in fold 0 of a MatBench task."""
     folds = pd.read_csv(data / "matbench/matbench_v0.1_test_folds.csv.gz")
     tests = folds[folds["test_fold"] == 0]
     held = set(strings["phonons"].reindex(tests.loc[tests["task"] == "matbench_phonons", "mbid"]).dropna())
@@ -177,33 +189,30 @@ def held_out(data: Path, strings: dict[str, pd.Series]) -> set[str]:
     linked = links.merge(tests, on=["task", "mbid"])
     for source, ids in linked.groupby("source")["source_id"]:
         held |= set(strings[str(source)].reindex(ids.astype(str).unique()).dropna())
-    held |= set(strings["phonon_densities"]) - published(data, "cloud_cv_train_and_val.csv")
-    held |= set(strings["dielectric_tensors"]) - published(data, "finetune_dielectric_train_and_val.csv")
-    of_superconductors = strings["jarvis"].index.str.startswith("dft_3d_Tc_supercon.json:test:")
-    return held | set(strings["jarvis"][of_superconductors]) | own_fifths(data)
+    return held
 
 
 def own_fifths(data: Path) -> set[str]:
     """What debye_study.py and prepare_study.py test on, of the authors' training parts."""
     recipe = DebyeConfig.from_yaml(Path("deployments/configs/debye.yaml"))
-    thermal = recipe.data.model_copy(
-        update={"path": str(data / "cloud_example" / "cloud_cv_train_and_val.csv")}
-    )
     frame = pd.read_csv(data / "cloud_example" / "finetune_dielectric_train_and_val.csv")
     target = TASKS["matbench_dielectric"].learned()
     dielectric = from_frame(frame, "dielectric", [target], scope_column="scope")
     test = split_by_group(dielectric.keys, 0.2, 0.08, 0).test
-    return {canonicalise(text) for text in split_table(thermal, recipe.split).test.texts} | set(
+    return {canonicalise(text) for text in split_table(recipe.data, recipe.split).test.texts} | set(
         dielectric.take_texts(test)
     )
 
 
-def fold_kinds(data: Path) -> set[tuple[str, str]]:
-    """(generators, composition) of the crystals in fold 0 of every MatBench task, as in canonical strings."""
+def fold_kinds(data: Path, tasks: Collection[str] | None = None) -> set[tuple[str, str]]:
+    """(generators, composition) of the crystals in fold 0 of MatBench tasks, of all unless named, as in
+    canonical strings."""
     folds = pd.read_csv(data / "matbench/matbench_v0.1_test_folds.csv.gz")
     tests = set(folds.loc[folds["test_fold"] == 0, "mbid"])
     found = set()
     for path in sorted((data / "matbench/labels").glob("*.json.bz2")):
+        if tasks is not None and path.name.partition(".")[0].removeprefix("matbench_") not in tasks:
+            continue
         columns = json.loads(bz2.decompress(path.read_bytes()))
         if "spg_num" not in columns:  # of compositions alone: no crystals
             continue
@@ -251,7 +260,9 @@ def main() -> None:
     options = parser.parse_args()
     data = options.shared / "data"
     limits = {"wbm": options.wbm}
-    strings = {name: encoded(name, data, options.to / "encoded", limits.get(name)) for name in SOURCES}
+    strings = {
+        name: encoded(name, data, options.to / "encoded", limits.get(name))["canonical"] for name in SOURCES
+    }
     everything = {text for series in strings.values() for text in series}
     for part in PUBLISHED:
         everything |= published(data, part)

@@ -1,20 +1,21 @@
-"""Property models side by side on fold 0 of MatBench's tasks: sites and strings, new and from energies.
+"""Property models side by side on fold 0 of MatBench's tasks: sites and strings, new and pretrained.
 
-    OMP_NUM_THREADS=1 python benchmarks/studies/property_study.py --to runs/study
-    OMP_NUM_THREADS=1 python benchmarks/studies/property_study.py --to runs/study --table
+    python benchmarks/studies/public_labels.py
+    python benchmarks/studies/property_study.py --plan
+    python benchmarks/studies/jobs.py runs/study --gpu 8 --cpu 4     # or --cpu 2, for a day
+    python benchmarks/studies/property_study.py --table
 
 Rows are those whose structure is in `../shared/data`; splits are by whole crystals, and validation rows are
 cut from the training part. *From energies*: fitted first to formation energies and band gaps of the Materials
-Project files, without any crystal of an evaluated test fold (by canonical string, and by composition with
-space group). What is done is not done again; `--table` prints what is there.
+Project and of WBM, without any crystal of fold 0 of any MatBench task (see public_labels.py). *Masked*:
+pretrained on the strings of all structures at hand but those. Folds 1 to 4 of phonons start from encoders that
+have seen energies and gaps of their test crystals, never the label.
 """
 
 import argparse
 import json
-import time
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,55 +23,51 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.studies.prepare_study import all_structures, labels_of, load
+from benchmarks.studies.corpus import kind
+from benchmarks.studies.jobs import Planned, write
+from benchmarks.studies.prepare_study import labels_of, load
+from benchmarks.studies.public_labels import TARGETS
 from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.data.catalogue import TASKS
 from cloud_core.evaluation.data.dataset import Dataset, from_frame
 from cloud_core.evaluation.data.folds import Split, split_by_group, split_fold
-from cloud_core.evaluation.finetuning import write_split
 from cloud_core.evaluation.report import training_rows
-from cloud_core.files import write_json
 from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.heads import Target
 from cloud_core.models.pooling import Geometry
 from cloud_core.models.sites_encoder import SitesConfig
-from cloud_core.scope import decode
-from cloud_core.training.fit import run
-from cloud_core.training.job import FitJob, FitSettings
+from cloud_core.training.batches import Batches
+from cloud_core.training.job import LABELS, PARTS, FitJob, FitSettings, PretrainJob, PretrainSettings
+from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
 
 FOLD = 0
+SEEDS = (0, 1, 2)
 EVALUATED = ("phonons", "log_kvrh", "log_gvrh", "dielectric", "perovskites", "mp_gap", "mp_e_form")
+LARGE = ("mp_gap", "mp_e_form")
+FIRST = ("formation_energy", "band_gap")  # what encoders learn before the tasks
+SITES = SitesConfig("sites")
+WIDER = SitesConfig("sites", hidden_size=160, layers=4, heads=5, feed_forward=320)
 STRING = EncoderConfig(
     hidden_size=128, layers=3, heads=4, feed_forward=256, positions=128, dropout=0.0, attention_dropout=0.0
 )
+ENCODERS: tuple[tuple[str, str, Geometry], ...] = (
+    ("sites", "resolved", SITES),
+    ("resolved", "resolved", STRING),
+    ("canonical", "canonical", STRING),
+)
+"""(name, form, geometry) of encoders of equal size"""
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A model: what it reads, and where it begins."""
-
-    form: str
-    encoder: Geometry
-    from_energies: bool = False
-
-
-CANDIDATES = {
-    "sites": Candidate("resolved", SitesConfig("sites")),
-    "sites, from energies": Candidate("resolved", SitesConfig("sites"), from_energies=True),
-    "resolved string": Candidate("resolved", STRING),
-    "canonical string": Candidate("canonical", STRING),
-}
-
-
-def settings_of(rows: int, seed: int, from_energies: bool) -> FitSettings:
+def settings_of(rows: int, seed: int, pretrained: bool, rate: float) -> FitSettings:
     """By the size of the training part, the same for all tasks and encoders."""
     many = rows > 8000
-    rate = 7e-4 if from_energies else 1.5e-3
     return FitSettings(
-        epochs=25 if many else 40 if from_energies else 60,
+        epochs=25 if many else 40 if pretrained else 60,
         batch_size=128 if many else 32,
-        optimiser=OptimiserSettings(learning_rate=rate, weight_decay=0.02, betas=(0.9, 0.99)),
+        optimiser=OptimiserSettings(
+            learning_rate=rate if pretrained else 1.5e-3, weight_decay=0.02, betas=(0.9, 0.99)
+        ),
         averaging=0.999 if many else 0.99,
         dropout=0.0 if many else 0.1,
         pooling="mean",
@@ -126,66 +123,190 @@ def perovskites(shared: Path) -> tuple[Dataset, NDArray[np.int64]]:
     return data, np.array([folds[name] for name in data.ids])
 
 
-def energies(shared: Path, to: Path, tests: Iterable[tuple[Dataset, Split]]) -> tuple[Dataset, Split]:
-    """Formation energies and gaps of the Materials Project files, without the crystals of the test folds."""
-    path = to / "energies.parquet"
-    if path.is_file():
-        return Dataset.load(path)
-    labels = pd.read_csv(shared / "crysxpp" / "mp_labels_joined.csv.gz")
-    structures = all_structures(shared)
-    frame = labels.rename(columns={"material_id": "id"})[["id", "formation_energy_per_atom", "band_gap"]]
-    frame["structure"] = [structures["crysxpp", str(name)] for name in frame["id"]]
-    targets = [Target("formation_energy_per_atom", "eV/atom"), Target("band_gap", "eV")]
-    data = from_structures("energies", frame.drop_duplicates("id"), targets)
-    keys: set[str] = set()
-    formulas: set[Any] = set()
-    for rows, split in tests:
-        keys |= {rows.keys[i] for i in split.test}
-        formulas |= {formula(rows.keys[i]) for i in split.test}
-    kept = np.array(
-        [i for i, key in enumerate(data.keys) if key not in keys and formula(key) not in formulas]
-    )
-    few = Dataset(
-        *(tuple(column[i] for i in kept) for column in (data.ids, data.texts, data.keys)),
-        data.labels[kept],
-        data.targets,
-        data.form,
-    )
-    split = split_by_group(few.keys, 0.02, 0.04, 0)
-    few.save(path, split)
-    return few, split
+def write_examples(
+    folder: Path, texts: Sequence[str], labels: NDArray[np.float64], parts: NDArray[Any], encoder: Geometry
+) -> Path:
+    """Tokenized train, validation and test rows; `parts` `[rows]` says which is where, others are left out."""
+    for part in PARTS:
+        rows = np.flatnonzero(parts == part)
+        path = folder / f"{part}.safetensors"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Batches.of_texts([texts[i] for i in rows], encoder, {LABELS: labels[rows]}).save(path)
+    return folder
 
 
-def formula(key: str) -> Any:
-    parts = decode(key)
-    return parts.space_group, parts.elements, parts.fractions
+def energies(frame: pd.DataFrame, wbm: bool = True) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """(labels `[rows, 2]`, parts `[rows]`) of formation energies and gaps; see public_labels.py. Without WBM
+    its rows are the test, and all others are trained on but the validation part's and the demo's."""
+    names = [f"part {name}" for name in FIRST]
+    parts = np.where(frame[names[0]] != "", frame[names[0]], frame[names[1]]).astype(object)
+    parts[parts == "test wbm"] = "test"
+    if not wbm:
+        of_wbm = (frame["source"] == "wbm").to_numpy()
+        parts = np.where(
+            parts == "validation", np.where(of_wbm, "test", parts), np.where(of_wbm, "test", "train")
+        )
+        parts[(frame[FIRST[0]].isna()).to_numpy()] = ""
+    return frame[list(FIRST)].to_numpy(np.float64), parts
 
 
-def fitted(
-    to: Path, name: str, data: Dataset, split: Split, candidate: Candidate, seed: int, start: Path | None
-) -> tuple[FitJob, float]:
-    """A finished job, and the CPU seconds that it took."""
-    folder = to / "fits" / data_name(data) / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
-    rows = data if candidate.form == "resolved" else replace(data, texts=data.keys, form="canonical")
-    examples = folder.parent / f"rows-{candidate.form}-{type(candidate.encoder).__name__}"
-    if not (examples / "test.safetensors").is_file():
-        write_split(examples, rows, split, candidate.encoder)
-    begin: dict[str, Any] = (
-        {"from_scratch": candidate.encoder} if start is None else {"start_from": str(start)}
-    )
-    job = FitJob(
-        str(folder), str(examples), str(folder / "model"), data.targets,
-        settings_of(len(split.train), seed, candidate.from_energies), **begin,
+def start_of(
+    to: Path, frame: pd.DataFrame, name: str, form: str, encoder: Geometry, seed: int, epochs: int,
+    batch: int = 1024, wbm: bool = True,
+) -> Planned:  # fmt: skip
+    """An encoder fitted to formation energies and gaps."""
+    examples = to / "examples" / f"energies-{slug(form, encoder)}{'' if wbm else '-without-wbm'}"
+    write_examples(examples, frame[form].tolist(), *energies(frame, wbm), encoder)
+    optimiser = OptimiserSettings(learning_rate=2e-3, weight_decay=0.02, betas=(0.9, 0.99))
+    settings = FitSettings(
+        epochs, batch, optimiser, averaging=0.999, dropout=0.0, pooling="mean", seed=seed
     )  # fmt: skip
-    if job.result() is None:
-        began = time.process_time()
-        run(job)
-        write_json(folder / "seconds.json", time.process_time() - began)
-    return job, float(json.loads((folder / "seconds.json").read_text()))
+    folder = to / "starts" / name
+    job = FitJob(
+        str(folder), str(examples), str(folder / "model"), tuple(TARGETS[name] for name in FIRST), settings,
+        from_scratch=encoder, metadata={"form": form},
+    )  # fmt: skip
+    return Planned(job, keep_model=True)
 
 
-def data_name(data: Dataset) -> str:
-    return "-".join(target.name.replace(" ", "_").replace("/", "_") for target in data.targets)[:60]
+def starts(to: Path, frame: pd.DataFrame) -> list[Planned]:
+    """Encoders of sites that learnt energies and gaps of public labels, or of those without WBM's."""
+    return [
+        *(start_of(to, frame, f"energies-{seed}", "resolved", WIDER, seed, 50) for seed in SEEDS),
+        start_of(to, frame, "energies-sites", "resolved", SITES, 0, 25),
+        *(
+            start_of(to, frame, f"without-wbm-{seed}", "resolved", WIDER, seed, 60, 512, wbm=False)
+            for seed in SEEDS
+        ),
+    ]
+
+
+def masked(to: Path, name: str, form: str, encoder: Geometry, frame: pd.DataFrame, corpus: Path) -> Planned:
+    """Pretraining on the strings of all structures at hand, but those that are held out of the energies."""
+    examples = to / "examples" / f"strings-{slug(form, encoder)}"
+    training = examples / "training.safetensors"
+    if not training.is_file():
+        held = frame[[str(part).startswith("test") for part in energies(frame)[1]]]
+        hidden = {kind(text) for text in held["canonical"]}
+        strings = pd.concat(
+            [pd.read_parquet(path) for path in sorted((corpus / "encoded").glob("*.parquet"))]
+        )
+        strings = strings.dropna().drop_duplicates(form)
+        texts = strings[form][~strings["canonical"].map(kind).isin(hidden)].sort_values().tolist()
+        rows = Batches.of_texts(texts, encoder)
+        training.parent.mkdir(parents=True, exist_ok=True)
+        for part, path in zip(rows.split(0.01), (training, examples / "validation.safetensors"), strict=True):
+            part.save(path)
+    folder = to / "starts" / f"masked-{name}"
+    steps = 8 * len(Batches.load(training)) // 1024
+    settings = PretrainSettings(
+        encoder=encoder,
+        masking=Masking(),
+        optimiser=OptimiserSettings(learning_rate=1e-3),
+        batch_size=1024,
+        precision="float32",
+        micro_batch_tokens=65_536,
+        log_every=200,
+        validate_every=steps,
+        checkpoint_every=steps,
+    )
+    job = PretrainJob(
+        str(folder), str(training), str(examples / "validation.safetensors"), str(folder / "model"), steps,
+        settings, metadata={"form": form},
+    )  # fmt: skip
+    return Planned(job, "pretrain", keep_model=True)
+
+
+def fits(to: Path, rows: dict[str, tuple[Dataset, Split]]) -> list[Planned]:
+    """Sites on every task, the most important first. A CPU core is as fast as a GPU on batches of 32."""
+    planned: list[Planned] = []
+
+    def add(candidate: str, encoder: Geometry, start: str | None, seed: int, rate: float = 7e-4) -> None:
+        for task, (data, split) in rows.items():
+            on = "gpu" if task in LARGE and start is not None else "cpu"
+            planned.append(
+                fit_of(to, task, data, split, candidate, "resolved", encoder, start, seed, on, rate)
+            )
+
+    for seed in SEEDS:
+        planned += folds(to, *rows["phonons"], seed)
+        add("wider sites, from energies", WIDER, f"energies-{seed}", seed)
+    for seed in SEEDS:
+        add("sites, from energies", SITES, "energies-sites", seed)
+    for seed in SEEDS:
+        add("sites", SITES, None, seed)
+    add("wider sites, from energies, lower rate", WIDER, "energies-0", 0, 3e-4)
+    return planned
+
+
+def folds(to: Path, data: Dataset, _: Split, seed: int) -> list[Planned]:
+    """The other folds of phonons."""
+    planned = []
+    for fold, test in enumerate(TASKS["matbench_phonons"].folds(data)[1:], 1):
+        split = split_fold(test, data.keys, 0.1, 0)
+        name, start = f"phonons-fold-{fold}", f"energies-{seed}"
+        candidate = "wider sites, from energies"
+        planned.append(fit_of(to, name, data, split, candidate, "resolved", WIDER, start, seed, "cpu"))
+    return planned
+
+
+def strings(
+    to: Path, frame: pd.DataFrame, corpus: Path, rows: dict[str, tuple[Dataset, Split]]
+) -> list[Planned]:
+    """Encoders of strings beside that of sites, of the same size: new, masked, and from energies."""
+    planned = [
+        start_of(to, frame, f"energies-{name}", form, encoder, 0, 25) for name, form, encoder in ENCODERS[1:]
+    ]
+    planned += [masked(to, *each, frame, corpus) for each in ENCODERS]
+    small = {task: each for task, each in rows.items() if task not in LARGE}
+    large = {task: each for task, each in rows.items() if task in LARGE}
+    for seed in SEEDS:
+        for some in (small, large):
+            for name, form, encoder in ENCODERS:
+                for candidate, start in (
+                    (f"{name}, masked", f"masked-{name}"),
+                    (f"{name}, from energies", f"energies-{name}"),
+                    (name, None),
+                ):
+                    if name != "sites" or start == "masked-sites":
+                        for task, (data, split) in some.items():
+                            planned.append(
+                                fit_of(to, task, data, split, candidate, form, encoder, start, seed)
+                            )
+    return planned
+
+
+def fit_of(
+    to: Path, task: str, data: Dataset, split: Split, candidate: str, form: str, encoder: Geometry,
+    start: str | None, seed: int, device: str = "gpu", rate: float = 7e-4,
+) -> Planned:  # fmt: skip
+    texts = data.texts if form == "resolved" else data.keys
+    parts = np.full(len(data), "", dtype=object)
+    for part, chosen in zip(PARTS, split, strict=True):
+        parts[chosen] = part
+    examples = to / "examples" / f"{task}-{slug(form, encoder)}"
+    write_examples(examples, texts, data.labels, parts, encoder)
+    folder = to / "fits" / task / f"{candidate.replace(', ', '-').replace(' ', '-')}-{seed}"
+    begin: dict[str, Any] = (
+        {"from_scratch": encoder} if start is None else {"start_from": str(to / "starts" / start / "model")}
+    )
+    settings = settings_of(len(split.train), seed, start is not None, rate)
+    job = FitJob(
+        str(folder),
+        str(examples),
+        str(folder / "model"),
+        data.targets,
+        settings,
+        metadata={"form": form},
+        **begin,
+    )
+    return Planned(job, device=device)
+
+
+def slug(form: str, encoder: Geometry) -> str:
+    """What an encoder reads: sites of any width are the same."""
+    return "sites" if isinstance(encoder, SitesConfig) else form
 
 
 def baseline(to: Path, name: str, data: Dataset, split: Split, parts: tuple[str, str]) -> NDArray[np.float64]:
@@ -239,40 +360,29 @@ def line(to: Path, task: str, data: Dataset, split: Split, seeds: list[int]) -> 
     return row
 
 
+def plan(to: Path, labels: Path, corpus: Path, rows: dict[str, tuple[Dataset, Split]]) -> list[Planned]:
+    frame = pd.read_parquet(labels)
+    return [*starts(to, frame), *fits(to, rows), *strings(to, frame, corpus, rows)]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--to", type=Path, default=Path("runs/study"))
-    parser.add_argument("--tasks", default=",".join(EVALUATED))
-    parser.add_argument("--models", default="sites;sites, from energies")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--table", action="store_true", help="print the table of what is done, and end")
-    arguments = parser.parse_args()
-    shared, to = arguments.shared / "data", arguments.to
-    to.mkdir(parents=True, exist_ok=True)
-    rows = {task: rows_of(shared, to, task) for task in EVALUATED}
-    tasks, seeds = arguments.tasks.split(","), [int(seed) for seed in arguments.seeds.split(",")]
-    if arguments.table:
-        table = pd.DataFrame([line(to, task, *rows[task], seeds) for task in tasks])
+    parser.add_argument("--labels", type=Path, default=Path("runs/labels/labels.parquet"))
+    parser.add_argument("--corpus", type=Path, default=Path("runs/corpus"))
+    parser.add_argument("--plan", action="store_true", help="write the jobs")
+    parser.add_argument("--table", action="store_true", help="print what is done")
+    options = parser.parse_args()
+    options.to.mkdir(parents=True, exist_ok=True)
+    rows = {task: rows_of(options.shared / "data", options.to, task) for task in EVALUATED}
+    if options.plan:
+        jobs = plan(options.to, options.labels, options.corpus, rows)
+        write(options.to, jobs)
+        print(f"{len(jobs)} jobs in {options.to / 'jobs.json'}")
+    if options.table:
+        table = pd.DataFrame([line(options.to, task, *rows[task]) for task in EVALUATED])
         print(table.fillna("").to_markdown(index=False))
-        return
-    for name in arguments.models.split(";"):
-        candidate = CANDIDATES[name]
-        start = None
-        if candidate.from_energies:
-            known = energies(shared, to, rows.values())
-            job, seconds = fitted(to, "start", *known, replace(candidate, from_energies=False), 0, None)
-            start = Path(job.model)
-            print(f"energies: {len(known[0])} rows, {seconds:.0f} s of CPU, {job.result()}", flush=True)
-        for seed in seeds:
-            for task in tasks:
-                if candidate.from_energies and task in ("mp_e_form", "mp_gap"):
-                    continue  # what was learnt from holds these very labels
-                data, split = rows[task]
-                job, seconds = fitted(to, name, data, split, candidate, seed, start)
-                true = data.labels[split.test, 0]
-                error = np.abs(job.predictions("test")[data.targets[0].name] - true).mean()
-                print(f"{task}, {name}, seed {seed}: {error:.4g}, {seconds:.0f} s of CPU", flush=True)
 
 
 if __name__ == "__main__":

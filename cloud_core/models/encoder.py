@@ -64,7 +64,10 @@ class Packing(NamedTuple):
 
     @staticmethod
     def of(lengths: Tensor, length: int) -> "Packing":
-        """From the number of real tokens of each string, `lengths` `[B]`, in a grid `length` wide."""
+        """From the number of real tokens of each string, `lengths` `[B]`, in a grid `length` wide.
+
+        Made where `lengths` are: on a CPU, so that no GPU has to be waited for, and moved by `to`.
+        """
         batch = lengths.shape[0]
         place = torch.arange(length, device=lengths.device).expand(batch, length)
         real = place < lengths[:, None]
@@ -184,7 +187,7 @@ class Encoder(nn.Module):
                 f"strings of {input_ids.shape[1]} tokens do not fit the encoder's {self.config.positions} "
                 "positions; cut them or take a longer encoder"
             )
-        packing = Packing.of(lengths, input_ids.shape[1])
+        packing = Packing.of(lengths, input_ids.shape[1]).to(input_ids.device)
         return packing.pad(self.packed(packing.pack(input_ids[..., None])[:, 0], packing))
 
     def packed(self, ids: Tensor, packing: Packing) -> Tensor:

@@ -32,7 +32,7 @@ def pooled(
         return encoder.vectors(sites), sites.composition()
     if pooling == "first":
         return first_token(encoder, inputs, lengths), None
-    return encoder(inputs, lengths).sum(1) / lengths[:, None], None  # zeros at padding
+    return encoder(inputs, lengths).sum(1) / lengths.to(inputs.device)[:, None], None  # zeros at padding
 
 
 def in_float32(first: Tensor) -> torch.autocast:
@@ -49,7 +49,7 @@ def first_token(encoder: Encoder, input_ids: Tensor, lengths: Tensor) -> Tensor:
     """
     if input_ids.shape[1] > encoder.config.positions or len(encoder.layers) == 0:
         return encoder(input_ids, lengths)[:, 0]  # which says what is wrong
-    packing = Packing.of(lengths, input_ids.shape[1])
+    packing = Packing.of(lengths, input_ids.shape[1]).to(input_ids.device)
     hidden = encoder.embeddings(packing.pack(input_ids[..., None])[:, 0], packing.positions)
     *layers, last = encoder.layers
     for layer in layers:

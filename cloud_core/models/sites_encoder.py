@@ -63,26 +63,23 @@ class Sites(NamedTuple):
     packing: Packing
     fields: Tensor  # [T, FIELDS]
     crystal: Tensor  # [T] the crystal of each token, 0 … B - 1
+    first: Tensor  # [B] the place of each crystal's own token among the T
     shares: Tensor  # [T] of the atoms of its crystal; 0 for the crystal's own token
 
     @staticmethod
     def of(fields: Tensor, packing: Packing) -> "Sites":
         """fields `[T, FIELDS]`."""
         crystal = torch.cumsum(packing.positions == 0, 0) - 1
+        first = torch.searchsorted(crystal, torch.arange(packing.batch, device=crystal.device))
         atoms = fields[:, 3] * fields[:, 4] * fields[:, 5].float().clamp(min=_LEAST_OCCUPANCY)  # [T]
         totals = atoms.new_zeros(packing.batch).index_add(0, crystal, atoms)
-        return Sites(packing, fields, crystal, atoms / totals[crystal].clamp(min=_LEAST_OCCUPANCY))
+        return Sites(packing, fields, crystal, first, atoms / totals[crystal].clamp(min=_LEAST_OCCUPANCY))
 
     @staticmethod
     def of_padded(fields: Tensor, lengths: Tensor) -> "Sites":
         """fields `[B, L, FIELDS]`, real tokens of each crystal `lengths` `[B]`."""
-        packing = Packing.of(lengths, fields.shape[1])
+        packing = Packing.of(lengths, fields.shape[1]).to(fields.device)
         return Sites.of(packing.pack(fields), packing)
-
-    @property
-    def first(self) -> Tensor:
-        """`[B]` the place of each crystal's own token among the T."""
-        return (self.packing.positions == 0).nonzero()[:, 0]
 
     def sum(self, values: Tensor) -> Tensor:
         """`[T, H]` -> `[B, H]` summed over the tokens of each crystal."""

@@ -209,13 +209,20 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     return nullcontext() if precision == "float32" else torch.autocast(device.type, torch.bfloat16)
 
 
+def on_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    """On a GPU without waiting for what it is doing."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def _on_device(examples: Batches, device: torch.device) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values).to(device) for name, values in examples.columns.items()}
 
 
 def _inputs(examples: Batches, rows: NDArray[np.int64], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(input_ids on the device, lengths on the CPU, where the batch is packed)."""
     ids, lengths = examples.padded(rows)
-    return torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device)
+    return on_device(ids, device), torch.from_numpy(lengths)
 
 
 def _loss(
@@ -229,7 +236,7 @@ def _loss(
 ) -> Tensor:
     with autocast(device, precision):
         output = model(*_inputs(examples, rows, device))
-    chosen = torch.from_numpy(rows).to(device)
+    chosen = on_device(rows, device)
     return loss(output.float(), {name: values[chosen] for name, values in columns.items()})
 
 
