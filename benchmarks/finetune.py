@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import Batches
 from cloud_core.training.fit import LABELS, property_loss

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel, Packing
+from cloud_core.models.encoder import MaskedLanguageModel, Packing
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks

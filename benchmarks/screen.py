@@ -23,14 +23,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from cloud_core.inference.predictor import Predictor
-from cloud_core.models.encoder import EncoderConfig, Packing
-from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.inference.engines import TorchEngine
+from cloud_core.models.encoder import Packing
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target
 from cloud_core.scope import encode
 from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.sources.catalogue import open_source
+from cloud_core.training.batches import Batches
 from cloud_core.training.loop import Precision
 
 PADDED = 64  # tokens
@@ -79,9 +82,9 @@ def published_predictions(model: PropertyModel, texts: list[str]) -> np.ndarray:
 
 
 def ours(model: PropertyModel, precision: Precision) -> Callable[[list[str]], np.ndarray]:
-    predictor = Predictor(model, {}, "cpu")
-    predictor.precision = precision
-    return lambda texts: predictor.predict_texts(texts)[model.targets[0].name]
+    engine, name = TorchEngine(model, "cpu"), model.targets[0].name
+    engine.precision = precision
+    return lambda texts: engine(Batches.of_texts(texts, model.config)).members[0][name]
 
 
 def main() -> None:

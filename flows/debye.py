@@ -31,8 +31,7 @@ from cloud_core.evaluation.thermal.data import Split, ThermalData, parse_tempera
 from cloud_core.evaluation.thermal.fits import debye_job, direct_job, direct_values, theta
 from cloud_core.evaluation.thermal.table import Parts
 from cloud_core.files import json_digest
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.sites_encoder import SitesConfig
+from cloud_core.models.geometry import EncoderConfig, SitesConfig
 from cloud_core.training.corpus import AnyGeometry
 from cloud_core.training.job import Basis, FitSettings, ThermalSettings
 from cloud_core.training.launch import FitLaunch

@@ -23,8 +23,8 @@ from cloud_core.evaluation.learning_curve import learning_curve
 from cloud_core.files import json_digest
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
-from cloud_core.models.checkpoint import weights_digest
-from cloud_core.models.sites_encoder import SitesConfig
+from cloud_core.models.folder import weights_digest
+from cloud_core.models.geometry import SitesConfig
 from cloud_core.scope.settings import Form
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import Batches, CorpusError, batches_per_epoch

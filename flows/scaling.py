@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cloud_core.config import FlowConfig, explain
 from cloud_core.evaluation.metrics.scaling import PowerLaw, fit_power_law, scaling_plot
-from cloud_core.models.pooling import Geometry
+from cloud_core.models.geometry import Geometry
 from cloud_core.training.corpus import AnyGeometry
 from flows.pretrain import PretrainConfig, pretrain
 from tasks.reporting import publish_figure, publish_table

@@ -38,7 +38,7 @@ from cloud_core.evaluation.screening.plots import shortlist_figure
 from cloud_core.evaluation.screening.shortlist import Window, rank, shortlist
 from cloud_core.files import atomic
 from cloud_core.lake.snapshot import Snapshot
-from cloud_core.models.checkpoint import read_config
+from cloud_core.models.folder import read_config
 from flows.encode import EncodeConfig, encode
 from tasks.cluster import ClusterConfig, default_cluster
 from tasks.registry import resolve

@@ -23,7 +23,7 @@ from cloud_core.evaluation.report import (
     prediction_table,
 )
 from cloud_core.files import atomic
-from cloud_core.models.ensemble import DEVIATION
+from cloud_core.models.targets import DEVIATION
 from cloud_core.training.job import FitJob
 from cloud_core.training.progress import METRICS, read_lines
 from tasks.tracking import Run

@@ -18,9 +18,9 @@ from cloud_core.evaluation.screening.candidates import (
     shard_path,
     write_once,
 )
-from cloud_core.files import file_digest
+from cloud_core.inference.engines import TorchEngine
 from cloud_core.inference.predictor import Predictor
-from cloud_core.models.checkpoint import WEIGHTS
+from cloud_core.models.folder import weights_digest
 from tasks.reporting import Progress
 
 
@@ -28,7 +28,8 @@ from tasks.reporting import Progress
 def _predictor(model: str, digest: str, precision: Precision) -> Predictor:
     """Kept between shards; `digest` because a folder may get another model while a worker lives."""
     predictor = Predictor.load(model)
-    predictor.precision = precision
+    if isinstance(predictor.engine, TorchEngine):
+        predictor.engine.precision = precision
     return predictor
 
 
@@ -62,7 +63,7 @@ def predict_all(folder: Path, model: Path, precision: Precision, title: str) -> 
     candidates = pq.ParquetFile(folder / CANDIDATES)
     numbers = range(candidates.num_row_groups)
     there = [number for number in numbers if shard_path(folder, number).is_file()]
-    digest = file_digest(model / WEIGHTS)
+    digest = weights_digest(model)
     with Progress(candidates.metadata.num_rows, title, unit="candidates") as progress:
         for number in numbers:
             n = candidates.metadata.row_group(number).num_rows

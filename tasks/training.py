@@ -16,7 +16,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from cloud_core.models.checkpoint import CONFIG, read_config
+from cloud_core.models.folder import CONFIG, read_config
 from cloud_core.training.job import RESULT
 from cloud_core.training.launch import LOG, Launch, TrainingError, last_lines, launched
 from cloud_core.training.progress import METRICS, read_lines

@@ -18,7 +18,8 @@ from cloud_core.lake.maintenance import migrate
 from cloud_core.lake.schemas import SCHEMA_VERSION, STRUCTURES
 from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
-from cloud_core.models.checkpoint import MODEL_VERSION, CheckpointError, load_encoder, read_config
+from cloud_core.models.checkpoint import load_encoder
+from cloud_core.models.folder import MODEL_VERSION, CheckpointError, read_config
 from flows.benchmark import BenchmarkConfig
 from flows.cli import app
 from flows.debye import DebyeConfig

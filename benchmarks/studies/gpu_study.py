@@ -38,9 +38,10 @@ from numpy.typing import NDArray
 
 from cloud_core.evaluation.metrics.regression import mae_over_mad
 from cloud_core.files import write_json
-from cloud_core.models.checkpoint import read_config, weights_digest
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import Pooling, PropertyModel, Target, TargetError, geometry
+from cloud_core.models.folder import read_config, weights_digest
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import Pooling, PropertyModel, geometry
+from cloud_core.models.targets import Target, TargetError
 from cloud_core.training.batches import Batches, batches_per_epoch
 from cloud_core.training.distributed import ranks
 from cloud_core.training.fit import run

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertConfig, BertForMaskedLM
 
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.hugging_face import GEOMETRY, from_bert
 from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks

@@ -32,10 +32,8 @@ from cloud_core.evaluation.data.catalogue import TASKS
 from cloud_core.evaluation.data.dataset import Dataset, from_frame
 from cloud_core.evaluation.data.folds import Split, split_by_group, split_fold
 from cloud_core.evaluation.report import training_rows
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import Target
-from cloud_core.models.pooling import Geometry
-from cloud_core.models.sites_encoder import SitesConfig
+from cloud_core.models.geometry import EncoderConfig, Geometry, SitesConfig
+from cloud_core.models.targets import Target
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import LABELS, PARTS, FitJob, FitSettings, PretrainJob, PretrainSettings
 from cloud_core.training.masking import Masking

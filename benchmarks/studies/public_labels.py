@@ -32,7 +32,7 @@ from sklearn.linear_model import QuantileRegressor
 from benchmarks.studies.corpus import SOURCES, encoded, fold_kinds, kind, linked_tests, own_fifths
 from benchmarks.studies.cut_demo_data import HELD_OUT
 from benchmarks.studies.prepare_study import labels_of
-from cloud_core.models.heads import Target
+from cloud_core.models.targets import Target
 from cloud_core.scope.features import composition_of
 
 TARGETS = {

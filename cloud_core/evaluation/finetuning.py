@@ -17,11 +17,11 @@ from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.metrics.uncertainty import scale_of
 from cloud_core.evaluation.report import MODEL, Evaluated, Predictions, file_name
 from cloud_core.files import json_digest
-from cloud_core.models.checkpoint import read_config, weights_digest
-from cloud_core.models.ensemble import DEVIATION, Ensemble
-from cloud_core.models.heads import PropertyModel, Scaling, Target, geometry
-from cloud_core.models.pooling import Geometry
-from cloud_core.models.sites_encoder import SitesConfig
+from cloud_core.models.ensemble import Ensemble
+from cloud_core.models.folder import read_config, weights_digest
+from cloud_core.models.geometry import Geometry, SitesConfig
+from cloud_core.models.heads import PropertyModel, geometry
+from cloud_core.models.targets import DEVIATION, Scaling, Target
 from cloud_core.scope.settings import Form
 from cloud_core.training.corpus import AnyGeometry
 from cloud_core.training.job import PARTS, FitJob, FitSettings
@@ -302,7 +302,7 @@ def join_members(
         return jobs[0].predictions("test")
     ensemble = Ensemble(models)
     held = ensemble.combine([job.predictions("validation") for job in jobs])
-    scales = []
+    scales: list[tuple[float, ...]] = []
     for place, target in enumerate(data.targets):
         labels = data.labels[split.validation, place]
         has = ~np.isnan(labels)

@@ -15,8 +15,7 @@ from cloud_core.evaluation.leakage import leakage_by_form
 from cloud_core.evaluation.metrics.classification import classification_metrics
 from cloud_core.evaluation.metrics.regression import regression_metrics
 from cloud_core.evaluation.metrics.uncertainty import uncertainty_metrics
-from cloud_core.models.ensemble import DEVIATION
-from cloud_core.models.heads import Target
+from cloud_core.models.targets import DEVIATION, Target
 
 MODEL = "model"
 Predictions = dict[str, NDArray[np.float64]]

@@ -5,68 +5,73 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from cloud_core.inference.thermodynamics import CURVE_TEMPERATURES, UNITS, thermodynamics
-from cloud_core.models.checkpoint import CheckpointError, read_config
-from cloud_core.models.debye_model import DebyeModel
-from cloud_core.models.ensemble import Ensemble
-from cloud_core.models.heads import PropertyModel
-from cloud_core.models.pooling import Geometry
+from cloud_core.inference.domain import Domain
+from cloud_core.inference.engines import Engine, NumpyEngine, TorchEngine, described
+from cloud_core.inference.units import CURVE_TEMPERATURES, UNITS
+from cloud_core.models.folder import CheckpointError, model_folder, read_config
+from cloud_core.models.targets import Target, combined, target_from
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise, decode, resolve
 from cloud_core.scope.grammar import join
 from cloud_core.scope.inputs import Refused, encode_inputs
 from cloud_core.structures.cell import Cell
 from cloud_core.training.batches import Batches
-from cloud_core.training.loop import Precision, outputs
 
-Model = PropertyModel | Ensemble | DebyeModel
+OUTSIDE = "out_of_distribution"
 
 
 class Predictor:
     """A trained model that takes structures.
 
-    >>> Predictor.load("runs/models/formation_energy").predict(Path("NaCl.cif"))
+    >>> Predictor.load("formation_energy").predict(Path("NaCl.cif"))
     """
 
-    def __init__(self, model: Model, metadata: dict[str, Any], device: str | None = None) -> None:
-        self.model = model.eval()
-        self.metadata = metadata
-        self.form: str = metadata.get("form", "canonical")
+    def __init__(self, engine: Engine, config: Mapping[str, Any], domain: Domain | None = None) -> None:
+        self.engine = engine
+        self.metadata: dict[str, Any] = dict(config["metadata"])
+        self.form: str = self.metadata.get("form", "canonical")
         """form of SCOPE that the model was trained on"""
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.precision: Precision = "float32"
+        self.is_debye = config["kind"] == "debye"
+        first = described(dict(config))[0]
+        self.targets: tuple[Target, ...] = tuple(map(target_from, first.get("targets", ())))
+        self.scales: Sequence[Sequence[float]] | None = (
+            config.get("scales") or [(factor, 0.0) for factor in config["widening"]]
+            if config["kind"] == "ensemble"
+            else None
+        )
+        self.domain = domain
         self.temperatures: Sequence[float] = CURVE_TEMPERATURES
         """K, of the curves that a Debye model gives"""
-        members: Iterable[Any] = model.members if isinstance(model, Ensemble) else [model]
-        self.geometry: Geometry = min(
-            (member.config for member in members), key=lambda config: getattr(config, "positions", 0)
-        )
-        """of the encoder; of several that read strings, the one that takes the shortest"""
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | None = None) -> "Predictor":
-        """The model of a folder of kind `property`, `ensemble` or `debye`.
+    def load(cls, address: str | Path, device: str | None = None) -> "Predictor":
+        """The model of a folder of kind `property`, `ensemble` or `debye`, or of those that come with the
+        package by its name.
+
+        Models over sites are evaluated by numpy, which is as fast on a CPU and starts at once, unless a
+        `device` is named.
 
         Raises:
             CheckpointError: no such folder, a damaged one, or one that predicts nothing (a bare encoder).
         """
-        kind = read_config(folder)["kind"]
-        loaders: dict[str, Any] = {"property": PropertyModel, "ensemble": Ensemble, "debye": DebyeModel}
-        if kind not in loaders:
+        folder = model_folder(address)
+        config = read_config(folder)
+        if config["kind"] not in ("property", "ensemble", "debye"):
             raise CheckpointError(
-                f"{folder}: a model of kind '{kind}' predicts no property; finetune it first"
+                f"{folder}: a model of kind '{config['kind']}' predicts no property; finetune it first"
             )
-        model, metadata = loaders[kind].load(folder)
-        return cls(model, metadata, device)
+        of_sites = all(member["encoder"].get("kind") == "sites" for member in described(config))
+        if of_sites and device is None and config.get("version", 1) > 2:
+            engine: Engine = NumpyEngine(folder, config)
+        else:
+            engine = TorchEngine.load(folder, config["kind"], device)
+        return cls(engine, config, Domain.load(folder))
 
     @property
     def units(self) -> dict[str, str]:
         """Unit of each predicted quantity."""
-        if isinstance(self.model, DebyeModel):
-            return dict(UNITS)
-        return {target.name: target.unit for target in self.model.targets}
+        return dict(UNITS) if self.is_debye else {target.name: target.unit for target in self.targets}
 
     def predict(self, structures: Any) -> list[dict[str, Any]]:
         """One mapping for each structure, in order.
@@ -78,7 +83,8 @@ class Predictor:
 
         Returns:
             `scope`, then each target (a class: `<target>`, and `<target>_probability` of each class), its
-            `<target>_std` from an ensemble, and `error`: None, or why there is no prediction.
+            `<target>_std` from an ensemble, `out_of_distribution` where the model knows its domain (None, or
+            why), and `error`: None, or why there is no prediction.
         """
         return [row for _, _, row in self.predict_named(structures)]
 
@@ -95,7 +101,7 @@ class Predictor:
         for _, _, row in rows:
             row |= dict.fromkeys(names)
         for index, row in enumerate(good):
-            row |= {name: arrays[name][index].tolist() for name in names}
+            row |= {name: _plain(arrays[name][index]) for name in names}
         keys = ("scope", *names, "error")
         return [(place, name, {key: row[key] for key in keys}) for place, name, row in rows]
 
@@ -135,17 +141,27 @@ class Predictor:
         """Arrays `[n]` by quantity for SCOPE strings of the model's form, unchecked: the fast path."""
         if not texts:
             hydrogen = join(1, "1a H" if self.form == "resolved" else "1a", "H 1.0")
-            examples = Batches.of_texts([hydrogen], self.geometry)
-            return {name: values[:0] for name, values in self.predict_examples(examples).items()}
-        return self.predict_examples(Batches.of_texts(texts, self.geometry))
+            return {name: values[:0] for name, values in self.predict_texts([hydrogen]).items()}
+        found = self.engine(Batches.of_texts(texts, self.engine.geometry))
+        if self.is_debye:
+            from cloud_core.inference.thermodynamics import thermodynamics
 
-    def predict_examples(self, examples: Batches) -> dict[str, NDArray[Any]]:
-        """`predict_texts` for strings that are tokenized already."""
-        found = outputs(self.model, examples, self.precision, self.device)
-        if isinstance(self.model, DebyeModel):
-            return thermodynamics(found, self.temperatures)
-        arrays: dict[str, NDArray[Any]] = dict(self.model.physical(found))
-        for target in self.model.targets:
+            arrays: dict[str, NDArray[Any]] = dict(
+                thermodynamics(found.members[0]["debye_temperature"], self.temperatures)
+            )
+        else:
+            arrays = {}
+        distance = None
+        if self.domain is not None and found.vectors is not None and found.fractions is not None:
+            distances = self.domain.distances(found.vectors)
+            distance = self.domain.relative(distances)
+            arrays[OUTSIDE] = np.array(self.domain.reasons(distances, found.fractions), dtype=object)
+        if not self.is_debye:
+            if self.scales is None:
+                arrays = dict(found.members[0]) | arrays
+            else:
+                arrays = combined(self.targets, self.scales, found.members, distance) | arrays
+        for target in self.targets:
             if target.kind == "classification":
                 probabilities = arrays[target.name]
                 arrays[target.name] = np.array(target.classes)[probabilities.argmax(axis=1)]
@@ -165,3 +181,8 @@ def _is_one(given: Any) -> bool:
     if isinstance(given, str | bytes | Path | Mapping | Cell) or not isinstance(given, Iterable):
         return True
     return hasattr(given, "frac_coords") or hasattr(given, "get_atomic_numbers")
+
+
+def _plain(value: Any) -> Any:
+    """A value of an array as Python has it."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value

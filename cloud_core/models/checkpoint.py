@@ -3,7 +3,6 @@
 A folder is written under another name and renamed when it is whole, so that one which exists is complete.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,21 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cloud_core.errors import CloudError
-from cloud_core.files import atomic_folder, file_digest
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
-from cloud_core.models.sites_encoder import MaskedSites, SitesConfig
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-
-
-# Raised when a folder of today cannot be read by the program of yesterday.
-MODEL_VERSION = 2
-
-
-class CheckpointError(CloudError):
-    """A folder that cannot be read as what it was asked to be; names the folder and the remedy."""
+from cloud_core.files import atomic_folder
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.folder import (
+    CONFIG,
+    WEIGHTS,
+    CheckpointError,
+    config_text,
+    read_config,
+    weight_files,
+)
+from cloud_core.models.geometry import EncoderConfig, SitesConfig
+from cloud_core.models.sites_encoder import MaskedSites
 
 
 def write_folder(
@@ -56,55 +52,10 @@ def _empty(folder: Path) -> bool:
     return next(folder.iterdir(), None) is None
 
 
-def config_text(config: Mapping[str, Any]) -> str:
-    """`config.json` of a model folder, with the version of its layout."""
-    return json.dumps({"version": MODEL_VERSION, **config}, indent=1)
-
-
-def read_config(folder: str | Path, kind: str | None = None) -> dict[str, Any]:
-    """`config.json` of a model folder.
-
-    Raises:
-        CheckpointError: there is none, it is not ours, or its `kind` is not the one asked for.
-    """
-    path = Path(folder) / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{folder}: no {CONFIG}; give the folder of a trained model") from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error}); the folder is damaged") from error
-    if "kind" not in config:
-        remedy = (
-            "`cloud import` it first" if "architectures" in config else "give the folder of a trained model"
-        )
-        raise CheckpointError(f"{folder}: {CONFIG} names no kind of model; {remedy}")
-    if config.get("version", 1) > MODEL_VERSION:
-        raise CheckpointError(
-            f"{folder}: a model folder of version {config['version']}, and this program knows "
-            f"{MODEL_VERSION}: upgrade the program"
-        )
-    if kind is not None and config["kind"] != kind:
-        raise CheckpointError(f"{folder}: holds a model of kind '{config['kind']}', not '{kind}'")
-    return dict(config)
-
-
-def read_weights(folder: str | Path) -> dict[str, Tensor]:
-    """Tensors of a model folder, on the CPU."""
-    path = Path(folder) / WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: no {WEIGHTS}; the folder is incomplete")
-    return dict(load_file(path))
-
-
-def weights_digest(folder: str | Path) -> str:
-    """sha256 of a model folder's weights: a folder, or an alias, may come to hold others.
-
-    Raises:
-        CheckpointError: it is no model folder.
-    """
-    read_config(folder)
-    return file_digest(Path(folder) / WEIGHTS)
+def read_weights(folder: str | Path, member: int = 0) -> dict[str, Tensor]:
+    """Tensors of a model folder, on the CPU; of an ensemble, those of one member."""
+    files = weight_files(folder)
+    return dict(load_file(files[member % len(files)]))
 
 
 def encoder_config(values: Mapping[str, Any]) -> EncoderConfig | SitesConfig:

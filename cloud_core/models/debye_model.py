@@ -10,18 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from cloud_core.models import debye
-from cloud_core.models.checkpoint import (
-    CONFIG,
-    WEIGHTS,
-    config_text,
-    encoder_config,
-    load_weights,
-    read_config,
-    read_weights,
-    write_folder,
-)
-from cloud_core.models.pooling import Geometry, Pooling, in_float32, new_encoder, pooled
-from cloud_core.models.sites_encoder import ELEMENTS, SitesConfig
+from cloud_core.models.checkpoint import encoder_config, load_weights, read_weights, write_folder
+from cloud_core.models.folder import CONFIG, WEIGHTS, config_text, read_config
+from cloud_core.models.geometry import ELEMENTS, Geometry, SitesConfig
+from cloud_core.models.pooling import Pooling, in_float32, new_encoder, pooled
 
 KIND = "debye"
 LOWEST, HIGHEST = 20.0, 5000.0  # K: cesium has 38, diamond 2,230; light hydrides come out higher

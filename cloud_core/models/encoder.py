@@ -5,52 +5,15 @@ Only attention needs the strings side by side, `[B, heads, L, H / heads]`, where
 the operations (L <= 64 against H = 768). Measured against padding by length in docs/performance.md.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cloud_core.models.geometry import EncoderConfig
+
 INITIAL_STD = 0.02  # of every weight matrix and embedding, as in BERT
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """Geometry; the defaults are BERT-base over SCOPE's 564 words, the size that was published."""
-
-    vocabulary_size: int = 564
-    hidden_size: int = 768
-    layers: int = 12
-    heads: int = 12
-    positions: int = 64
-    feed_forward: int = 3072
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    segments: int = 2  # BERT's token types; a SCOPE string is all of type 0
-    norm_epsilon: float = 1e-12
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one of them"
-            )
-        for name in (
-            "vocabulary_size",
-            "hidden_size",
-            "layers",
-            "heads",
-            "positions",
-            "feed_forward",
-            "segments",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-    @property
-    def vector_size(self) -> int:
-        """Of the vector of a string."""
-        return self.hidden_size
 
 
 class Packing(NamedTuple):

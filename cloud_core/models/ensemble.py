@@ -9,34 +9,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cloud_core.models.checkpoint import (
-    CONFIG,
-    WEIGHTS,
-    config_text,
-    load_weights,
-    read_config,
-    read_weights,
-    write_folder,
-)
-from cloud_core.models.heads import PropertyModel, TargetError
+from cloud_core.models.checkpoint import load_weights, read_weights, write_folder
+from cloud_core.models.folder import CONFIG, config_text, member_file, read_config
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import TargetError, combined
 
 KIND = "ensemble"
-DEVIATION = "_std"  # after a target's name: its predictive standard deviation
 
 
 class Ensemble(nn.Module):
-    """Property models of the same targets, fitted from different seeds.
+    """Property models of the same targets, fitted from different seeds; or one, with its scale of errors.
 
-    `scales` `[targets]`, in physical units: of members that spread by s the standard deviation is
-    √(a² s² + b²), for they agree more than they are right, and about some crystals by chance.
+    `scales` `[targets]`, in physical units: what `targets.standard_deviation` makes of the members' spread,
+    for they agree more than they are right, and about some crystals by chance.
     """
 
     def __init__(
-        self, members: Sequence[PropertyModel], scales: Sequence[tuple[float, float]] | None = None
+        self, members: Sequence[PropertyModel], scales: Sequence[Sequence[float]] | None = None
     ) -> None:
         super().__init__()
-        if len(members) < 2:
-            raise TargetError("an ensemble needs at least two members")
+        if not members:
+            raise TargetError("an ensemble needs a member")
         names = {tuple(target.name for target in member.targets) for member in members}
         if len(names) > 1:
             raise TargetError(f"members of an ensemble predict the same targets, not {sorted(names)}")
@@ -44,7 +37,7 @@ class Ensemble(nn.Module):
             raise TargetError("members of an ensemble read the same: all strings, or all sites")
         self.members = nn.ModuleList(members)
         self.targets = members[0].targets
-        self.scales = tuple((float(a), float(b)) for a, b in scales or [(1.0, 0.0) for _ in self.targets])
+        self.scales = tuple(tuple(map(float, scale)) for scale in scales or [(1.0, 0.0)] * len(self.targets))
 
     @property
     def models(self) -> list[PropertyModel]:
@@ -59,21 +52,20 @@ class Ensemble(nn.Module):
         `[n, classes]`), and for regression `<name>_std` `[n]`."""
         return self.combine([member.physical(outputs[:, i]) for i, member in enumerate(self.models)])
 
-    def combine(self, members: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
-        """Physical predictions of each member to means, and for regression standard deviations."""
-        found: dict[str, NDArray[np.float64]] = {}
-        for target, (a, b) in zip(self.targets, self.scales, strict=True):
-            stacked = np.stack([member[target.name] for member in members])
-            found[target.name] = stacked.mean(axis=0)
-            if target.kind == "regression":
-                found[target.name + DEVIATION] = np.hypot(a * stacked.std(axis=0, ddof=1), b)
-        return found
+    def combine(
+        self,
+        members: Sequence[Mapping[str, NDArray[np.float64]]],
+        distance: NDArray[np.float64] | None = None,
+    ) -> dict[str, NDArray[np.float64]]:
+        """`targets.combined` of the members' physical predictions."""
+        return combined(self.targets, self.scales, members, distance)
 
     def save(self, folder: str | Path, metadata: Mapping[str, Any]) -> Path:
         """Write a model folder with all members."""
         members = [member.describe() for member in self.models]
         config = {"kind": KIND, "members": members, "scales": self.scales, "metadata": dict(metadata)}
-        return write_folder(folder, {WEIGHTS: self.state_dict()}, {CONFIG: config_text(config)})
+        weights = {member_file(place): member.state_dict() for place, member in enumerate(self.members)}
+        return write_folder(folder, weights, {CONFIG: config_text(config)})
 
     @classmethod
     def load(cls, folder: str | Path) -> tuple["Ensemble", dict[str, Any]]:
@@ -86,5 +78,9 @@ class Ensemble(nn.Module):
         # Version 1 had one factor for the spread.
         scales = config.get("scales") or [(factor, 0.0) for factor in config["widening"]]
         ensemble = cls([PropertyModel.described(entry) for entry in config["members"]], scales)
-        load_weights(ensemble, read_weights(folder), folder)
+        if config.get("version", 1) < 3:  # all members in one file
+            load_weights(ensemble, read_weights(folder), folder)
+        else:
+            for place, member in enumerate(ensemble.members):
+                load_weights(member, read_weights(folder, place), folder)
         return ensemble, config["metadata"]

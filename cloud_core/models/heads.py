@@ -1,119 +1,23 @@
 """Properties of crystals from SCOPE strings: encoder, one vector of a crystal, one hidden layer, outputs."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cloud_core.errors import CloudError
-from cloud_core.models.checkpoint import (
-    CONFIG,
-    WEIGHTS,
-    CheckpointError,
-    config_text,
-    encoder_config,
-    load_weights,
-    read_config,
-    read_weights,
-    write_folder,
-)
+from cloud_core.models.checkpoint import encoder_config, load_weights, read_weights, write_folder
 from cloud_core.models.encoder import initialise
-from cloud_core.models.pooling import Geometry, Pooling, in_float32, new_encoder, pooled
-from cloud_core.models.sites_encoder import ELEMENTS, SitesConfig
+from cloud_core.models.folder import CONFIG, WEIGHTS, CheckpointError, config_text, read_config
+from cloud_core.models.geometry import ELEMENTS, Geometry, SitesConfig
+from cloud_core.models.pooling import Pooling, in_float32, new_encoder, pooled
+from cloud_core.models.targets import Target, TargetError, slices, target_from
 
 KIND = "property"
-
-Scaling = Literal["standard", "log", "none"]
-
-
-class TargetError(CloudError):
-    """Labels that a target cannot take; names the target and the remedy."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """One property: its name and unit, and how its labels become what the model puts out.
-
-    Regression has one output, `(value - mean) / deviation`, of the value's natural logarithm where `scaling`
-    is "log". Classification has a logit for each of `classes`; its labels are their indices.
-    """
-
-    name: str
-    unit: str = ""
-    kind: Literal["regression", "classification"] = "regression"
-    scaling: Scaling = "standard"
-    mean: float = 0.0
-    deviation: float = 1.0
-    classes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.kind == "classification" and len(self.classes) < 2:
-            raise TargetError(f"{self.name}: classification needs at least two classes")
-
-    @property
-    def width(self) -> int:
-        """Outputs of the model for this target."""
-        return len(self.classes) if self.kind == "classification" else 1
-
-    def fitted(self, labels: ArrayLike) -> "Target":
-        """With mean and deviation of `labels` (training rows; nan where there is none).
-
-        Raises:
-            TargetError: no labels, not finite, not positive where the scaling is "log", or no class index.
-        """
-        values = np.asarray(labels, dtype=np.float64)
-        values = values[~np.isnan(values)]
-        if not len(values):
-            raise TargetError(f"{self.name}: no training row has a label; check the name of the label")
-        if self.kind == "classification":
-            if not np.isin(values, np.arange(len(self.classes))).all():
-                raise TargetError(f"{self.name}: labels must be indices of the classes {self.classes}")
-            return self
-        if not np.isfinite(values).all():
-            raise TargetError(f"{self.name}: a label is infinite; remove the row")
-        scaled = self._transform(values)
-        if self.scaling == "none":
-            return self
-        return replace(self, mean=float(scaled.mean()), deviation=float(scaled.std()) or 1.0)
-
-    def _transform(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self.scaling != "log":
-            return values
-        if (values <= 0).any():
-            raise TargetError(
-                f"{self.name}: log scaling needs positive labels, found {values[values <= 0].max():g}; "
-                "use scaling: standard"
-            )
-        return np.log(values)
-
-    def scale(self, labels: ArrayLike) -> NDArray[np.float64]:
-        """Labels in physical units, or class indices, to what outputs are compared with; nan stays nan."""
-        values = np.asarray(labels, dtype=np.float64)
-        if self.kind == "classification":
-            return values
-        return (self._transform(values) - self.mean) / self.deviation
-
-    def unscale(self, outputs: ArrayLike) -> NDArray[np.float64]:
-        """Outputs `[n, width]` to physical units `[n]`, or to class probabilities `[n, classes]`."""
-        values = np.asarray(outputs, dtype=np.float64)
-        if self.kind == "classification":
-            shifted = np.exp(values - values.max(axis=-1, keepdims=True))
-            return shifted / shifted.sum(axis=-1, keepdims=True)
-        physical = values[..., 0] * self.deviation + self.mean
-        return np.exp(physical) if self.scaling == "log" else physical
-
-
-def slices(targets: Sequence[Target]) -> Iterator[tuple[Target, slice]]:
-    """Each target with its place among the outputs."""
-    start = 0
-    for target in targets:
-        yield target, slice(start, start + target.width)
-        start += target.width
 
 
 class PropertyModel(nn.Module):
@@ -196,13 +100,10 @@ class PropertyModel(nn.Module):
         return model, config["metadata"]
 
 
-def target_from(entry: Mapping[str, Any]) -> Target:
-    """A target from its JSON."""
-    return Target(**{**entry, "classes": tuple(entry.get("classes", ()))})
-
-
-def take_encoder(model: nn.Module, folder: str | Path) -> dict[str, Any]:
+def take_encoder(model: nn.Module, folder: str | Path, member: int = 0) -> dict[str, Any]:
     """Put the encoder of a model folder, of any kind, into `model.encoder`; returns the folder's metadata.
+
+    member: of an ensemble, counted round: models fitted from several seeds begin from different members.
 
     Raises:
         CheckpointError: the folder is missing or damaged, or its geometry is another.
@@ -211,7 +112,7 @@ def take_encoder(model: nn.Module, folder: str | Path) -> dict[str, Any]:
     prefix = "encoder."
     weights = {
         name.removeprefix(prefix): tensor
-        for name, tensor in read_weights(folder).items()
+        for name, tensor in read_weights(folder, member).items()
         if name.startswith(prefix)
     }
     encoder = model.encoder
@@ -228,6 +129,7 @@ def geometry(folder: str | Path) -> Geometry:
         CheckpointError: there is no such folder, or no encoder in it.
     """
     config = read_config(folder)
-    if "encoder" not in config:
+    described = config["members"][0] if "members" in config else config
+    if "encoder" not in described:
         raise CheckpointError(f"{folder}: a model of kind '{config['kind']}' has no encoder")
-    return encoder_config(config["encoder"])
+    return encoder_config(described["encoder"])

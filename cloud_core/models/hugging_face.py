@@ -14,15 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cloud_core.models.checkpoint import (
-    CONFIG,
-    WEIGHTS,
-    CheckpointError,
-    load_encoder,
-    load_weights,
-    write_folder,
-)
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.models.checkpoint import load_encoder, load_weights, write_folder
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.folder import CONFIG, WEIGHTS, CheckpointError
+from cloud_core.models.geometry import EncoderConfig
 
 PICKLED = "pytorch_model.bin"
 VOCABULARY = "scope_vocabulary"

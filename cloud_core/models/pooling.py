@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloud_core.models.encoder import Attention, Encoder, EncoderConfig, Layer, Packing, attend
-from cloud_core.models.sites_encoder import Sites, SitesConfig, SitesEncoder
+from cloud_core.models.encoder import Attention, Encoder, Layer, Packing, attend
+from cloud_core.models.geometry import Geometry, SitesConfig
+from cloud_core.models.sites_encoder import Sites, SitesEncoder
 
-Geometry = EncoderConfig | SitesConfig
 AnyEncoder = Encoder | SitesEncoder
 
 Pooling = Literal["first", "mean"]

@@ -5,56 +5,23 @@ a resolved SCOPE string. Three to eight tokens stand for a crystal where its str
 that there are no positions.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cloud_core.models.encoder import Attention, Packing
-
-# The columns of a token. The first token of a crystal holds its space group and 0 in all other columns.
-FIELDS = ("element", "position", "site_symmetry", "multiplicity", "count", "occupancy", "space_group")
-ELEMENTS = 119  # atomic numbers 1 … 118; 0 is a hidden element
-WYCKOFF_POSITIONS = 1731 + 1  # of the 230 space groups, from 1; 0 is a hidden one
-LETTERS = 27  # a … z, A
-SITE_SYMMETRIES = 32 + 1  # the crystal classes, from 1
-SPACE_GROUPS = 230 + 1
-_LAST_OF_SYSTEM = (2, 15, 74, 142, 167, 194, 230)  # space groups, triclinic … cubic
-_LEAST_OCCUPANCY = 0.1  # hundredths: an occupancy that was rounded to 0 is not nothing
-
-
-@dataclass(frozen=True)
-class SitesConfig:
-    """Geometry of a sites encoder; `kind` tells it from a string encoder's where either may stand.
-
-    properties: of an element, numbers that `SitesEncoder.set_properties` is given beside the learnt vectors.
-    """
-
-    kind: Literal["sites"]
-    hidden_size: int = 128
-    layers: int = 3
-    heads: int = 4
-    feed_forward: int = 256
-    properties: int = 23
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
-    norm_epsilon: float = 1e-5
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one of them"
-            )
-        for name in ("hidden_size", "heads", "feed_forward"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-    @property
-    def vector_size(self) -> int:
-        """Of the vector of a crystal: mean over the atoms, and the crystal's own token."""
-        return 2 * self.hidden_size
+from cloud_core.models.geometry import (
+    ELEMENTS,
+    LAST_OF_SYSTEM,
+    LEAST_OCCUPANCY,
+    LETTERS,
+    SITE_SYMMETRIES,
+    SPACE_GROUPS,
+    WYCKOFF_POSITIONS,
+    SitesConfig,
+)
 
 
 class Sites(NamedTuple):
@@ -71,9 +38,9 @@ class Sites(NamedTuple):
         """fields `[T, FIELDS]`."""
         crystal = torch.cumsum(packing.positions == 0, 0) - 1
         first = torch.searchsorted(crystal, torch.arange(packing.batch, device=crystal.device))
-        atoms = fields[:, 3] * fields[:, 4] * fields[:, 5].float().clamp(min=_LEAST_OCCUPANCY)  # [T]
+        atoms = fields[:, 3] * fields[:, 4] * fields[:, 5].float().clamp(min=LEAST_OCCUPANCY)  # [T]
         totals = atoms.new_zeros(packing.batch).index_add(0, crystal, atoms)
-        return Sites(packing, fields, crystal, first, atoms / totals[crystal].clamp(min=_LEAST_OCCUPANCY))
+        return Sites(packing, fields, crystal, first, atoms / totals[crystal].clamp(min=LEAST_OCCUPANCY))
 
     @staticmethod
     def of_padded(fields: Tensor, lengths: Tensor) -> "Sites":
@@ -111,11 +78,11 @@ class SiteEmbeddings(nn.Module):
         self.site_symmetries = nn.Embedding(SITE_SYMMETRIES, size)
         self.from_counts = nn.Linear(4, size)
         self.space_groups = nn.Embedding(SPACE_GROUPS, size)
-        self.crystal_systems = nn.Embedding(len(_LAST_OF_SYSTEM) + 1, size)
+        self.crystal_systems = nn.Embedding(len(LAST_OF_SYSTEM) + 1, size)
         self.from_totals = nn.Linear(3, size)
         self.dropout = nn.Dropout(config.dropout)
         groups = torch.arange(SPACE_GROUPS)
-        systems = torch.bucketize(groups, torch.tensor(_LAST_OF_SYSTEM)) + 1
+        systems = torch.bucketize(groups, torch.tensor(LAST_OF_SYSTEM)) + 1
         self.register_buffer("systems", torch.where(groups > 0, systems, 0), persistent=False)
         self.register_buffer("properties", torch.zeros(ELEMENTS, config.properties))
         for module in self.modules():

@@ -19,8 +19,7 @@ from safetensors.numpy import save_file
 
 from cloud_core.errors import CloudError
 from cloud_core.files import atomic
-from cloud_core.models.pooling import Geometry
-from cloud_core.models.sites_encoder import FIELDS, SitesConfig
+from cloud_core.models.geometry import FIELDS, Geometry, SitesConfig
 from cloud_core.scope.sites import sites_of
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training import counter

@@ -8,8 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pydantic import AfterValidator
 
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.pooling import Geometry
+from cloud_core.models.geometry import EncoderConfig, Geometry
 from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.batches import CorpusError
 

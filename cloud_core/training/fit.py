@@ -39,7 +39,7 @@ def build(job: FitJob, train: Batches, validation: Batches) -> tuple[FitTask, di
     task = prepare(job, encoder, train, validation)
     if isinstance(task.model.encoder, SitesEncoder):
         task.model.encoder.set_properties(torch.from_numpy(standardised_properties().copy()))
-    return task, {} if job.start_from is None else take_encoder(task.model, job.start_from)
+    return task, {} if job.start_from is None else take_encoder(task.model, job.start_from, job.settings.seed)
 
 
 def run(

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from cloud_core.files import write_json
-from cloud_core.models.checkpoint import weights_digest
 from cloud_core.models.debye_model import HIGHEST, LOWEST, Quantity
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import Target
-from cloud_core.models.pooling import Geometry, Pooling
-from cloud_core.models.sites_encoder import SitesConfig
+from cloud_core.models.folder import weights_digest
+from cloud_core.models.geometry import EncoderConfig, Geometry, SitesConfig
+from cloud_core.models.pooling import Pooling
+from cloud_core.models.targets import Target
 from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import Strategy
 from cloud_core.training.masking import Masking

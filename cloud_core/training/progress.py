@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_core.files import write_text
-from cloud_core.models.pooling import Geometry
-from cloud_core.models.sites_encoder import ELEMENTS, SitesConfig
+from cloud_core.models.geometry import ELEMENTS, Geometry, SitesConfig
 
 METRICS = "metrics.jsonl"
 

@@ -15,18 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cloud_core.files import flush, write_text
-from cloud_core.models.checkpoint import (
-    CONFIG,
-    WEIGHTS,
-    CheckpointError,
-    config_text,
-    encoder_config,
-    load_weights,
-    read_config,
-    read_weights,
-    write_folder,
-)
+from cloud_core.models.checkpoint import encoder_config, load_weights, read_weights, write_folder
 from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.folder import CONFIG, WEIGHTS, CheckpointError, config_text, read_config
 from cloud_core.models.sites_encoder import MaskedSites
 from cloud_core.training.distributed import Ranks, like, whole
 

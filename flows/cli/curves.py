@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from cloud_core.evaluation.thermal.data import ThermalError, parse_temperatures
 from cloud_core.evaluation.thermal.plots import sweep_figure
 from cloud_core.inference.predictor import Predictor
-from cloud_core.models.debye_model import DebyeModel
 from cloud_core.structures.formats import stem_of_name
 from tasks.registry import resolve
 
@@ -49,7 +48,7 @@ def sweep(
 
     levels = parse_temperatures(temperatures)
     predictor = Predictor.load(resolve(model))
-    if not isinstance(predictor.model, DebyeModel):
+    if not predictor.is_debye:
         raise ThermalError(f"{model}: not a Debye model; `cloud predict` answers for other kinds")
     predictor.temperatures = levels.tolist()
     for structure in structures:

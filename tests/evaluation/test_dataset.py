@@ -16,7 +16,7 @@ from cloud_core.evaluation.data.dataset import Dataset, DatasetError, from_file,
 from cloud_core.evaluation.data.folds import Split, split_by_group
 from cloud_core.files import FrameError
 from cloud_core.lake.table import Table
-from cloud_core.models.heads import Target
+from cloud_core.models.targets import Target
 from cloud_core.scope import canonicalise, encode
 from cloud_core.scope.features import composition_of
 from cloud_core.training.loop import FitSettings

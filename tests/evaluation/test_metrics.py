@@ -185,7 +185,7 @@ def test_scales_are_those_that_errors_were_drawn_with() -> None:
     spread = rng.lognormal(0, 0.8, 5_000)
     sigma = np.hypot(2.0 * spread, 0.7)
     true = rng.laplace(0, sigma / np.sqrt(2))
-    a, b = scale_of(true, np.zeros_like(true), spread)
+    a, b, _ = scale_of(true, np.zeros_like(true), spread)
     assert a == pytest.approx(2.0, rel=0.06) and b == pytest.approx(0.7, rel=0.2)
     metrics = uncertainty_metrics(true, np.zeros_like(true), np.hypot(a * spread, b))
     assert metrics["nll"] == pytest.approx(-laplace.logpdf(true, scale=sigma / np.sqrt(2)).mean(), abs=0.01)
@@ -198,17 +198,27 @@ def test_scales_are_those_that_errors_were_drawn_with() -> None:
 def test_a_spread_that_tells_nothing_gives_one_deviation_for_all() -> None:
     rng = np.random.default_rng(4)
     true, spread = rng.laplace(0, 1.0, 500), rng.lognormal(0, 1.0, 500)
-    a, b = scale_of(true, np.zeros(500), spread)
+    a, b, _ = scale_of(true, np.zeros(500), spread)
     assert a == 0.0 and b == pytest.approx(np.sqrt(2) * np.abs(true).mean())
     assert np.isnan(uncertainty_metrics(true, np.zeros(500), np.full(500, b))["spearman"])
     assert scale_of(true, np.zeros(500), np.zeros(500))[0] == 0.0
     # Members that agree by chance where they are wrong do not make all other deviations large.
     outlier = np.append(rng.laplace(0, 0.1, 300), 5.0)
     close = np.append(np.full(300, 0.05), 1e-4)
-    a, b = scale_of(outlier, np.zeros(301), close)
+    a, b, _ = scale_of(outlier, np.zeros(301), close)
     assert np.hypot(a * 0.05, b) < 0.3
     with pytest.raises(ValueError, match="no row with a finite error"):
         scale_of([np.nan], [0.0], [1.0])
+
+
+def test_the_distance_to_the_training_crystals_widens_where_it_tells() -> None:
+    rng = np.random.default_rng(5)
+    distance, spread = rng.lognormal(0, 0.7, 4_000), np.zeros(4_000)
+    true = rng.laplace(0, 0.5 * distance**0.8 / np.sqrt(2))
+    a, b, p = scale_of(true, np.zeros_like(true), spread, distance)
+    assert a == 0.0 and b == pytest.approx(0.5, rel=0.06) and p == pytest.approx(0.8, abs=0.06)
+    other = rng.laplace(0, 0.5, 4_000)
+    assert scale_of(other, np.zeros_like(other), spread, distance)[2] == 0.0
 
 
 def test_stratified_folds_need_the_whole_set() -> None:

@@ -23,8 +23,9 @@ from cloud_core.evaluation.thermal.data import (
 from cloud_core.evaluation.thermal.fits import direct_job, direct_values
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye_model import DebyeModel
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target
 from cloud_core.scope import canonicalise
 from cloud_core.training.fit import run as fit_job
 from cloud_core.training.job import FitSettings

@@ -12,8 +12,10 @@ from sklearn.metrics import mean_absolute_error, roc_auc_score
 
 from cloud_core.config import ConfigError
 from cloud_core.inference import Predictor
-from cloud_core.models.checkpoint import CheckpointError, save_encoder
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.models.checkpoint import save_encoder
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.folder import CheckpointError
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.heads import PropertyModel
 from flows.benchmark import BenchmarkConfig
 from flows.finetune import FinetuneConfig, finetune

@@ -24,8 +24,9 @@ from typer.testing import CliRunner
 from cloud_core.config import ConfigError
 from cloud_core.lake.schemas import STRUCTURES
 from cloud_core.lake.table import Table
-from cloud_core.models.checkpoint import WEIGHTS, CheckpointError, load_encoder
-from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.checkpoint import load_encoder
+from cloud_core.models.folder import WEIGHTS, CheckpointError
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.hugging_face import to_hugging_face
 from cloud_core.scope import encode
 from cloud_core.scope.tokenizer import Tokenizer

@@ -29,9 +29,10 @@ from cloud_core.evaluation.screening.evaluation import Labels, evaluate_labels
 from cloud_core.inference.predictor import Predictor
 from cloud_core.lake.pins import pins
 from cloud_core.lake.table import Table
-from cloud_core.models.encoder import EncoderConfig
 from cloud_core.models.ensemble import Ensemble
-from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target
 from flows.debye import DebyeConfig
 from flows.phonon_labels import PhononLabelsConfig
 from flows.screen import ScreenConfig, ScreenResult, Submission, screen

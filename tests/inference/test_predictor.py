@@ -7,10 +7,13 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from cloud_core.inference import Predictor
-from cloud_core.models.checkpoint import CheckpointError, save_encoder
+from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.debye_model import DebyeModel
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
-from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.folder import CheckpointError
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target
 from cloud_core.scope import encode
 
 GEOMETRY = EncoderConfig(hidden_size=32, layers=1, heads=2, feed_forward=64)

@@ -13,10 +13,10 @@ from cloud_core.evaluation.thermal.table import (
     split_by_string,
 )
 from cloud_core.inference.predictor import Predictor
-from cloud_core.models.checkpoint import CheckpointError
 from cloud_core.models.debye import heat_capacity, internal_energy
 from cloud_core.models.debye_model import DebyeModel, Quantity, best_theta
-from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.folder import CheckpointError
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.pooling import Pooling
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import FitSettings

@@ -7,8 +7,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from cloud_core.models.checkpoint import CheckpointError, load_encoder, save_encoder
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel, Packing, attend
+from cloud_core.models.checkpoint import load_encoder, save_encoder
+from cloud_core.models.encoder import MaskedLanguageModel, Packing, attend
+from cloud_core.models.folder import CheckpointError
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.hugging_face import from_hugging_face, to_hugging_face
 from cloud_core.scope.tokenizer import Tokenizer
 

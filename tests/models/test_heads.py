@@ -5,10 +5,13 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from cloud_core.models.checkpoint import CheckpointError, save_encoder
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.models.checkpoint import save_encoder
+from cloud_core.models.encoder import MaskedLanguageModel
 from cloud_core.models.ensemble import Ensemble
-from cloud_core.models.heads import Pooling, PropertyModel, Target, TargetError, geometry, take_encoder
+from cloud_core.models.folder import CheckpointError
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import Pooling, PropertyModel, geometry, take_encoder
+from cloud_core.models.targets import Target, TargetError
 
 GEOMETRY = EncoderConfig(hidden_size=32, layers=1, heads=2, feed_forward=64)
 METAL = Target("metal", kind="classification", classes=("no", "yes"))

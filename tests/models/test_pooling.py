@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cloud_core.models.encoder import Encoder, EncoderConfig
+from cloud_core.models.encoder import Encoder
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.pooling import first_token
 
 

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from cloud_core.models.checkpoint import CheckpointError, load_encoder, save_encoder
-from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.checkpoint import load_encoder, save_encoder
 from cloud_core.models.ensemble import Ensemble
-from cloud_core.models.heads import PropertyModel, Target, TargetError, geometry, take_encoder
-from cloud_core.models.sites_encoder import (
+from cloud_core.models.folder import CheckpointError
+from cloud_core.models.geometry import (
     ELEMENTS,
     FIELDS,
     LETTERS,
     SITE_SYMMETRIES,
     WYCKOFF_POSITIONS,
-    MaskedSites,
-    Sites,
+    EncoderConfig,
     SitesConfig,
-    SitesEncoder,
 )
+from cloud_core.models.heads import PropertyModel, geometry, take_encoder
+from cloud_core.models.sites_encoder import MaskedSites, Sites, SitesEncoder
+from cloud_core.models.targets import Target, TargetError
 from cloud_core.scope import ScopeError, canonicalise, resolve
 from cloud_core.scope.grammar import join
 from cloud_core.scope.sites import CRYSTAL_CLASSES, letter_of_position, sites_of, standardised_properties

@@ -14,8 +14,9 @@ import httpx
 import mlflow
 import pytest
 
-from cloud_core.models.encoder import EncoderConfig
-from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target
 from cloud_core.scope import encode
 from tasks.registry import register
 from tests.servers import free_port, stop, wait_until_healthy

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cloud_core.models.encoder import EncoderConfig
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import PretrainJob, PretrainSettings
 from cloud_core.training.launch import Launch, TrainingError, launched, stop

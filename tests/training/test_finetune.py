@@ -13,8 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from cloud_core.models.checkpoint import save_encoder
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
-from cloud_core.models.heads import PropertyModel, Target
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target
 from cloud_core.training.batches import Batches
 from cloud_core.training.distributed import LAUNCHER_VARIABLE, Ranks
 from cloud_core.training.fit import build, run

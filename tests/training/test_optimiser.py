@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import get_cosine_schedule_with_warmup
 
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.training.optimiser import (
     OptimiserSettings,
     adamw,

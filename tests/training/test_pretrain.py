@@ -21,8 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cloud_core.models.checkpoint import WEIGHTS, CheckpointError, load_encoder
-from cloud_core.models.encoder import EncoderConfig, MaskedLanguageModel
+from cloud_core.models.checkpoint import load_encoder
+from cloud_core.models.encoder import MaskedLanguageModel
+from cloud_core.models.folder import WEIGHTS, CheckpointError
+from cloud_core.models.geometry import EncoderConfig
 from cloud_core.training.augmentation import space_group_numbers
 from cloud_core.training.batches import Batches, epoch_batches
 from cloud_core.training.distributed import Ranks

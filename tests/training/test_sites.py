@@ -10,8 +10,9 @@ import torch
 
 from cloud_core.config import ConfigError, checked
 from cloud_core.inference import Predictor
-from cloud_core.models.heads import PropertyModel, Target
-from cloud_core.models.sites_encoder import FIELDS, SitesConfig
+from cloud_core.models.geometry import FIELDS, SitesConfig
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target
 from cloud_core.scope import canonicalise, resolve
 from cloud_core.scope.grammar import join
 from cloud_core.scope.sites import letter_of_position

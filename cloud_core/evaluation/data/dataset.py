@@ -18,8 +18,8 @@ from cloud_core.evaluation.data.folds import Split
 from cloud_core.files import atomic, read_frame
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
-from cloud_core.models.heads import Target, target_from
-from cloud_core.models.pooling import Geometry
+from cloud_core.models.geometry import Geometry
+from cloud_core.models.targets import Target, target_from
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise, resolve
 from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import Form

@@ -13,40 +13,60 @@ Floats = NDArray[np.float64]
 _LEAST_SHARE = 1e-3  # of the mean error: no deviation is smaller
 
 
-def scale_of(y_true: ArrayLike, y_pred: ArrayLike, spread: ArrayLike) -> tuple[float, float]:
-    """(a, b) of σ = √(a² s² + b²) for the spread s `[n]` of an ensemble: the likeliest for the errors of
-    validation rows. a is 0 where the spread tells nothing beyond chance (by the Bayesian information
-    criterion), and σ is the same for all crystals.
+def scale_of(
+    y_true: ArrayLike, y_pred: ArrayLike, spread: ArrayLike, distance: ArrayLike | None = None
+) -> tuple[float, float, float]:
+    """(a, b, p) of σ = √(a² s² + b² d^(2p)) for the spread s `[n]` of an ensemble and the distances d `[n]` to
+    its training crystals: the likeliest for the errors of validation rows. a or p are 0 where spread or
+    distance tell nothing beyond chance (by the Bayesian information criterion); without both, σ is the same
+    for all crystals.
 
     Raises:
-        ValueError: no row with a finite error and spread.
+        ValueError: no row with a finite error, spread and distance.
     """
     error = np.abs(np.asarray(y_pred, dtype=np.float64) - np.asarray(y_true, dtype=np.float64))
     s = np.asarray(spread, dtype=np.float64)
-    use = np.isfinite(error) & np.isfinite(s)
-    error, s = error[use], s[use]
+    d = np.ones_like(s) if distance is None else np.asarray(distance, dtype=np.float64)
+    use = np.isfinite(error) & np.isfinite(s) & np.isfinite(d)
+    error, s, d = error[use], s[use], d[use]
     if not len(error):
         raise ValueError("no row with a finite error and spread to calibrate on")
     constant = max(np.sqrt(2.0) * error.mean(), np.finfo(float).tiny)
-    if not s.any():
-        return 0.0, constant
-
-    def loss(logarithms: Floats) -> float:
-        a, b = np.exp(logarithms)
-        return likelihood_loss(error, np.hypot(a * s, b))
-
     least = np.log(_LEAST_SHARE * constant)
-    starts = [(constant / s.mean(), share * constant) for share in (0.03, 0.3, 1.0)]
-    found = [
-        minimize(loss, np.log(start), method="Nelder-Mead", bounds=[(None, None), (least, None)])
-        for start in starts
-    ]
-    best = min(found, key=lambda each: float(each.fun))
-    gain = len(error) * (likelihood_loss(error, np.full(len(error), constant)) - float(best.fun))
-    if gain <= np.log(len(error)) / 2:
-        return 0.0, constant
-    a, b = np.exp(best.x)
-    return float(a), float(b)
+    found = [(2 * len(error) * likelihood_loss(error, np.full(len(error), constant)), (0.0, constant, 0.0))]
+    for by_spread, by_distance in ((True, False), (False, True), (True, True)):
+        if (by_spread and not s.any()) or (by_distance and not np.ptp(d)):
+            continue
+
+        def loss(values: Floats, spread: bool = by_spread, distant: bool = by_distance) -> float:
+            return likelihood_loss(error, _sigma(_scale(values, spread, distant), s, d))
+
+        bounds = [(least, None), *[(None, None)] * by_spread, *[(0.0, 3.0)] * by_distance]
+        starts = [
+            [
+                np.log(share * constant),
+                *[np.log(constant / s.mean())] * by_spread,
+                *[0.5] * by_distance,
+            ]
+            for share in ((0.03, 0.3, 1.0) if by_spread else (1.0,))
+        ]
+        fits = [minimize(loss, start, method="Nelder-Mead", bounds=bounds) for start in starts]
+        best = min(fits, key=lambda each: float(each.fun))
+        penalty = (by_spread + by_distance) * np.log(len(error))
+        found.append((2 * len(error) * float(best.fun) + penalty, _scale(best.x, by_spread, by_distance)))
+    return min(found)[1]
+
+
+def _scale(values: Floats, by_spread: bool, by_distance: bool) -> tuple[float, float, float]:
+    """(a, b, p) from what is minimised over: log b, log a, p."""
+    b, *rest = values
+    a = float(np.exp(rest.pop(0))) if by_spread else 0.0
+    return a, float(np.exp(b)), float(rest[0]) if by_distance else 0.0
+
+
+def _sigma(scale: tuple[float, float, float], s: Floats, d: Floats) -> Floats:
+    a, b, p = scale
+    return np.hypot(a * s, b * d**p)
 
 
 def likelihood_loss(error: Floats, sigma: Floats) -> float:

@@ -23,7 +23,7 @@ from cloud_core.files import atomic, file_digest, read_frame
 from cloud_core.lake.pins import pin
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
-from cloud_core.models.checkpoint import CONFIG, WEIGHTS
+from cloud_core.models.folder import CONFIG, weights_digest
 from cloud_core.scope import ScopeError, canonicalise, decode, resolve
 
 Precision = Literal["float32", "bfloat16"]
@@ -156,7 +156,7 @@ def run_folder(root: Path, candidates: pa.Table, model: Path, precision: Precisi
     for column in ("id", "scope"):
         for text in candidates[column].to_pylist():
             content.update(f"{text}\n".encode())
-    for part in (file_digest(model / WEIGHTS), file_digest(model / CONFIG), precision, str(shard_rows)):
+    for part in (weights_digest(model), file_digest(model / CONFIG), precision, str(shard_rows)):
         content.update(part.encode())
     folder = root.with_name(f"{root.name}-{content.hexdigest()[:12]}")
     folder.mkdir(parents=True, exist_ok=True)

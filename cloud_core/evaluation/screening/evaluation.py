@@ -32,7 +32,8 @@ from cloud_core.evaluation.screening.wbm import (
     submission_metadata,
     write_submission,
 )
-from cloud_core.models.checkpoint import read_config, read_weights
+from cloud_core.models.checkpoint import read_weights
+from cloud_core.models.folder import read_config
 
 
 class Labels(BaseModel):

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_core.evaluation.thermal.table import Parts, ThermalTable
-from cloud_core.models.heads import Target
-from cloud_core.models.pooling import Geometry
+from cloud_core.models.geometry import Geometry
+from cloud_core.models.targets import Target
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import LABELS, PARTS, FitJob, FitSettings, ThermalSettings
 from cloud_core.training.losses.thermal import THETA

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloud_core.models.encoder import MaskedLanguageModel
-from cloud_core.models.pooling import Geometry
-from cloud_core.models.sites_encoder import MaskedSites, SitesConfig
+from cloud_core.models.geometry import Geometry, SitesConfig
+from cloud_core.models.sites_encoder import MaskedSites
 from cloud_core.scope.sites import standardised_properties
 from cloud_core.scope.tokenizer import FIELDS, SPECIAL
 from cloud_core.training.batches import Batches, epoch_batches, share

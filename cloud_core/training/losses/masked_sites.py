@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cloud_core.models.encoder import Packing
-from cloud_core.models.sites_encoder import FIELDS, MaskedSites, Sites
+from cloud_core.models.geometry import FIELDS
+from cloud_core.models.sites_encoder import MaskedSites, Sites
 from cloud_core.scope.sites import letter_of_position
 from cloud_core.training import counter
 from cloud_core.training.batches import Batches, token_indices

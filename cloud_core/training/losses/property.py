@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from cloud_core.models.heads import PropertyModel, Target, slices
-from cloud_core.models.pooling import Geometry
+from cloud_core.models.geometry import Geometry
+from cloud_core.models.heads import PropertyModel
+from cloud_core.models.targets import Target, slices
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import LABELS, FitJob, Objective
 from cloud_core.training.loop import Loss

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cloud_core.models.debye_model import DebyeModel, Quantity, best_theta, evaluate
-from cloud_core.models.pooling import Geometry
+from cloud_core.models.geometry import Geometry
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import Basis, FitJob, ThermalSettings
 from cloud_core.training.losses.task import FitTask
