@@ -3,6 +3,8 @@
 cloud screen --config deployments/configs/screen.yaml
 """
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +24,23 @@ from cloud_core.evaluation.screening.candidates import (
     candidates_of_file,
     candidates_of_table,
     hull_distances,
+    known_crystals,
     property_of,
     reference_hull,
-    reference_keys,
     run_folder,
+    seen_in_training,
 )
 from cloud_core.evaluation.screening.evaluation import (
     LabelEvaluation,
     Labels,
     Submission,
     evaluate_labels,
+    measure_lifts,
     submit,
 )
+from cloud_core.evaluation.screening.lift import Lift
 from cloud_core.evaluation.screening.plots import shortlist_figure
-from cloud_core.evaluation.screening.shortlist import Window, rank, shortlist
+from cloud_core.evaluation.screening.shortlist import Known, Window, eligible, mark_known, rank
 from cloud_core.files import atomic
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.models.folder import read_config
@@ -45,6 +50,9 @@ from tasks.registry import resolve
 from tasks.reporting import publish_figure, publish_table
 from tasks.screening import predict_all
 from tasks.tracking import Run, runs_folder, tracked_run
+
+SHOWN_ROWS = 20  # of the shortlist, on the Prefect page
+TITLES = {"hull_distance": "predicted energy above hull, eV/atom", "hull_distance_std": "σ, eV/atom"}
 
 
 class Target(BaseModel):
@@ -79,15 +87,37 @@ class ScreenConfig(FlowConfig):
         None, description="known crystals whose hull distances are measured from, where there are no labels"
     )
     windows: dict[str, Target] = Field(default={}, description="property -> range: rank by these instead")
-    known: Reference | None = Field(None, description="table of known crystals (the training table): novelty")
+    known: Reference | None = Field(None, description="known crystals, as those of the training table")
+    drop_known: tuple[Known, ...] = Field(
+        (),
+        description="candidates to drop first: crystals (by canonical string) or formulas (reduced) that "
+        "`known` has",
+    )
     stability_threshold: float = Field(0.0, description="eV/atom above the hull that still count as stable")
+    k: float = Field(
+        0.0,
+        ge=0,
+        description="candidates are ranked, and called stable, by hull distance + k·σ; above 0 the model "
+        "must be an ensemble",
+    )
     shortlist: int = Field(100, ge=1, description="candidates to keep")
-    novel_only: bool = Field(False, description="keep none that is known already")
+    forest: bool = Field(
+        False,
+        description="measure the lift over a composition forest too, fitted to the energies of `known`",
+    )
     submission: Submission | None = Field(None, description="write the leaderboard's files")
     precision: Precision = "float32"
     shard_rows: int = Field(20_000, ge=1, description="candidates in one Prefect task and one file")
     cluster: ClusterConfig = Field(default_factory=default_cluster, description="where a source is encoded")
     parent_run_id: str | None = Field(None, description="MLflow run to file this one under")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "novel_only" in values:
+            rest = {key: value for key, value in values.items() if key != "novel_only"}
+            return {"drop_known": ["crystals"] if values["novel_only"] else []} | rest
+        return values
 
     @model_validator(mode="after")
     def _something_to_do(self) -> "ScreenConfig":
@@ -97,6 +127,14 @@ class ScreenConfig(FlowConfig):
             raise ValueError("nothing to rank by: give labels, a hull or windows")
         if self.submission is not None and self.labels is None:
             raise ValueError("a submission needs labels")
+        if self.drop_known and self.known is None:
+            raise ValueError("drop_known needs known: the table of known crystals")
+        if self.k and self.windows:
+            raise ValueError("k is for a ranking by hull distance; set it to 0, or leave windows out")
+        if self.forest and (self.labels is None or self.known is None or self.windows):
+            raise ValueError(
+                "forest needs labels to measure by, known crystals to be fitted to, and no windows"
+            )
         return self
 
 
@@ -107,16 +145,24 @@ class ScreenResult(BaseModel):
     folder: str
     predictions: str
     shortlist: str
-    figures: list[str]
+    figures: list[str] = []
     n_candidates: int
     n_predicted: int
     n_shards: int
     n_shards_there: int
     n_evaluated: int
+    dropped: dict[str, int]
+    """candidates that the shortlist may not name, by reason, in the order in which they were dropped"""
+    n_predicted_stable: int | None
+    """of those left: hull distance + k·σ within the threshold; None where ranked by windows"""
+    n_seen: int | None
+    """candidates that the model was trained on; None where its folder does not say"""
     metrics: dict[str, dict[str, float]]
     """of hull distances, by subset"""
     formation_energy: dict[str, float]
     """errors over all candidates with a label, eV/atom"""
+    lift: list[Lift]
+    """of the first candidates of the ranking, over chance and the forest"""
     note: str
     submission: list[str] = []
 
@@ -132,48 +178,61 @@ def screen(config: ScreenConfig) -> ScreenResult:
         root = runs_folder() / "screening" / config.name
         folder = run_folder(root, candidates, model, config.precision, config.shard_rows)
         predictions, there = predict_all(folder, model, config.precision, f"predict {config.name}")
-        output = _join(candidates, predictions)
-        by: str | dict[str, Window] = "hull_distance"
-        submitted: list[str] = []
+        output = pd.concat(
+            [candidates.drop(["elements", "fractions"]).to_pandas(), predictions.drop(columns="id")], axis=1
+        )
+        seen = seen_in_training(model, output["canonical"].tolist())
+        if seen is not None:
+            output["seen_in_training"] = seen
+        evaluated, submitted = LabelEvaluation(output, 0, {}, {}, {}), []
         if config.labels is not None:
             energy = property_of(predictions, config.formation_energy)
             evaluated = evaluate_labels(config.labels, output, energy, config.stability_threshold)
             if config.submission is not None:
                 values = output.set_index("id")[energy]
                 submitted = submit(config.submission, folder, model, values, evaluated.subsets)
-        else:
-            if config.hull is not None:
-                energy = property_of(predictions, config.formation_energy)
-                hull = reference_hull(config.hull)
-                output["hull_distance"] = hull_distances(hull, candidates, output[energy].tolist())
-                if f"{energy}_std" in output:
-                    output["hull_distance_std"] = output[f"{energy}_std"]
-            evaluated = LabelEvaluation(output, 0, {}, {}, {})
-        if config.windows:
-            by = {name: Window(target.low, target.high) for name, target in config.windows.items()}
-        keys = reference_keys(config.known) if config.known else set()
-        ranked = rank(evaluated.output, by, keys, key="key")
-        best = shortlist(ranked, config.shortlist, config.novel_only)
-        column = by if isinstance(by, str) else next(iter(by))
-        figures = evaluated.figures | {"shortlist": _shortlist_picture(ranked, best, column)}
+        elif config.hull is not None:
+            energy = property_of(predictions, config.formation_energy)
+            distances = hull_distances(reference_hull(config.hull), candidates, output[energy].tolist())
+            output["hull_distance"] = distances
+            if f"{energy}_std" in output:
+                output["hull_distance_std"] = output[f"{energy}_std"]
+        windows = {name: Window(target.low, target.high) for name, target in config.windows.items()}
+        ranked = rank(evaluated.output, windows or "hull_distance", config.k)
+        ranked = mark_known(ranked, *(known_crystals(config.known) if config.known else ((), ())))
+        if not windows:
+            ranked["predicted_stable"] = ranked["score"] <= config.stability_threshold
+        ranked = _read_first(ranked)
+        pool, dropped = eligible(ranked, config.drop_known)
+        best = pool.head(config.shortlist)
+        lift: list[Lift] = []
+        if config.labels is not None and not windows:
+            threshold, known = config.stability_threshold, config.known if config.forest else None
+            lift = measure_lifts(pool, config.shortlist, threshold, known)
         _write(folder, ranked, best)
-        pictures = _log(run, config, folder, evaluated, figures, best)
-    return ScreenResult(
-        run_id=run.run_id,
-        folder=str(folder),
-        predictions=str(folder / "predictions.parquet"),
-        shortlist=str(folder / "shortlist.csv"),
-        figures=pictures,
-        n_candidates=len(output),
-        n_predicted=int(predictions.drop(columns="id").notna().all(axis=1).sum()),
-        n_shards=-(-len(output) // config.shard_rows),
-        n_shards_there=there,
-        n_evaluated=evaluated.n_evaluated,
-        metrics={name: result.metrics for name, result in evaluated.subsets.items()},
-        formation_energy=evaluated.formation_energy,
-        note=config.labels.note if config.labels else "",
-        submission=submitted,
-    )
+        result = ScreenResult(
+            run_id=run.run_id,
+            folder=str(folder),
+            predictions=str(folder / "predictions.parquet"),
+            shortlist=str(folder / "shortlist.csv"),
+            n_candidates=len(output),
+            n_predicted=int(predictions.drop(columns="id").notna().all(axis=1).sum()),
+            n_shards=-(-len(output) // config.shard_rows),
+            n_shards_there=there,
+            n_evaluated=evaluated.n_evaluated,
+            dropped=dropped,
+            n_predicted_stable=None if windows else int(pool["predicted_stable"].sum()),
+            n_seen=None if seen is None else int(seen.sum()),
+            metrics={name: subset.metrics for name, subset in evaluated.subsets.items()},
+            formation_energy=evaluated.formation_energy,
+            lift=lift,
+            note=config.labels.note if config.labels else "",
+            submission=submitted,
+        )
+        column = next(iter(windows), "hull_distance")
+        figures = evaluated.figures | {"shortlist": _shortlist_picture(ranked, best, column)}
+        _log(run, config.name, result, evaluated, best)
+        return result.model_copy(update={"figures": _log_figures(run, config.name, folder, figures)})
 
 
 def _candidates(config: ScreenConfig, form: str) -> tuple[pa.Table, dict[str, Snapshot]]:
@@ -201,17 +260,21 @@ def _candidates(config: ScreenConfig, form: str) -> tuple[pa.Table, dict[str, Sn
     return candidates, snapshots
 
 
-def _join(candidates: pa.Table, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Candidates with their predictions, in the order of both."""
-    frame = candidates.select(["id", "scope", "key", "reason"]).to_pandas()
-    return pd.concat([frame, predictions.drop(columns="id")], axis=1)
+def _read_first(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The same columns, those first that a reader looks for."""
+    first = [
+        "rank", "structure_id", "id", "formula", "space_group", "hull_distance", "hull_distance_std", "score",
+        "predicted_stable", "known_formula", "known_crystal", "seen_in_training",
+    ]  # fmt: skip
+    first = [column for column in first if column in ranked]
+    return ranked[[*first, *(column for column in ranked if column not in first)]]
 
 
 def _shortlist_picture(output: pd.DataFrame, best: pd.DataFrame, column: str) -> Any:
     spread = best[f"{column}_std"].to_numpy(dtype=float) if f"{column}_std" in best else None
-    novel = best["novel"].fillna(False).to_numpy(dtype=bool)
+    new = ~best["known_crystal"].fillna(True).to_numpy(dtype=bool)
     values = output[column].to_numpy(dtype=float)
-    return shortlist_figure(values, best[column].to_numpy(dtype=float), spread, novel, f"predicted {column}")
+    return shortlist_figure(values, best[column].to_numpy(dtype=float), spread, new, f"predicted {column}")
 
 
 def _write(folder: Path, ranked: pd.DataFrame, best: pd.DataFrame) -> None:
@@ -223,32 +286,53 @@ def _write(folder: Path, ranked: pd.DataFrame, best: pd.DataFrame) -> None:
                 write(partial, index=False)
 
 
-def _log(
-    run: Run,
-    config: ScreenConfig,
-    folder: Path,
-    evaluated: LabelEvaluation,
-    figures: dict[str, Any],
-    best: pd.DataFrame,
-) -> list[str]:
-    note = config.labels.note if config.labels else ""
-    rows = summary_rows(evaluated.subsets)
-    figures_of_merit = {name: result.metrics for name, result in evaluated.subsets.items()}
-    for name, values in (figures_of_merit | {"formation_energy": evaluated.formation_energy}).items():
-        run.log_metrics({f"{name}.{key}": value for key, value in values.items() if np.isfinite(value)})
-    if rows:
-        run.log_table(pd.DataFrame(rows), "discovery_metrics.json")
-        publish_table(f"{config.name}-metrics", rows, f"Discovery metrics. {note}".strip())
-    top = best.drop(columns=["scope", "reason"]).head(20).astype(object)
-    shown = top.where(top.notna(), None).to_dict("records")
-    publish_table(
-        f"{config.name}-shortlist", [{str(k): v for k, v in row.items()} for row in shown], "Best 20"
+def _log(run: Run, name: str, result: ScreenResult, evaluated: LabelEvaluation, best: pd.DataFrame) -> None:
+    """Metrics, tables and the shortlist, to MLflow and the Prefect page."""
+    figures_of_merit = result.metrics | {"formation_energy": result.formation_energy}
+    for subset, values in figures_of_merit.items():
+        run.log_metrics({f"{subset}.{key}": value for key, value in values.items() if np.isfinite(value)})
+    run.log_metrics({f"dropped.{reason.replace(' ', '_')}": n for reason, n in result.dropped.items()})
+    for each in result.lift:
+        values = {f"lift.{each.against.replace(' ', '_')}": each.lift}
+        values |= {f"{key}_{end}": getattr(each, end) for key in list(values) for end in ("low", "high")}
+        run.log_metrics({key: value for key, value in values.items() if np.isfinite(value)})
+    tables = {
+        "metrics": (summary_rows(evaluated.subsets), f"Discovery metrics. {result.note}".strip()),
+        "lift": ([asdict(each) for each in result.lift], "Lift of the ranking, with its 95 % interval"),
+    }
+    for kind, (rows, title) in tables.items():
+        if rows:
+            run.log_table(pd.DataFrame(rows), f"discovery_{kind}.json")
+            publish_table(f"{name}-{kind}", rows, title)
+    top = best.drop(columns=["canonical", "scope", "key", "reason", "duplicate_of"]).head(SHOWN_ROWS)
+    shown = top.rename(columns=TITLES).astype(object)
+    records = shown.where(shown.notna(), None).to_dict("records")
+    rows = [{str(key): value for key, value in row.items()} for row in records]
+    publish_table(f"{name}-shortlist", rows, f"The first of the shortlist. {counted(result)}")
+    for kind in ("csv", "parquet"):
+        run.log_artifact(Path(result.folder) / f"shortlist.{kind}")
+
+
+def counted(result: ScreenResult) -> str:
+    """What became of the candidates, in a line."""
+    dropped = ", ".join(f"{n:,} {reason}" for reason, n in result.dropped.items() if n) or "none"
+    left = result.n_candidates - sum(result.dropped.values())
+    parts = [f"{left:,} of {result.n_candidates:,} candidates ranked (dropped: {dropped})"]
+    if result.n_predicted_stable is not None:
+        parts.append(f"{result.n_predicted_stable:,} predicted stable")
+    parts.append(
+        "the model does not record which crystals it was trained on"
+        if result.n_seen is None
+        else f"the model was trained on {result.n_seen:,} of the candidates"
     )
-    run.log_artifact(folder / "shortlist.csv")
+    return "; ".join(parts)
+
+
+def _log_figures(run: Run, name: str, folder: Path, figures: dict[str, Any]) -> list[str]:
     pictures = []
-    for name, figure in figures.items():
-        run.log_figure(figure, f"{name}.png")
-        publish_figure(f"{config.name}-{name}", figure)
-        figure.savefig(folder / f"{name}.png", dpi=110)
-        pictures.append(str(folder / f"{name}.png"))
+    for kind, figure in figures.items():
+        run.log_figure(figure, f"{kind}.png")
+        publish_figure(f"{name}-{kind}-figure", figure)  # an artifact's key names one table or picture
+        figure.savefig(folder / f"{kind}.png", dpi=110)
+        pictures.append(str(folder / f"{kind}.png"))
     return pictures

@@ -1,7 +1,8 @@
 """Discovery metrics: how well predicted hull distances tell stable crystals from unstable ones.
 
-Definitions of Matbench Discovery (J. Riebesell et al., Nature Machine Intelligence 7, 836 (2025)). Energies
-are in eV/atom, the names of the metrics the leaderboard's.
+Definitions of Matbench Discovery (J. Riebesell et al., Nature Machine Intelligence 7, 836 (2025)): its
+`stable_metrics`, on predictions that its loader has cleaned (`max_error_threshold`). Energies are in eV/atom,
+the names of the metrics the leaderboard's.
 """
 
 import math
@@ -19,6 +20,8 @@ FULL = "full"
 UNIQUE_PROTOTYPES = "unique_prototypes"
 MOST_STABLE = "most_stable_10k"
 N_MOST_STABLE = 10_000
+MAX_ERROR = 5.0
+"""eV/atom: beyond it the leaderboard takes a prediction for a failed calculation, and so for a missing one"""
 
 
 class DiscoveryError(CloudError):
@@ -37,6 +40,15 @@ def hull_distance(
     return true + (predicted - form)
 
 
+def without_failed(true: ArrayLike, predicted: ArrayLike) -> NDArray[np.float64]:
+    """Predictions [n] with nan for those that are off by more than `MAX_ERROR`.
+
+    Of formation energies or hull distances alike: both have the same error.
+    """
+    true, predicted = np.asarray(true, dtype=float), np.asarray(predicted, dtype=float)
+    return np.where(np.abs(predicted - true) > MAX_ERROR, np.nan, predicted)
+
+
 def discovery_metrics(
     each_true: ArrayLike,
     each_pred: ArrayLike,
@@ -47,14 +59,16 @@ def discovery_metrics(
 
     Args:
         each_true, each_pred: [n] true and predicted distances to the convex hull, eV/atom. A missing
-            prediction (nan) counts as not stable and is left out of MAE, RMSE and R2.
+            prediction (nan), or one that is off by more than `MAX_ERROR`, counts as not stable and is left
+            out of MAE, RMSE and R2.
         stability_threshold: eV/atom.
         prevalence: share of stable crystals that the discovery acceleration factor (DAF) is measured against;
             that of these rows unless given. For the 10k most stable it is that of the unique prototypes.
 
     Returns:
-        F1, DAF, Precision, Recall, Accuracy, TPR, FPR, TNR, FNR, MAE, RMSE, R2; the counts TP, FP, TN, FN and
-        `missing`. A rate over no rows is 0, as in scikit-learn; errors over no rows are nan.
+        F1, DAF, Precision, Recall, Accuracy, TPR, FPR, TNR, FNR, MAE, RMSE, R2; the counts TP, FP, TN, FN,
+        `missing` (no prediction) and `excluded` (off by more than `MAX_ERROR`). A rate over no rows is 0, as
+        in scikit-learn; errors over no rows are nan.
 
     Raises:
         DiscoveryError: unequal numbers of rows, none, true distances that are not finite, or predictions
@@ -74,6 +88,8 @@ def discovery_metrics(
         )
     if np.isinf(predicted).any():
         raise DiscoveryError(f"{np.isinf(predicted).sum()} predicted hull distances are infinite")
+    missing = int(np.isnan(predicted).sum())
+    predicted = without_failed(true, predicted)
     stable = true <= stability_threshold
     called = predicted <= stability_threshold  # nan compares false: missing means not stable
     tp, fp = int((stable & called).sum()), int((~stable & called).sum())
@@ -96,7 +112,8 @@ def discovery_metrics(
         "FP": fp,
         "TN": tn,
         "FN": fn,
-        "missing": int((~known).sum()),
+        "missing": missing,
+        "excluded": int((~known).sum()) - missing,
         **_errors(true[known], predicted[known]),
     }
 
@@ -119,14 +136,18 @@ def _errors(true: NDArray[np.float64], predicted: NDArray[np.float64]) -> dict[s
 
 def formation_energy_errors(e_form_true: ArrayLike, e_form_pred: ArrayLike) -> dict[str, float]:
     """MAE, RMSE (eV/atom) and R2 over the crystals with a label and a prediction; `rows` is their number,
-    `missing` that of the labelled ones without a prediction.
+    `missing` that of the labelled ones without a prediction, `excluded` of those that are off by more than
+    `MAX_ERROR` and so left out.
 
     Args:
         e_form_true, e_form_pred: [n] eV/atom, nan where there is none.
     """
     true, predicted = np.asarray(e_form_true, dtype=float), np.asarray(e_form_pred, dtype=float)
+    missing = int((~np.isnan(true) & np.isnan(predicted)).sum())
+    predicted = without_failed(true, predicted)
     known = ~np.isnan(true) & ~np.isnan(predicted)
-    counts: dict[str, float] = {"rows": int(known.sum()), "missing": int((~np.isnan(true) & ~known).sum())}
+    excluded = int((~np.isnan(true)).sum() - known.sum()) - missing
+    counts: dict[str, float] = {"rows": int(known.sum()), "missing": missing, "excluded": excluded}
     return counts | _errors(true[known], predicted[known])
 
 
@@ -162,7 +183,8 @@ def subset_metrics(
         if mask.shape != true.shape:
             raise DiscoveryError(f"{mask.shape} unique-prototype marks for {true.shape} crystals")
         unique = np.flatnonzero(mask)
-        ranked = unique[np.argsort(predicted[unique], kind="stable")]  # missing ones last
+        order = np.argsort(without_failed(true, predicted)[unique], kind="stable")  # missing ones last
+        ranked = unique[order]
         rows |= {UNIQUE_PROTOTYPES: unique, MOST_STABLE: ranked[:n_most_stable]}
     results = {}
     for name, index in rows.items():

@@ -1,6 +1,7 @@
 """Discovery metrics against matbench-discovery's own and scikit-learn, on published predictions."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from cloud_core.evaluation.discovery import (
     DiscoveryError,
     align,
     discovery_metrics,
+    formation_energy_errors,
     hull_distance,
     subset_metrics,
 )
@@ -69,7 +71,9 @@ def test_errors_of_published_models(labels: pd.DataFrame, predicted: tuple[str, 
 def test_equals_matbench_discovery(distances: pd.DataFrame, tmp_path: Path) -> None:
     if not (ORACLES / "matbench_discovery").is_dir():
         pytest.skip(f"matbench-discovery is not in {ORACLES}: see tests/oracles/requirements.txt")
-    complete = distances.dropna(subset=["pred"])
+    # its loader has taken out what is off by more than 5 eV/atom
+    off = (distances["prediction"] - distances[E_FORM]).abs() > 5
+    complete = distances[~off].dropna(subset=["pred"])
     subsets = {
         FULL: complete,
         UNIQUE_PROTOTYPES: complete[complete["unique_prototype"]],
@@ -91,7 +95,7 @@ def test_equals_matbench_discovery(distances: pd.DataFrame, tmp_path: Path) -> N
         theirs = oracle[str(tmp_path / f"{name}.npz")]
         for key, value in theirs.items():
             assert ours[name].metrics[key] == pytest.approx(value, rel=1e-12, abs=1e-15), (name, key)
-        assert set(ours[name].metrics) == {*theirs, "missing"}
+        assert set(ours[name].metrics) == {*theirs, "missing", "excluded"}
         assert ours[name].n_rows == len(subsets[name])
 
 
@@ -118,7 +122,6 @@ def check_against_sklearn(
         "FP": false_positives,
         "FN": false_negatives,
         "TP": positives,
-        "missing": (~known).sum(),
     }
     for key, value in expected.items():
         assert ours[key] == pytest.approx(value, rel=1e-10), key
@@ -128,18 +131,26 @@ def check_against_sklearn(
         assert ours["FPR"] == pytest.approx(1 - ours["TNR"])
 
 
-def test_missing_predictions_and_most_stable_follow_sklearn(distances: pd.DataFrame) -> None:
+def test_missing_and_failed_predictions_and_most_stable_follow_sklearn(distances: pd.DataFrame) -> None:
     rng = np.random.default_rng(0)
     true, pred = distances["true"].to_numpy(), distances["pred"].to_numpy().copy()
     pred[rng.random(len(pred)) < 0.2] = np.nan
+    wild = rng.random(len(pred)) < 0.05
+    given = pred + np.where(wild, rng.choice([-20.0, 20.0], len(pred)), 0.0)
     unique = distances["unique_prototype"].to_numpy()
-    results = subset_metrics(true, pred, unique, n_most_stable=2_000)
+    results = subset_metrics(true, given, unique, n_most_stable=2_000)
+    # from here on as if there were no prediction at all where it is off by more than 5 eV/atom
+    failed = np.abs(given - true) > 5
+    n_missing = int(np.isnan(pred).sum())
+    assert (results[FULL].metrics["missing"], results[FULL].metrics["excluded"]) == (n_missing, failed.sum())
+    assert failed.sum() >= (wild & ~np.isnan(pred)).sum() > 500
+    pred[failed] = np.nan
     check_against_sklearn(true, pred, results[FULL].metrics, (true <= 0).mean())
     prevalence = (true[unique] <= 0).mean()
     check_against_sklearn(true[unique], pred[unique], results[UNIQUE_PROTOTYPES].metrics, prevalence)
     chosen = pd.Series(pred[unique]).nsmallest(2_000).index
     assert results[MOST_STABLE].n_rows == 2_000
-    assert results[MOST_STABLE].metrics["missing"] == 0
+    assert results[MOST_STABLE].metrics["missing"] == results[MOST_STABLE].metrics["excluded"] == 0
     check_against_sklearn(
         true[unique][chosen], pred[unique][chosen], results[MOST_STABLE].metrics, prevalence
     )
@@ -154,6 +165,56 @@ def test_all_missing_is_never_stable() -> None:
     assert ours["Recall"] == ours["F1"] == ours["Precision"] == ours["DAF"] == 0.0
     assert ours["TNR"] == 1.0 and ours["missing"] == 3
     assert np.isnan(ours["MAE"]) and np.isnan(ours["R2"])
+
+
+def leaderboard(true: list[float], predicted: list[float]) -> dict[str, float]:
+    """The leaderboard's `max_error_threshold` and `stable_metrics` once more, a crystal at a time."""
+    counts = dict.fromkeys(("TP", "FP", "TN", "FN", "missing", "excluded"), 0)
+    pairs = []
+    for distance, said in zip(true, predicted, strict=True):
+        if math.isnan(said):
+            counts["missing"] += 1
+        elif abs(said - distance) > 5:
+            counts["excluded"] += 1
+            said = math.nan
+        else:
+            pairs.append((distance, said))
+        right = (distance <= 0) == (said <= 0)  # no prediction is none of a stable crystal
+        counts[("T" if right else "F") + ("P" if said <= 0 else "N")] += 1
+    tp, fp, tn, fn = (counts[name] for name in ("TP", "FP", "TN", "FN"))
+    precision, recall = tp / (tp + fp), tp / (tp + fn)
+    mean = sum(a for a, _ in pairs) / len(pairs)
+    squares = sum((a - b) ** 2 for a, b in pairs)
+    return counts | {
+        "Precision": precision,
+        "Recall": recall,
+        "F1": 2 * precision * recall / (precision + recall),
+        "DAF": precision / ((tp + fn) / len(true)),
+        "Accuracy": (tp + tn) / len(true),
+        "TPR": recall,
+        "FPR": fp / (fp + tn),
+        "TNR": tn / (fp + tn),
+        "FNR": fn / (tp + fn),
+        "MAE": sum(abs(a - b) for a, b in pairs) / len(pairs),
+        "RMSE": math.sqrt(squares / len(pairs)),
+        "R2": 1 - squares / sum((a - mean) ** 2 for a, _ in pairs),
+    }
+
+
+def test_the_published_definition() -> None:
+    rng = np.random.default_rng(3)
+    true = rng.normal(0.1, 0.2, 400)
+    given = true + rng.normal(0, 0.1, 400)
+    given[:20], given[20:30], given[30:40] = np.nan, true[20:30] - 5.1, true[30:40] + 40
+    given[40] = true[40] - 4.9  # kept, and called stable
+    expected = leaderboard(true.tolist(), given.tolist())
+    assert (expected["missing"], expected["excluded"]) == (20, 20)
+    assert discovery_metrics(true, given) == pytest.approx(expected)
+    errors = formation_energy_errors([*(true - 1), np.nan], [*(given - 1), -1.0])
+    assert errors == pytest.approx(
+        {"rows": 360, "missing": 20, "excluded": 20}
+        | {name: expected[name] for name in ("MAE", "RMSE", "R2")}
+    )
 
 
 def test_threshold_and_prevalence() -> None:

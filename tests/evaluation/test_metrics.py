@@ -113,6 +113,8 @@ def test_classification_metrics_equal_sklearn() -> None:
     share = np.clip(labels * 0.4 + rng.uniform(0, 0.8, 200), 0, 1)
     found = classification_metrics(labels, np.stack([1 - share, share], axis=1))
     assert found["roc_auc"] == pytest.approx(sk.roc_auc_score(labels, share))
+    assert found["matbench_rocauc"] == pytest.approx(sk.roc_auc_score(labels, share > 0.5))
+    assert found["matbench_rocauc"] == pytest.approx(found["balanced_accuracy"]) != found["roc_auc"]
     assert found["f1"] == pytest.approx(sk.f1_score(labels, share > 0.5))
     assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, share > 0.5))
     three = rng.dirichlet(np.ones(3), 200)

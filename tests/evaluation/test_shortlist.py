@@ -10,8 +10,10 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
 from cloud_core.evaluation.discovery import DiscoveryError, subset_metrics
+from cloud_core.evaluation.screening.candidates import reduced_formula
 from cloud_core.evaluation.screening.hull import Hull
-from cloud_core.evaluation.screening.shortlist import ShortlistError, Window, rank, shortlist
+from cloud_core.evaluation.screening.lift import lifts
+from cloud_core.evaluation.screening.shortlist import ShortlistError, Window, eligible, mark_known, rank
 from cloud_core.evaluation.screening.wbm import (
     FORMATION_ENERGY,
     HULL_DISTANCE,
@@ -27,22 +29,97 @@ def candidates() -> pd.DataFrame:
     return pd.DataFrame(
         {
             "id": ["a", "b", "c", "d", "e"],
-            "element_key": ["k1", "k2", "k1", None, "k3"],
+            "key": ["k1", "k2", "k1", None, "k3"],
+            "formula": ["NaCl", "KCl", "NaCl", None, "KCl"],
+            "canonical": ["c1", "c2", "c1", None, "c3"],
             "hull_distance": [0.3, -0.1, 0.1, np.nan, 0.0],
+            "hull_distance_std": [0.1, 0.3, 0.0, np.nan, 0.05],
             "gap": [1.0, 2.0, 3.0, np.nan, 1.4],
             "gap_std": [0.5, 0.1, 0.2, np.nan, 0.01],
         }
     )
 
 
-def test_ranked_by_hull_distance_with_novelty_and_duplicates() -> None:
-    ranked = rank(candidates(), "hull_distance", {"k2"})
+def test_ranked_by_hull_distance_without_double_and_known_ones() -> None:
+    ranked = mark_known(rank(candidates(), "hull_distance"), {"KCl"}, {"c2"})
     assert ranked["id"].tolist() == ["b", "e", "c", "a", "d"]
     assert ranked["rank"].tolist()[:4] == [1, 2, 3, 4] and ranked["rank"].isna().tolist()[4]
-    assert ranked["novel"].tolist()[:4] == [False, True, True, True] and ranked["novel"].isna()[4]
+    assert ranked["known_crystal"].tolist()[:4] == [True, False, False, False]
+    assert ranked["known_formula"].tolist()[:4] == [True, True, False, False]
+    assert ranked["known_formula"].isna()[4] and ranked["known_crystal"].isna()[4]
     assert ranked["duplicate_of"].tolist() == [None, None, None, "c", None]
-    assert shortlist(ranked, 10)["id"].tolist() == ["b", "e", "c"]
-    assert shortlist(ranked, 1, novel_only=True)["id"].tolist() == ["e"]
+    found = {
+        (): (["b", "e", "c"], {"without a score": 1, "duplicate": 1}),
+        ("crystals",): (["e", "c"], {"without a score": 1, "known crystal": 1, "duplicate": 1}),
+        ("formulas",): (["c"], {"without a score": 1, "known formula": 2, "duplicate": 1}),
+        ("formulas", "crystals"): (
+            ["c"],
+            {"without a score": 1, "known crystal": 1, "known formula": 1, "duplicate": 1},
+        ),
+    }
+    for drop, (left, dropped) in found.items():
+        pool, counts = eligible(ranked, drop)  # type: ignore[arg-type]
+        assert (pool["id"].tolist(), counts) == (left, dropped)
+        assert len(pool) + sum(counts.values()) == len(ranked)
+
+
+def test_ranked_by_mean_plus_k_standard_deviations() -> None:
+    ranked = rank(candidates(), "hull_distance", k=1.0)
+    assert ranked["id"].tolist() == ["e", "c", "b", "a", "d"]
+    assert ranked["score"].tolist()[:4] == pytest.approx([0.05, 0.1, 0.2, 0.4])
+    with pytest.raises(ShortlistError, match="k is 1, and the model gives no standard deviation"):
+        rank(candidates().drop(columns="hull_distance_std"), "hull_distance", k=1.0)
+
+
+def test_reduced_formulas_equal_pymatgens(shared: Path) -> None:
+    texts = pd.read_csv(shared / "data/wbm/wbm_labels_half.csv.gz")["formula"].head(2_000)
+    for text in texts:
+        amounts = Composition(text).get_el_amt_dict()
+        found = reduced_formula(amounts)
+        assert Composition(found) == Composition(text).reduced_composition
+        total = sum(amounts.values())
+        rounded = {element: round(n / total, 2) for element, n in amounts.items()}
+        assert reduced_formula(rounded, rounded=True) == found  # as a SCOPE string tells it
+    assert reduced_formula({"Cl": 4, "Na": 4}) == "NaCl"
+    assert reduced_formula({"O": 16.0, "P": 4.0, "Fe": 4.0, "Li": 4.0}) == "LiFePO4"
+    assert reduced_formula({"Al": 4 / 3, "Fe": 8 / 3}) == "AlFe2"
+    assert reduced_formula({"Ga": 1.2345, "Al": 0.7655}) == "Al0.383Ga0.617"
+
+
+def test_lift_over_chance_and_over_another_ranking() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(0.1, 0.2, 3_000)
+    stable = true <= 0
+    good, poor = true + rng.normal(0, 0.1, 3_000), true + rng.normal(0, 0.4, 3_000)
+    poor[:100] = np.nan  # last
+    over_chance, over_poor = lifts(stable, good, {"poor": poor}, 300)
+    assert (over_chance.against, over_poor.against) == ("random", "poor")
+    best = stable[np.argsort(good)[:300]].mean()
+    assert over_chance.precision == over_poor.precision == pytest.approx(best)
+    assert over_chance.lift == pytest.approx(best / stable.mean())
+    assert over_poor.lift == pytest.approx(best / stable[np.argsort(poor)[:300]].mean())
+    for each in (over_chance, over_poor):
+        assert 1 < each.low < each.lift < each.high
+    # the interval is that of drawing the rows anew, ranking them and taking the first
+    drawn = [rng.integers(0, 3_000, 3_000) for _ in range(1000)]
+    again = [stable[rows][np.argsort(good[rows])[:300]].mean() / stable[rows].mean() for rows in drawn]
+    assert np.quantile(again, [0.025, 0.975]) == pytest.approx([over_chance.low, over_chance.high], abs=0.06)
+    # and it holds what it says: of two rankings that are equally good it seldom excludes 1
+    excluded = 0
+    for seed in range(40):
+        one, other = (true + rng.normal(0, 0.3, 3_000) for _ in range(2))
+        (_, each) = lifts(stable, one, {"other": other}, 300, resamples=200, seed=seed)
+        excluded += not each.low <= 1 <= each.high
+    assert excluded <= 8
+
+
+def test_lift_where_there_is_nothing_to_choose_or_to_find() -> None:
+    assert lifts([True, False], [0.0, 1.0], {}, 2) == []
+    chance, other = lifts([False] * 10, np.arange(10.0), {"other": np.arange(10.0)}, 3, resamples=50)
+    assert np.isnan(chance.lift) and np.isnan(other.lift) and other.low == other.high == 1
+    stable = np.arange(10) < 3
+    chance, other = lifts(stable, np.arange(10.0), {"other": -np.arange(10.0)}, 3, resamples=50)
+    assert chance.lift == pytest.approx(10 / 3) and other.lift == np.inf
 
 
 def test_ranked_by_target_window_then_uncertainty() -> None:
@@ -63,8 +140,8 @@ def test_refuses_what_cannot_be_ranked() -> None:
         rank(candidates(), "band_gap")
     with pytest.raises(ShortlistError, match="holds nothing"):
         Window(2, 1)
-    with pytest.raises(ShortlistError, match="reference table"):
-        shortlist(rank(candidates(), "gap"), 3, novel_only=True)
+    with pytest.raises(ShortlistError, match="no known crystals to compare with; name a table"):
+        eligible(mark_known(rank(candidates(), "gap"), {"NaCl"}, ()), ("crystals",))
 
 
 def test_hull_agrees_with_pymatgen(shared: Path) -> None:

@@ -1,5 +1,6 @@
 """Screening of real WBM structures through a real Prefect server, resumed, evaluated and ranked."""
 
+import json
 import os
 import random
 import shutil
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from pymatgen.core import Composition
 
 from cloud_core.evaluation.discovery import discovery_metrics
 from cloud_core.evaluation.screening.candidates import (
@@ -97,6 +102,14 @@ def test_screens_structures(
 
     rows = pd.read_parquet(result.predictions).set_index("id")
     truth = pd.read_csv(labels).set_index("material_id")
+    assert result.dropped == {"without a score": 2, "duplicate": 0}  # no string, no label
+    assert result.n_seen is None  # the folder of this model does not say what it was trained on
+    pool = rows[rows["rank"].notna() & rows["duplicate_of"].isna()]
+    assert result.n_predicted_stable == (pool["hull_distance"] <= 0).sum()
+    (lift,) = result.lift
+    stable = pool["hull_distance_true"] <= 0
+    assert (lift.against, lift.taken, lift.rows) == ("random", 10, N - 1)
+    assert lift.precision == stable.head(10).mean() and lift.reference == pytest.approx(stable.mean())
     assert rows["reason"].notna().sum() == 1 and rows.loc[rows["reason"].notna(), "rank"].isna().all()
     each = truth["e_above_hull_mp2020_corrected_ppd_mp"]
     expected = each + rows["formation_energy"].reindex(truth.index) - truth[ENERGY]
@@ -116,6 +129,17 @@ def test_screens_structures(
 
     best = pd.read_csv(result.shortlist)
     assert len(best) == 10 and best["hull_distance"].is_monotonic_increasing
+    assert list(best.columns[:7]) == [
+        "rank", "structure_id", "id", "formula", "space_group", "hull_distance", "hull_distance_std",
+    ]  # fmt: skip
+    joined = best.merge(Table.open(str(encoded)).scope().to_pandas(), on="structure_id")
+    assert len(joined) == 10 and (joined["space_group_x"] == joined["space_group_y"]).all()
+    for shown, published in zip(best["formula"], truth["formula"].loc[best["id"]], strict=True):
+        assert Composition(shown) == Composition(published).reduced_composition
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(Path(result.shortlist).with_suffix(".parquet"))[["id", "score"]],
+        best[["id", "score"]],
+    )
     twins = rows[rows["key"] == rows.loc["double", "key"]]
     (named,) = twins["duplicate_of"].dropna()
     assert len(twins) == 2 and twins.loc[named, "duplicate_of"] is None
@@ -166,7 +190,49 @@ def test_screens_structures(
     )
     rows = pd.read_parquet(other.predictions)
     assert not other.metrics and rows["hull_distance"].notna().sum() == N
-    assert not rows.loc[rows["key"].notna(), "novel"].any()  # every candidate is in the reference
+    there = rows["key"].notna()
+    assert rows.loc[there, "known_crystal"].all() and rows.loc[there, "known_formula"].all()
+
+    # the same labels with candidates dropped first, k > 0, and a forest of the known crystals' energies
+    known = str(runs / "lake" / "known")
+    half = Table.open(table).scope().slice(0, N // 2)
+    ids = [text.partition(":")[2] for text in half["structure_id"].to_pylist()]
+    given = [[("energy", energy)] for energy in truth[ENERGY].reindex(ids, fill_value=-1.0)]
+    place = half.schema.get_field_index("labels")
+    half = half.set_column(place, "labels", pa.array(given, half.schema.field("labels").type))
+    Table.create(known).append_chunk(half, "chunk")
+    dropping = screen(
+        config.model_copy(
+            update={
+                "name": "dropping",
+                "source": None,
+                "table": table,
+                "known": Reference(table=known, formation_energy="energy"),
+                "drop_known": ("formulas", "crystals"),
+                "forest": True,
+                "k": 1.0,
+                "submission": None,
+            }
+        )
+    )
+    rows = pd.read_parquet(dropping.predictions)
+    best = pd.read_csv(dropping.shortlist)
+    assert dropping.dropped["known crystal"] >= N // 2 - 1 and len(best) == 10
+    assert not best["known_formula"].any() and not best["known_crystal"].any()
+    assert not set(best["id"]) & set(ids)
+    assert np.allclose(best["score"], best["hull_distance"] + best["hull_distance_std"])
+    assert best["score"].is_monotonic_increasing
+    assert [each.against for each in dropping.lift] == ["random", "composition forest"]
+    assert dropping.metrics == result.metrics  # of all candidates, whatever the shortlist may name
+    logged = mlflow_client().get_run(dropping.run_id)
+    assert logged.data.metrics["dropped.known_crystal"] == dropping.dropped["known crystal"]
+    assert logged.data.metrics["lift.random"] == pytest.approx(dropping.lift[0].lift)
+    with get_client(sync_client=True) as prefect:
+        filters = ArtifactFilter(key=ArtifactFilterKey(any_=["dropping-shortlist"]))
+        (artifact,) = prefect.read_artifacts(artifact_filter=filters)
+    first = json.loads(artifact.data)[0]
+    assert first["structure_id"] == best["structure_id"][0] and "σ, eV/atom" in first
+    assert f"{dropping.dropped['known crystal']} known crystal" in artifact.description
 
 
 def test_labels_and_candidates_that_do_not_fit_are_errors(tmp_path: Path) -> None:
@@ -346,8 +412,6 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_predictions(
 def test_hull_of_a_table_of_structures(project: Path, tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     table = Table.create(uri)
-    import pyarrow as pa
-
     rows = [
         {"structure_id": "s:a", "status": "encoded", "elements": ["Cl", "Na"], "fractions": [0.5, 0.5],
          "labels": [("formation_energy_per_atom", -2.1)]},
@@ -391,6 +455,15 @@ def test_bad_input_is_named(tmp_path: Path, model: Path, scope_file: Path, mlflo
         ScreenConfig(model="m", labels=Labels(path="x"))
     with pytest.raises(ValueError, match="nothing to rank by"):
         ScreenConfig(model="m", table="t")
+    hull = Reference(energies="mp-energies.csv.gz")
+    with pytest.raises(ValueError, match="drop_known needs known"):
+        ScreenConfig(model="m", table="t", hull=hull, drop_known=("crystals",))
+    with pytest.raises(ValueError, match="forest needs labels"):
+        ScreenConfig(model="m", table="t", hull=hull, known=hull, forest=True)
+    with pytest.raises(ValueError, match="k is for a ranking by hull distance"):
+        ScreenConfig.model_validate({"model": "m", "table": "t", "windows": {"gap": {}}, "k": 1})
+    earlier = {"model": "m", "table": "t", "hull": hull, "known": hull, "novel_only": True}
+    assert ScreenConfig.model_validate(earlier).drop_known == ("crystals",)
     with pytest.raises(ValueError, match="no column id; columns: cloud"):
         candidates_of_file(ScopeFile(path=str(scope_file), scope="cloud"), "canonical")
     frame = pd.read_csv(scope_file)

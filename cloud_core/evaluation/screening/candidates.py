@@ -6,7 +6,9 @@ and one that was killed goes on with those that are missing.
 """
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,23 +17,33 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.errors import CloudError
 from cloud_core.evaluation.screening.hull import Hull
 from cloud_core.files import atomic, file_digest, read_frame
 from cloud_core.lake.pins import pin
+from cloud_core.lake.schemas import ENCODED
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.folder import CONFIG, weights_digest
 from cloud_core.scope import ScopeError, canonicalise, decode, resolve
+from cloud_core.scope.sites import element_properties
+from cloud_core.scope.tables import ATOMIC_NUMBERS
 
 Precision = Literal["float32", "bfloat16"]
 CANDIDATES = "candidates.parquet"
+_COMPOSITION = ("elements", "fractions", "n_atoms_primitive")
+_MOST_ATOMS = 200  # of a reduced formula
 
 _SCHEMA = pa.schema(
     [
-        ("id", pa.string()),
+        ("id", pa.string()),  # what labels go by: native where that is unique
+        ("structure_id", pa.string()),  # of the table of structures; that of a file's row is its id
+        ("formula", pa.string()),  # reduced
+        ("space_group", pa.int32()),
+        ("canonical", pa.string()),
         ("scope", pa.string()),  # in the form that the model takes; null where there is none
         ("key", pa.string()),  # tells crystals apart: the element-resolved key, or the canonical string
         ("elements", pa.list_(pa.string())),
@@ -59,7 +71,7 @@ class ScopeFile(BaseModel):
 
 
 class Reference(BaseModel):
-    """Crystals that are known already: for novelty, and for a convex hull."""
+    """Crystals that are known already: to be told from new ones, for a convex hull, for a baseline."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,31 +99,32 @@ def candidates_of_table(uri: str, version: int | None, form: str, run: str) -> t
     snapshot = Snapshot.of(uri, version)
     pin(uri, f"screen-{run}-v{snapshot.version}", snapshot.version)
     table = Table.open(snapshot.uri, version=snapshot.version)
-    columns = ["structure_id", form, "canonical", "element_key", "elements", "fractions"]
+    columns = ["structure_id", form, "canonical", "element_key", "space_group", *_COMPOSITION]
     encoded = table.scope(list(dict.fromkeys(columns)))
     if encoded[form].null_count:
         raise ScreeningError(
             f"{uri}: {encoded[form].null_count} structures have no {form} string, which the model takes; "
             f"encode them with forms: [canonical, {form}]"
         )
+    given = {
+        "id": encoded["structure_id"],
+        "structure_id": encoded["structure_id"],
+        "formula": pa.array(
+            [reduced_formula(_amounts(row)) for row in encoded.select(_COMPOSITION).to_pylist()]
+        ),
+        "space_group": encoded["space_group"],
+        "canonical": encoded["canonical"],
+        "scope": encoded[form],
+        "key": encoded["element_key"],
+        "elements": encoded["elements"],
+        "fractions": encoded["fractions"],
+        "reason": pa.nulls(len(encoded), pa.string()),
+    }
     refused = table.quarantine(["structure_id", "reason"])
-    n = len(refused)
-    parts = [
-        pa.table(
-            [encoded[c] for c in ("structure_id", form, "element_key", "elements", "fractions")]
-            + [pa.nulls(len(encoded), pa.string())],
-            schema=_SCHEMA,
-        ),
-        pa.table(
-            [
-                refused["structure_id"],
-                *(pa.nulls(n, _SCHEMA.field(i).type) for i in range(1, 5)),
-                refused["reason"],
-            ],
-            schema=_SCHEMA,
-        ),
-    ]
-    rows = pa.concat_tables(parts)
+    refused = refused.add_column(0, "id", refused["structure_id"])
+    rows = pa.concat_tables([pa.table(given, _SCHEMA), refused], promote_options="default").select(
+        _SCHEMA.names
+    )
     if not len(rows):
         raise ScreeningError(f"{uri}: no structures; encode some first")
     native = pc.replace_substring_regex(rows["id"], r"^[^:]*:", "")
@@ -133,16 +146,19 @@ def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
         raise ScreeningError(f"{file.path}: id {twice} stands twice; give each candidate one of its own")
     rows: list[dict[str, Any]] = []
     for name, text in zip(frame[file.id].astype(str), frame[file.scope].astype(str), strict=True):
-        row: dict[str, Any] = {"id": name}
+        row: dict[str, Any] = {"id": name, "structure_id": name}
         try:
             parts = decode(text)
             canonical = canonicalise(text)
             forms = {"canonical": canonical, "resolved": resolve(text) if form == "resolved" else None}
             row |= {
+                "formula": reduced_formula(parts.composition, rounded=True),
+                "space_group": parts.space_group,
+                "canonical": canonical,
                 "scope": forms.get(form, text),
                 "key": canonical,
-                "elements": list(parts.elements),
-                "fractions": list(parts.fractions),
+                "elements": list(parts.composition),
+                "fractions": list(parts.composition.values()),
             }
         except ScopeError as error:
             row["reason"] = f"invalid_scope: {error}"
@@ -175,14 +191,95 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / "shards" / f"{number:05d}.parquet"
 
 
-def reference_keys(reference: Reference) -> set[str]:
-    """Element-resolved keys of the known crystals; empty where only energies are given."""
-    if reference.table is None:
-        return set()
-    snapshot = Snapshot.of(reference.table)
-    return set(
-        Table.open(snapshot.uri, version=snapshot.version).scope(["element_key"])["element_key"].to_pylist()
-    )
+def reduced_formula(amounts: Mapping[str, float], rounded: bool = False) -> str:
+    """The formula with the smallest whole numbers, as "LiFePO4": elements in order of electronegativity.
+
+    Where no 200 atoms or fewer have the composition (a disordered crystal), its numbers are atomic fractions.
+
+    Args:
+        amounts: element -> amount, at any scale.
+        rounded: they are atomic fractions, rounded to hundredths, as SCOPE strings have them.
+    """
+    total, tolerance = (1.0, 0.0051) if rounded else (sum(amounts.values()), 1e-6)
+    shares = {element: amounts[element] / total for element in sorted(amounts, key=_electronegativity)}
+    counts = {element: round(amounts[element]) for element in shares}
+    if any(abs(amounts[element] - count) > 1e-3 for element, count in counts.items()):
+        for n in range(1, _MOST_ATOMS + 1):
+            counts = {element: round(share * n) for element, share in shares.items()}
+            if all(c and abs(c / n - shares[element]) <= tolerance for element, c in counts.items()):
+                break
+        else:
+            return "".join(f"{element}{share:.3g}" for element, share in shares.items())
+    divisor = math.gcd(*counts.values())
+    return "".join(e + (f"{count // divisor}" if count > divisor else "") for e, count in counts.items())
+
+
+@cache
+def _electronegativity(element: str) -> tuple[float, str]:
+    names, values = element_properties()
+    value = float(values[ATOMIC_NUMBERS.get(element, 0), names.index("electronegativity")])
+    return (math.inf if math.isnan(value) else value, element)
+
+
+def _crystals(reference: Reference) -> Iterator[tuple[dict[str, float], str | None, float | None]]:
+    """Of each known crystal: element -> amount, canonical string, formation energy (eV/atom); the string is
+    None of a file, the energy where there is none."""
+    if reference.table is not None:
+        for batch in Table.open(reference.table).batches(ENCODED, ["canonical", "labels", *_COMPOSITION]):
+            for row in batch.to_pylist():
+                energy = dict(row["labels"] or []).get(reference.formation_energy)
+                yield _amounts(row), row["canonical"], energy
+        return
+    from pymatgen.core import Composition
+
+    frame = read_frame(str(reference.energies))
+    missing = [c for c in (reference.formula, reference.formation_energy) if c not in frame.columns]
+    if missing:
+        raise ScreeningError(
+            f"{reference.energies}: no column {', '.join(missing)}; columns: {', '.join(frame.columns)}"
+        )
+    frame = frame.dropna(subset=[reference.formula])
+    for text, energy in zip(frame[reference.formula], frame[reference.formation_energy], strict=True):
+        yield Composition(text).get_el_amt_dict(), None, None if pd.isna(energy) else float(energy)
+
+
+def _amounts(row: Mapping[str, Any]) -> dict[str, float]:
+    """Element -> atoms in the primitive cell, of a row of a table of structures."""
+    n_atoms = row["n_atoms_primitive"] or 1.0
+    return {e: x * n_atoms for e, x in zip(row["elements"], row["fractions"], strict=True)}
+
+
+def known_crystals(reference: Reference) -> tuple[set[str], set[str]]:
+    """Reduced formulas and canonical strings of the known crystals; a file of energies has formulas alone."""
+    formulas, crystals = set(), set()
+    for amounts, canonical, _ in _crystals(reference):
+        formulas.add(reduced_formula(amounts))
+        if canonical is not None:
+            crystals.add(canonical)
+    return formulas, crystals
+
+
+def labelled_strings(reference: Reference) -> tuple[list[str], NDArray[np.float64]]:
+    """Canonical strings and formation energies (eV/atom) of the known crystals that have both.
+
+    Raises:
+        ScreeningError: none has.
+    """
+    rows = [(text, energy) for _, text, energy in _crystals(reference) if text and energy is not None]
+    if not rows:
+        raise ScreeningError(
+            f"{reference.table or reference.energies}: no crystals with a string and a formation energy "
+            f"({reference.formation_energy}); give a table of structures, and name their label"
+        )
+    return [text for text, _ in rows], np.array([energy for _, energy in rows])
+
+
+def seen_in_training(model: Path, canonical: Sequence[str | None]) -> NDArray[np.bool_] | None:
+    """Which crystals [n] a model was trained on; None where its folder does not record them.
+
+    The place to look the training crystals up as soon as model folders name them.
+    """
+    return None
 
 
 def reference_hull(reference: Reference) -> Hull:
@@ -191,33 +288,13 @@ def reference_hull(reference: Reference) -> Hull:
     Raises:
         ScreeningError: no crystal has one.
     """
-    if reference.table is not None:
-        snapshot = Snapshot.of(reference.table)
-        table = Table.open(snapshot.uri, version=snapshot.version)
-        rows = table.scope(["elements", "fractions", "labels"]).to_pylist()
-        labels = [dict(row["labels"] or []).get(reference.formation_energy) for row in rows]
-        known = [(row, energy) for row, energy in zip(rows, labels, strict=True) if energy is not None]
-        compositions = [dict(zip(row["elements"], row["fractions"], strict=True)) for row, _ in known]
-        energies = [energy for _, energy in known]
-        origin = reference.table
-    else:
-        from pymatgen.core import Composition
-
-        origin = str(reference.energies)
-        frame = read_frame(origin)
-        missing = [c for c in (reference.formula, reference.formation_energy) if c not in frame.columns]
-        if missing:
-            raise ScreeningError(
-                f"{origin}: no column {', '.join(missing)}; columns: {', '.join(frame.columns)}"
-            )
-        frame = frame.dropna(subset=[reference.formula, reference.formation_energy])
-        compositions = [Composition(text).get_el_amt_dict() for text in frame[reference.formula]]
-        energies = frame[reference.formation_energy].tolist()
-    if not energies:
+    known = [(amounts, energy) for amounts, _, energy in _crystals(reference) if energy is not None]
+    if not known:
         raise ScreeningError(
-            f"{origin}: no formation energies ({reference.formation_energy}); name their label"
+            f"{reference.table or reference.energies}: no formation energies "
+            f"({reference.formation_energy}); name their label"
         )
-    return Hull(compositions, energies)
+    return Hull([amounts for amounts, _ in known], [energy for _, energy in known])
 
 
 def hull_distances(hull: Hull, candidates: pa.Table, energies: Sequence[float]) -> np.ndarray:

@@ -8,14 +8,17 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
+from cloud_core.evaluation.baselines import composition_forest
 from cloud_core.evaluation.discovery import (
     SubsetMetrics,
     align,
     formation_energy_errors,
     hull_distance,
     subset_metrics,
+    without_failed,
 )
-from cloud_core.evaluation.screening.candidates import ScreeningError
+from cloud_core.evaluation.screening.candidates import Reference, ScreeningError, labelled_strings
+from cloud_core.evaluation.screening.lift import Lift, lifts
 from cloud_core.evaluation.screening.plots import (
     hull_distance_histogram,
     precision_recall_curve,
@@ -73,7 +76,8 @@ class LabelEvaluation:
     """What the labels say of the predictions."""
 
     output: pd.DataFrame
-    """all candidates, with `hull_distance` and `hull_distance_true` where they are known"""
+    """all candidates, with `hull_distance`, `hull_distance_true` and `formation_energy_true` where they are
+    known, eV/atom"""
     n_evaluated: int
     """candidates with a true hull distance"""
     subsets: dict[str, SubsetMetrics]
@@ -103,7 +107,14 @@ def evaluate_labels(labels: Labels, output: pd.DataFrame, energy: str, threshold
     # a crystal whose label is missing is not evaluated; one whose prediction is missing is
     known = truth["hull_distance"].where(truth["formation_energy"].notna())
     distance = hull_distance(known, truth["formation_energy"], predicted)
-    found = pd.DataFrame({"hull_distance": distance, "hull_distance_true": known}, index=truth.index)
+    found = pd.DataFrame(
+        {
+            "hull_distance": distance,
+            "hull_distance_true": known,
+            "formation_energy_true": truth["formation_energy"],
+        },
+        index=truth.index,
+    )
     if "unique" in truth:
         found["unique"] = truth["unique"]
     output = output.merge(found, left_on="id", right_index=True, how="left")
@@ -116,7 +127,7 @@ def evaluate_labels(labels: Labels, output: pd.DataFrame, energy: str, threshold
         true, values = labelled["hull_distance_true"].to_numpy(), labelled["hull_distance"].to_numpy()
         unique = labelled["unique"].to_numpy() if "unique" in labelled else None
         subsets = subset_metrics(true, values, unique, threshold)
-        figures = _pictures(true, values, threshold, labels.note)
+        figures = _pictures(true, without_failed(true, values), threshold, labels.note)
     errors = formation_energy_errors(truth["formation_energy"], predicted)
     return LabelEvaluation(output, len(labelled), subsets, errors, figures)
 
@@ -129,6 +140,27 @@ def _pictures(true: np.ndarray, predicted: np.ndarray, threshold: float, note: s
         "roc": roc_curve(true, predicted, threshold, title=title),
         "precision_recall": precision_recall_curve(true, predicted, threshold, title=title),
     }
+
+
+def measure_lifts(
+    pool: pd.DataFrame, taken: int, threshold: float, known: Reference | None = None
+) -> list[Lift]:
+    """How many more stable crystals are among the first `taken` than at random and, where `known` crystals
+    are given, than a random forest of compositions finds that is fitted to their formation energies.
+
+    Args:
+        pool: the rows that a shortlist may name, with the columns of `rank` and `evaluate_labels`; those
+            without a true hull distance are left out.
+        threshold: eV/atom above the hull that still count as stable.
+    """
+    rows = pool[pool["hull_distance_true"].notna()]
+    others = {}
+    if known is not None and len(rows) > taken:
+        texts, energies = labelled_strings(known)
+        predicted = composition_forest(texts, energies, rows["canonical"].tolist(), None)
+        true = rows["hull_distance_true"], rows["formation_energy_true"]
+        others["composition forest"] = hull_distance(*true, predicted)
+    return lifts(rows["hull_distance_true"] <= threshold, rows["score"], others, taken)
 
 
 def submit(

@@ -163,7 +163,7 @@ def _scores(
 
 
 def shortlist_figure(
-    values: FloatArray, chosen: FloatArray, spread: FloatArray | None, novel: NDArray[np.bool_], label: str
+    values: FloatArray, chosen: FloatArray, spread: FloatArray | None, new: NDArray[np.bool_], label: str
 ) -> "Figure":
     """All candidates as a histogram of a value, and the shortlist in its order with its uncertainty.
 
@@ -171,7 +171,7 @@ def shortlist_figure(
         values: [n] of all candidates, nan left out.
         chosen: [m] of the shortlist, best first.
         spread: [m] standard deviations, or None.
-        novel: [m] which of the shortlist are not in the reference.
+        new: [m] which of the shortlist are not among the known crystals.
     """
     from matplotlib.figure import Figure
 
@@ -185,7 +185,7 @@ def shortlist_figure(
         left.legend(fontsize="small")
     left.set(xlabel=label, ylabel="candidates", title=f"{len(known):,} candidates")
     place = np.arange(1, len(chosen) + 1)
-    for mask, name, colour in ((novel, "novel", "C2"), (~novel, "known or not compared", "C0")):
+    for mask, name, colour in ((new, "not among the known", "C2"), (~new, "known or not compared", "C0")):
         if mask.any():
             bars = spread[mask] if spread is not None else None
             right.errorbar(place[mask], chosen[mask], bars, fmt="o", ms=3, lw=0.8, color=colour, label=name)

@@ -136,10 +136,10 @@ def submission_metadata(
     if url is not None:
         metrics["pred_file_url"] = url
     for name, result in results.items():
-        values = {key: value for key, value in result.metrics.items() if key != "missing"}
+        values = {k: v for k, v in result.metrics.items() if k not in ("missing", "excluded")}
         metrics[_LEADERBOARD_SUBSETS[name]] = {
             key: value if isinstance(value, int) else round(float(value), 3) for key, value in values.items()
-        } | {"missing_preds": result.metrics["missing"]}
+        } | {"missing_preds": result.metrics["missing"] + result.metrics["excluded"]}
     document = {"model_key": model_key, **facts, "metrics": {"discovery": metrics}}
     missing = [key for key in REQUIRED_FACTS if key not in document]
     missing += [] if url is not None else ["metrics.discovery.pred_file_url"]
