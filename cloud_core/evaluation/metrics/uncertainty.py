@@ -45,7 +45,7 @@ def scale_of(
         starts = [
             [
                 np.log(share * constant),
-                *[np.log(constant / s.mean())] * by_spread,
+                *([np.log(constant / s.mean())] if by_spread else []),
                 *[0.5] * by_distance,
             ]
             for share in ((0.03, 0.3, 1.0) if by_spread else (1.0,))
