@@ -113,11 +113,11 @@ class Incoming:
         self.n_late = 0
         self._touched: dict[str, datetime] = {}  # unchanged, but the source says a later time
 
-    def claim(self, inputs: pa.Table, name: str) -> Claim:
+    def claim(self, inputs: pa.Table, place: str) -> Claim:
         done = self.table.unchanged(inputs)
         if self._is_feed:
             done |= self._late(inputs, done)
-        inner = self.waiting.claim(inputs, name)
+        inner = self.waiting.claim(inputs, place)
         return Claim(inner.key, inner.todo & ~done, inner.revisions[~done[inner.todo]])
 
     def append_chunk(

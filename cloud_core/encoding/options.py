@@ -1,5 +1,7 @@
 """What is computed of each structure, and in what portions."""
 
+from functools import cache
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from cloud_core.scope.settings import EncoderSettings, Judgement
@@ -46,6 +48,7 @@ class EncodingOptions(BaseModel):
     shard_rows: int = Field(default=50_000, ge=1, description="structures in one Prefect task, about")
 
     @property
+    @cache  # noqa: B019 (by value; a process has few)
     def settings(self) -> EncoderSettings:
         return EncoderSettings(
             symprec=self.symprec,

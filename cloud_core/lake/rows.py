@@ -34,15 +34,11 @@ def conform(rows: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=STRUCTURES)
 
 
-def stamp(rows: pa.Table, revisions: np.ndarray, key: str) -> pa.Table:
-    """`rows` with the columns that a commit fills in; revisions `[n]`."""
-    n = rows.num_rows
-    stamps: dict[str, Any] = {
-        "revision": pa.array(revisions, pa.int32()),
-        "chunk_key": pa.array([key] * n, pa.string()),
-        "encoded_at": pa.array([datetime.now(UTC)] * n, STRUCTURES.field("encoded_at").type),
-    }
-    for name, values in stamps.items():
+def stamped(rows: pa.Table, key: str) -> pa.Table:
+    """`conform`, with the key of the commit that is to write the rows, and the time."""
+    rows = conform(rows)
+    for name, value in (("chunk_key", key), ("encoded_at", datetime.now(UTC))):
+        values = pa.array([value] * rows.num_rows, STRUCTURES.field(name).type)
         rows = rows.set_column(STRUCTURES.get_field_index(name), STRUCTURES.field(name), values)
     return rows
 
