@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from itertools import compress, islice
 from typing import Protocol
@@ -57,15 +57,7 @@ class Counts:
     flags: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.n_records + other.n_records,
-            self.n_encoded + other.n_encoded,
-            self.n_quarantined + other.n_quarantined,
-            self.n_skipped + other.n_skipped,
-            self.n_chunks + other.n_chunks,
-            self.reasons + other.reasons,
-            self.flags + other.flags,
-        )
+        return Counts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
 
 def plan(partitions: Iterable[Partition], shard_rows: int) -> list[Shard]:

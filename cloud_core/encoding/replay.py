@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from cloud_core.encoding.engine import Chunk, EncodeError, Encoding
 from cloud_core.encoding.options import EncodingOptions
 from cloud_core.encoding.rows import INPUT_COLUMNS, Item, read_back
+from cloud_core.lake.rows import with_column
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.table import Claim, Table
 from cloud_core.scope.settings import FORMS
@@ -65,10 +66,8 @@ class Quarantine:
                 strict=True,
             )
         ]
-        fingerprints = pa.array([encoding.fingerprint] * rows.num_rows, pa.string())
-        inputs = rows.select(list(INPUT_COLUMNS)).set_column(
-            INPUT_COLUMNS.index("fingerprint"), "fingerprint", fingerprints
-        )
+        fingerprints = [encoding.fingerprint] * rows.num_rows
+        inputs = with_column(rows.select(list(INPUT_COLUMNS)), "fingerprint", fingerprints)
         encoding.seen.see(inputs["structure_id"])
         claim = self._table.claim(inputs, f"replay\n{encoding.fingerprint}", again=True)
         metadata = {"run": encoding.run, "partition": "replay", "chunk": str(number)}

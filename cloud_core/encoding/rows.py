@@ -3,6 +3,7 @@
 import json
 import marshal
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -109,26 +110,18 @@ OUTCOME = pa.schema(
 )
 
 
+_OF_SCOPE = tuple(one.name for one in fields(Scope) if one.name in OUTCOME.names)
+
+
 def encoded(scope: Scope, message: str = "") -> dict[str, Any]:
     """The row of a SCOPE. message: what the source had to say of the record."""
     elements = sorted(scope.composition)
     flags = [*scope.flags, *(["label_left_out"] if message else [])]
     message = "; ".join(filter(None, (message, scope.message)))
-    return {
+    return {name: getattr(scope, name) for name in _OF_SCOPE} | {
         "status": ENCODED,
-        "canonical": scope.canonical,
-        "resolved": scope.resolved,
-        "element_key": scope.element_key,
-        "official": scope.official,
-        "full": scope.full,
-        "space_group": scope.space_group,
-        "space_group_official": scope.space_group_official,
-        "wyckoff": list(scope.wyckoff),
         "elements": elements,
         "fractions": [scope.composition[element] for element in elements],
-        "n_sites": scope.n_sites,
-        "n_atoms_primitive": scope.n_atoms_primitive,
-        "n_atoms_conventional": scope.n_atoms_conventional,
         "flags": flags,
         "message": storable(message) if message else None,
     }

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,10 +37,14 @@ def conform(rows: pa.Table) -> pa.Table:
 def stamped(rows: pa.Table, key: str) -> pa.Table:
     """`conform`, with the key of the commit that is to write the rows, and the time."""
     rows = conform(rows)
-    for name, value in (("chunk_key", key), ("encoded_at", datetime.now(UTC))):
-        values = pa.array([value] * rows.num_rows, STRUCTURES.field(name).type)
-        rows = rows.set_column(STRUCTURES.get_field_index(name), STRUCTURES.field(name), values)
-    return rows
+    rows = with_column(rows, "chunk_key", [key] * rows.num_rows)
+    return with_column(rows, "encoded_at", [datetime.now(UTC)] * rows.num_rows)
+
+
+def with_column(rows: pa.Table, name: str, values: Sequence[Any] | np.ndarray) -> pa.Table:
+    """`rows` with other values `[n]` in one of their columns."""
+    field = STRUCTURES.field(name)
+    return rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
 
 
 def add_counts(counts: Counter[Any], column: pa.Array) -> None:

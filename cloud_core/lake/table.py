@@ -26,7 +26,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.index import STATE_COLUMNS, Index, hash_strings, states_of
-from cloud_core.lake.rows import add_counts, content_hash, stamped
+from cloud_core.lake.rows import add_counts, content_hash, stamped, with_column
 from cloud_core.lake.schemas import (
     DESCRIPTION,
     ENCODED,
@@ -220,6 +220,10 @@ class Table:
         names = ["structure_id", "status", "content_hash", "fingerprint", "modified_at", "revision"]
         return self.rows(columns=names, where=ds.field("structure_id").isin(list(ids)))
 
+    def not_withdrawn(self, ids: Sequence[str] | pa.Array) -> pa.Table:
+        """The current rows of those of these structure ids that were not withdrawn."""
+        return self.rows(where=ds.field("structure_id").isin(ids) & (ds.field("status") != WITHDRAWN))
+
     def content_hash(self) -> str:
         """Hash of the current rows, sorted by id, without PROVENANCE: equal for equal content.
 
@@ -333,15 +337,8 @@ class Table:
     def withdraw(self, ids: Sequence[str], key: str) -> int:
         """Mark structures as withdrawn, in one commit; returns how many were not yet."""
         with self._lock:
-            held = self.rows(
-                where=ds.field("structure_id").isin(list(ids)) & (ds.field("status") != WITHDRAWN)
-            )
-            if not held.num_rows:
-                return 0
-            status = pa.array([WITHDRAWN] * held.num_rows, pa.string())
-            marked = held.set_column(
-                held.schema.get_field_index("status"), STRUCTURES.field("status"), status
-            )
+            held = self.not_withdrawn(ids)
+            marked = with_column(held, "status", [WITHDRAWN] * held.num_rows)
             return held.num_rows if self.append_chunk(marked, key) else 0
 
     # -- inside

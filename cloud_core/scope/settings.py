@@ -54,6 +54,9 @@ class EncoderSettings:
         object.__setattr__(self, "moyo_forms", tuple(form for form in self.forms if form in _MOYO_FORMS))
 
 
+SETTINGS = tuple(each.name for each in fields(EncoderSettings) if each.init)
+
+
 def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
     """Settings from texts or YAML values: "0.05" is a number, "true" a truth value.
 
@@ -61,9 +64,8 @@ def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    known = {each.name for each in fields(EncoderSettings) if each.init}
-    if unknown := sorted(values.keys() - known):
-        raise CloudError(f"no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+    if unknown := sorted(values.keys() - {*SETTINGS}):
+        raise CloudError(f"no setting {unknown[0]!r}: choose from {', '.join(sorted(SETTINGS))}")
     try:
         return TypeAdapter(EncoderSettings).validate_python(dict(values))
     except ValidationError as error:
@@ -77,16 +79,12 @@ def fingerprint(settings: EncoderSettings) -> str:
     """What the strings depend on, hashed: encoder version, settings, versions of the libraries."""
     # The canonical form comes with the resolved one.
     forms = {*settings.forms, "canonical"} if "resolved" in settings.forms else {*settings.forms}
-    facts = {
+    # `max_sites` decides whether there is a string, not which one.
+    facts: dict[str, Any] = {name: getattr(settings, name) for name in SETTINGS if name != "max_sites"}
+    facts |= {
         "encoder": ENCODER_VERSION,
         "engines": {"canonical": "moyo", "official": "spglib"},
-        "symprec": settings.symprec,
-        "angle_tolerance": settings.angle_tolerance,
         "forms": sorted(forms),
-        "check_tolerance": settings.check_tolerance,
-        "formula": settings.formula,
-        "overlaps": settings.overlaps,
-        "assume_periodic": settings.assume_periodic,
         "libraries": {name: version(name) for name in ("spglib", "moyopy", "gemmi", "pymatgen", "numpy")},
     }
     return json_digest(facts)[:16]
