@@ -26,14 +26,11 @@ from cloud_core.training.launch import (
     TrainingError,
     devices_of,
     last_lines,
-    launched,
 )
 from cloud_core.training.progress import METRICS
 from tasks.reporting import Progress
 from tasks.tracking import Run, flatten, tracked_run
-from tasks.training import POLL_S, Relay
-
-MODULE = "cloud_core.training.fit"
+from tasks.training import POLL_S, Relay, train
 
 
 @task(cache_policy=NO_CACHE, cache_result_in_memory=False, persist_result=False)
@@ -78,11 +75,7 @@ def fit_member(
 
 def _launch(job: FitJob, launch: FitLaunch, job_file: str, follow: Callable[[], None]) -> dict[str, Any]:
     log = Path(job.folder) / LOG
-    with launched(launch, MODULE, [job_file], log) as process:
-        while process.poll() is None:
-            follow()
-            time.sleep(POLL_S)
-        status = process.returncode
+    status = train(launch, "cloud_core.training.fit", job_file, log, follow)
     result = job.result()
     if status != 0 or result is None:
         raise TrainingError(

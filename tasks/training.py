@@ -8,6 +8,7 @@ notice at their next step and do the same.
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,16 @@ def run_of(run_id: str) -> Run:
     return Run(run_id, str(client.get_run(run_id).info.experiment_id), client)
 
 
+def train(launch: Launch, module: str, job: str, log: Path, follow: Callable[[], None]) -> int:
+    """Do a job in ranks of its own, with `follow` called meanwhile and once at the end; their exit status."""
+    with launched(launch, module, [job], log) as process:
+        while process.poll() is None:
+            follow()
+            time.sleep(POLL_S)
+    follow()
+    return int(process.returncode)
+
+
 @task(cache_policy=NO_CACHE, cache_result_in_memory=False, persist_result=False)
 def torchrun(folder: str, job: str, launch: Launch, run_id: str, steps: int, corpus: str) -> dict[str, Any]:
     """Train the job in file `job`, whose folder is `folder`, to its end; return its result.json.
@@ -117,13 +128,9 @@ def torchrun(folder: str, job: str, launch: Launch, run_id: str, steps: int, cor
     if finished is not None:
         relay.pump()
         return finished
-    with (
-        Progress(steps, "pretrain", unit="steps") as progress,
-        launched(launch, "cloud_core.training.pretrain", [job], log) as process,
-    ):
-        running = True
-        while running:
-            running = process.poll() is None
+    with Progress(steps, "pretrain", unit="steps") as progress:
+
+        def follow() -> None:
             failure = relay.try_pump()
             if failure is not None:
                 logger.warning(
@@ -132,9 +139,8 @@ def torchrun(folder: str, job: str, launch: Launch, run_id: str, steps: int, cor
             if relay.step > progress.done:
                 loss = relay.last.get("train/loss", float("nan"))
                 progress.advance(relay.step - progress.done, loss=f"{loss:.3f}")
-            if running:
-                time.sleep(POLL_S)
-        status = process.returncode
+
+        status = train(launch, "cloud_core.training.pretrain", job, log, follow)
     finished = read_result(result, corpus)
     if status != 0 or finished is None:
         what = f"failed with status {status}" if status else "was stopped before its end"

@@ -34,8 +34,8 @@ from cloud_core.evaluation.data.dataset import from_frame
 from cloud_core.evaluation.data.folds import split_by_group
 from cloud_core.evaluation.thermal.data import split_table
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise
-from cloud_core.scope.canonical import canonical_composition
 from cloud_core.scope.isolation import Encoded, encode_many
+from cloud_core.scope.kinds import canonical_composition
 from cloud_core.scope.tables import ENANTIOMORPHS, space_groups
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +16,8 @@ from cloud_core.errors import CloudError
 from cloud_core.files import put
 from cloud_core.lake.errors import naming
 from cloud_core.lake.index import ABSENT, hash_strings, states_of
+from cloud_core.lake.rows import with_column
 from cloud_core.lake.schemas import STRUCTURES, WITHDRAWN
-from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Claim, Table
 from cloud_core.sources.record import Feed, Partition, Source, SourceError
 
@@ -47,7 +46,7 @@ class SyncStateFile:
     """A Parquet file `_sync/<name>/memory.parquet` beside the Delta log; replaced as a whole."""
 
     def __init__(self, table: Table, name: str) -> None:
-        self._fs, path = _filesystem(table.uri, table.storage)
+        self._fs, path = table.storage.file_system(table.uri)
         self._folder = f"{path}/_sync/{name}"
         self.incoming = f"{table.uri.rstrip('/')}/_sync/{name}/incoming"
         self._path = f"{self._folder}/memory.parquet"
@@ -90,11 +89,6 @@ class SyncStateFile:
                 self._fs.rm(folder, recursive=True)
 
 
-def _filesystem(uri: str, storage: Storage) -> tuple[fsspec.AbstractFileSystem, str]:
-    fs, path = fsspec.core.url_to_fs(uri, **storage.for_fsspec(uri))
-    return fs, path.rstrip("/")
-
-
 # -- rows that wait
 
 
@@ -113,11 +107,11 @@ class Incoming:
         self.n_late = 0
         self._touched: dict[str, datetime] = {}  # unchanged, but the source says a later time
 
-    def claim(self, inputs: pa.Table, name: str) -> Claim:
+    def claim(self, inputs: pa.Table, place: str) -> Claim:
         done = self.table.unchanged(inputs)
         if self._is_feed:
             done |= self._late(inputs, done)
-        inner = self.waiting.claim(inputs, name)
+        inner = self.waiting.claim(inputs, place)
         return Claim(inner.key, inner.todo & ~done, inner.revisions[~done[inner.todo]])
 
     def append_chunk(
@@ -170,11 +164,9 @@ class Incoming:
         """The rows of structures whose time moved and nothing else, with the new time."""
         ids = minus(pa.array(list(self._touched), pa.string()), withdrawn)
         rows = self.table.rows(where=ds.field("structure_id").isin(ids))
-        times = pa.array(
-            [self._touched[i] for i in rows["structure_id"].to_pylist()], STRUCTURES.field("modified_at").type
+        return with_column(
+            rows, "modified_at", [self._touched[name] for name in rows["structure_id"].to_pylist()]
         )
-        place = STRUCTURES.get_field_index("modified_at")
-        return rows.set_column(place, STRUCTURES.field("modified_at"), times)
 
 
 # -- reading
@@ -304,10 +296,9 @@ def publish(table: Table, incoming: Incoming, ids: pa.Array, withdrawn: pa.Array
         changes.changed += names[revisions != ABSENT].tolist()
         for reason in portion["reason"].drop_null().to_pylist():
             changes.reasons[reason] = changes.reasons.get(reason, 0) + 1
-    held = table.rows(where=ds.field("structure_id").isin(withdrawn) & (ds.field("status") != WITHDRAWN))
+    held = table.not_withdrawn(withdrawn)
     changes.withdrawn = held["structure_id"].to_pylist()
-    marks = pa.array([WITHDRAWN] * held.num_rows, pa.string())
-    marked = held.set_column(STRUCTURES.get_field_index("status"), STRUCTURES.field("status"), marks)
+    marked = with_column(held, "status", [WITHDRAWN] * held.num_rows)
     portions[-1] = pa.concat_tables([portions[-1], marked, incoming.touched(withdrawn)])
     for portion in portions:
         if portion.num_rows:

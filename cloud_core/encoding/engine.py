@@ -4,14 +4,13 @@ The process that runs this reads the source, tells what is new, and commits; wor
 that one of them may end or be restarted at any moment without a trace in the table.
 """
 
-import hashlib
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from itertools import islice
+from itertools import compress, islice
 from typing import Protocol
 
 import numpy as np
@@ -26,7 +25,7 @@ from cloud_core.lake.runs import grid
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.storage import Storage
 from cloud_core.lake.table import Claim, Table
-from cloud_core.scope.settings import EncoderSettings, fingerprint
+from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.record import Partition, Record, Refusal, Source, SourceError
 
 UNCOUNTED_ROWS = 1000  # taken for a partition that does not know its number of rows
@@ -58,15 +57,7 @@ class Counts:
     flags: Counter[str] = field(default_factory=Counter)
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.n_records + other.n_records,
-            self.n_encoded + other.n_encoded,
-            self.n_quarantined + other.n_quarantined,
-            self.n_skipped + other.n_skipped,
-            self.n_chunks + other.n_chunks,
-            self.reasons + other.reasons,
-            self.flags + other.flags,
-        )
+        return Counts(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
 
 def plan(partitions: Iterable[Partition], shard_rows: int) -> list[Shard]:
@@ -104,7 +95,7 @@ Submit = Callable[[Sequence[Item]], Pending]
 class Sink(Protocol):
     """Where rows go: a table, or what stands before it."""
 
-    def claim(self, inputs: pa.Table, name: str) -> Claim:
+    def claim(self, inputs: pa.Table, place: str) -> Claim:
         """Which of these inputs are due, and the key of their commit; see `Table.claim`."""
         ...
 
@@ -165,12 +156,14 @@ class Encoding:
         self._sink = sink
         self._submit = submit
         self._settings = options.settings
+        self.fingerprint = fingerprint(self._settings)
+        self._grid = grid(self.fingerprint, options.chunk_rows)
         self._on_progress = on_progress
         self._chunks_in_flight = chunks_in_flight
         self._before_first_commit = before_first_commit
         self._keep_ids = keep_ids
         self._lock = threading.Lock()
-        self._seen = IdSet()
+        self.seen = IdSet()  # structure ids of this run
 
     @property
     def failed(self) -> dict[str, str]:
@@ -230,13 +223,18 @@ class Encoding:
         self, records: list[Record], shard: Shard, partition: Partition, number: int, is_last: bool
     ) -> Chunk:
         inputs = input_rows(records, self._settings)
-        records, inputs = self._without_repeats(records, inputs, partition, number)
+        if (repeated := self.seen.see(inputs["structure_id"])).any():
+            first = number * self.options.chunk_rows
+            for i in map(int, np.flatnonzero(repeated)):
+                records[i] = _renamed(records[i], f"{partition.key}, record {first + i}")
+            inputs = input_rows(records, self._settings)
+            self.seen.see(inputs["structure_id"])
         if self._keep_ids:
             self.partitions[partition.key].ids.append(inputs["structure_id"])
-        claim = self._sink.claim(inputs, chunk_key(inputs, partition, self._settings))
+        claim = self._sink.claim(inputs, f"{partition.key}\n{partition.cursor}\n{self.fingerprint}")
         return Chunk(
             key=claim.key,
-            items=[Item.of(record) for record, is_todo in zip(records, claim.todo, strict=True) if is_todo],
+            items=list(map(Item.of, compress(records, claim.todo))),
             inputs=inputs.filter(pa.array(claim.todo)),
             revisions=claim.revisions,
             n_skipped=int((~claim.todo).sum()),
@@ -247,37 +245,9 @@ class Encoding:
                 "cursor": partition.cursor,
                 "chunk": str(number),
                 "chunks": str(number + 1) if is_last else "",
-                "grid": grid(fingerprint(self._settings), self.options.chunk_rows),
+                "grid": self._grid,
             },
         )
-
-    def see(self, ids: np.ndarray) -> np.ndarray:
-        """Note hashes `[n]` of structure ids; whether `[n]` each was known, or comes again among these."""
-        with self._lock:
-            repeated = self._seen.has(ids)
-            _, first = np.unique(ids, return_index=True)
-            again = np.ones(len(ids), bool)
-            again[first] = False
-            self._seen.add(ids)
-        return repeated | again
-
-    def _without_repeats(
-        self, records: list[Record], inputs: pa.Table, partition: Partition, number: int
-    ) -> tuple[list[Record], pa.Table]:
-        """An id that this run has met before goes to quarantine under an id of its own."""
-        repeated = np.flatnonzero(self.see(hash_strings(inputs["structure_id"])))
-        if len(repeated):
-            for i in repeated:
-                place = f"{partition.key}, record {number * self.options.chunk_rows + int(i)}"
-                records[i] = replace(
-                    records[i],
-                    id=f"{records[i].id}~{place}",
-                    refusal=Refusal.DUPLICATE_ID,
-                    message=f"an earlier record of this source has the id {records[i].id} already",
-                )
-            inputs = input_rows(records, self._settings)
-            self.see(hash_strings(inputs["structure_id"]))
-        return records, inputs
 
     # -- encoding
 
@@ -324,10 +294,10 @@ class Encoding:
         table = Table.open(uri, storage)
         for batch in table.batches(columns=["structure_id", "status"]):
             held = batch.filter(pc.is_in(batch["status"], pa.array([ENCODED, QUARANTINED])))
-            found += int(self._seen.has(hash_strings(held["structure_id"])).sum())
-        if found != len(self._seen) or self.counts.n_records != len(self._seen):
+            found += int(self.seen.has(hash_strings(held["structure_id"])).sum())
+        if found != len(self.seen) or self.counts.n_records != len(self.seen):
             raise EncodeError(
-                f"{uri}: {len(self._seen)} records were read, {self.counts.n_records} accounted "
+                f"{uri}: {len(self.seen)} records were read, {self.counts.n_records} accounted "
                 f"for, and {found} stand in the table at version {table.version}; run the same encoding "
                 "again, and report this if it stays"
             )
@@ -338,9 +308,7 @@ class Encoding:
             )
 
 
-def chunk_key(inputs: pa.Table, partition: Partition, settings: EncoderSettings) -> str:
-    """The name of a chunk by its place and content."""
-    digest = hashlib.sha256(f"{partition.key}\n{partition.cursor}\n{fingerprint(settings)}\n".encode())
-    for name in ("structure_id", "content_hash"):
-        digest.update("\n".join(inputs[name].to_pylist()).encode())
-    return f"chunk-{digest.hexdigest()[:32]}"
+def _renamed(record: Record, place: str) -> Record:
+    """A record whose id this run has met before: it goes to quarantine under an id of its own."""
+    message = f"an earlier record of this source has the id {record.id} already"
+    return replace(record, id=f"{record.id}~{place}", refusal=Refusal.DUPLICATE_ID, message=message)

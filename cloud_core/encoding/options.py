@@ -1,8 +1,10 @@
 """What is computed of each structure, and in what portions."""
 
+from functools import cache
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.scope.settings import EncoderSettings, Judgement
+from cloud_core.scope.settings import SETTINGS, EncoderSettings, Judgement
 
 
 class EncodingOptions(BaseModel):
@@ -46,14 +48,6 @@ class EncodingOptions(BaseModel):
     shard_rows: int = Field(default=50_000, ge=1, description="structures in one Prefect task, about")
 
     @property
+    @cache  # noqa: B019 (by value; a process has few)
     def settings(self) -> EncoderSettings:
-        return EncoderSettings(
-            symprec=self.symprec,
-            angle_tolerance=self.angle_tolerance,
-            forms=self.forms,
-            check_tolerance=self.check_tolerance,
-            max_sites=self.max_sites,
-            formula=self.formula,
-            overlaps=self.overlaps,
-            assume_periodic=self.assume_periodic,
-        )
+        return EncoderSettings(**self.model_dump(include={*SETTINGS}))

@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cloud_core.encoding.engine import Chunk, EncodeError, Encoding, chunk_key
+from cloud_core.encoding.engine import Chunk, EncodeError, Encoding
 from cloud_core.encoding.options import EncodingOptions
 from cloud_core.encoding.rows import INPUT_COLUMNS, Item, read_back
-from cloud_core.lake.index import hash_strings
+from cloud_core.lake.rows import with_column
 from cloud_core.lake.schemas import ENCODED, QUARANTINED
 from cloud_core.lake.table import Claim, Table
-from cloud_core.scope.settings import FORMS, fingerprint
-from cloud_core.sources.record import Partition, Record, Refusal
+from cloud_core.scope.settings import FORMS
+from cloud_core.sources.record import Record, Refusal
 
 
 class Again:
@@ -23,8 +23,8 @@ class Again:
     def __init__(self, table: Table) -> None:
         self._table = table
 
-    def claim(self, inputs: pa.Table, name: str) -> Claim:
-        return self._table.claim(inputs, name, again=True)
+    def claim(self, inputs: pa.Table, place: str) -> Claim:
+        return self._table.claim(inputs, place, again=True)
 
     def append_chunk(
         self, rows: pa.Table, key: str, seen: np.ndarray | None, metadata: dict[str, str] | None
@@ -59,7 +59,6 @@ class Quarantine:
                 number += 1
 
     def _chunk(self, encoding: Encoding, rows: pa.Table, number: int) -> Chunk:
-        settings = encoding.options.settings
         items = [
             Item.of(Record(identifier, read_back(payload, payload_format), payload_format, ""))
             for identifier, payload, payload_format in zip(
@@ -67,13 +66,10 @@ class Quarantine:
                 strict=True,
             )
         ]
-        fingerprints = pa.array([fingerprint(settings)] * rows.num_rows, pa.string())
-        inputs = rows.select(list(INPUT_COLUMNS)).set_column(
-            INPUT_COLUMNS.index("fingerprint"), "fingerprint", fingerprints
-        )
-        encoding.see(hash_strings(inputs["structure_id"]))
-        key = chunk_key(inputs, Partition("replay", ""), settings)
-        claim = self._table.claim(inputs, f"replay-{key}", again=True)
+        fingerprints = [encoding.fingerprint] * rows.num_rows
+        inputs = with_column(rows.select(list(INPUT_COLUMNS)), "fingerprint", fingerprints)
+        encoding.seen.see(inputs["structure_id"])
+        claim = self._table.claim(inputs, f"replay\n{encoding.fingerprint}", again=True)
         metadata = {"run": encoding.run, "partition": "replay", "chunk": str(number)}
         return Chunk(claim.key, items, inputs, claim.revisions, 0, metadata, before=rows["reason"])
 

@@ -3,6 +3,7 @@
 import json
 import marshal
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -12,7 +13,7 @@ from cloud_core.lake.schemas import ENCODED, QUARANTINED, STRUCTURES
 from cloud_core.scope import Scope
 from cloud_core.scope.isolation import Encoded, PackedCell, encode_many
 from cloud_core.scope.settings import ENCODER_VERSION, EncoderSettings, fingerprint
-from cloud_core.sources.record import Record, Refusal
+from cloud_core.sources.record import Record, Refusal, columns_of, storable
 from cloud_core.structures.cell import Cell, Note
 
 # Columns that say what is to be encoded; the others say what came of it.
@@ -27,31 +28,21 @@ INPUT_COLUMNS = (
     "label_units",
     "modified_at",
 )
+_INPUTS = pa.schema([STRUCTURES.field(name) for name in INPUT_COLUMNS])
 CELL_FORMAT = "cell"
 
 
 def input_rows(records: Sequence[Record], settings: EncoderSettings) -> pa.Table:
     """INPUT_COLUMNS of the table for these records."""
-    columns: dict[str, list[Any]] = {
-        "structure_id": [_text(record.structure_id) for record in records],
-        "source": [record.source for record in records],
-        "licence": [record.licence for record in records],
-        "content_hash": [record.content_hash for record in records],
-        "fingerprint": [fingerprint(settings)] * len(records),
-        "request": [fingerprint(settings)] * len(records),
-        "labels": [list(record.labels.items()) for record in records],
-        "label_units": [list(record.label_units.items()) for record in records],
-        "modified_at": [record.modified_at for record in records],
-    }
-    schema = pa.schema([STRUCTURES.field(name) for name in INPUT_COLUMNS])
-    return pa.table(columns, schema=schema)
+    prints = [fingerprint(settings)] * len(records)
+    return pa.table(columns_of(records) | {"fingerprint": prints, "request": prints}, schema=_INPUTS)
 
 
 class Item(NamedTuple):
     """What a worker has to know of a record."""
 
     id: str
-    data: str | bytes  # the payload: text, or the bytes of a Cell
+    payload: str | PackedCell
     format: str
     refusal: str | None
     message: str
@@ -59,15 +50,11 @@ class Item(NamedTuple):
     @classmethod
     def of(cls, record: Record) -> Self:
         payload, refusal = record.payload, record.refusal
-        data = payload.to_bytes() if isinstance(payload, Cell) else payload
+        packed = PackedCell(payload.to_bytes()) if isinstance(payload, Cell) else payload
         message = record.message
         if isinstance(refusal, Refusal):  # the message of a StructureError names the remedy already
             message = f"{message} ({refusal.value}: {refusal.remedy})"
-        return cls(record.id, data, record.format, refusal and refusal.value, message)
-
-    @property
-    def payload(self) -> str | PackedCell:
-        return self.data if isinstance(self.data, str) else PackedCell(self.data)
+        return cls(record.id, packed, record.format, refusal and refusal.value, message)
 
 
 def pack(items: Sequence[Item]) -> bytes:
@@ -79,7 +66,11 @@ def encode_packed(
     packed: bytes, settings: EncoderSettings, timeout_s: float, memory_mb: int | None
 ) -> pa.Table:
     """`encode_chunk` of what `pack` made."""
-    return encode_chunk([Item(*values) for values in marshal.loads(packed)], settings, timeout_s, memory_mb)
+    items = [
+        Item(name, payload if isinstance(payload, str) else PackedCell(payload), *rest)
+        for name, payload, *rest in marshal.loads(packed)
+    ]
+    return encode_chunk(items, settings, timeout_s, memory_mb)
 
 
 def encode_chunk(
@@ -87,7 +78,7 @@ def encode_chunk(
 ) -> pa.Table:
     """OUTCOME of each item, in order. Limits as in `encode_many`."""
     readable = [item for item in items if item.refusal is None]
-    outcomes = encode_many(readable, settings, timeout_s=timeout_s, memory_mb=memory_mb)
+    outcomes = iter(list(encode_many(readable, settings, timeout_s=timeout_s, memory_mb=memory_mb)))
     rows = []
     for item in items:
         if item.refusal is not None:
@@ -119,36 +110,31 @@ OUTCOME = pa.schema(
 )
 
 
+_OF_SCOPE = tuple(one.name for one in fields(Scope) if one.name in OUTCOME.names)
+
+
 def encoded(scope: Scope, message: str = "") -> dict[str, Any]:
     """The row of a SCOPE. message: what the source had to say of the record."""
     elements = sorted(scope.composition)
-    return {
+    flags = [*scope.flags, *(["label_left_out"] if message else [])]
+    message = "; ".join(filter(None, (message, scope.message)))
+    return {name: getattr(scope, name) for name in _OF_SCOPE} | {
         "status": ENCODED,
-        "canonical": scope.canonical,
-        "resolved": scope.resolved,
-        "element_key": scope.element_key,
-        "official": scope.official,
-        "full": scope.full,
-        "space_group": scope.space_group,
-        "space_group_official": scope.space_group_official,
-        "wyckoff": list(scope.wyckoff),
         "elements": elements,
         "fractions": [scope.composition[element] for element in elements],
-        "n_sites": scope.n_sites,
-        "n_atoms_primitive": scope.n_atoms_primitive,
-        "n_atoms_conventional": scope.n_atoms_conventional,
-        "flags": [*scope.flags, *(["label_left_out"] if message else [])],
-        "message": _text("; ".join(filter(None, (message, scope.message)))) or None,
+        "flags": flags,
+        "message": storable(message) if message else None,
     }
 
 
 def refused(item: Item, reason: str, message: str) -> dict[str, Any]:
-    data = item.data if isinstance(item.data, str) else Cell.from_bytes(item.data)
-    payload, payload_format = written_out(data, item.format)
+    given = item.payload
+    cell_or_text = Cell.from_bytes(given) if isinstance(given, PackedCell) else given
+    payload, payload_format = written_out(cell_or_text, item.format)
     return {
         "status": QUARANTINED,
         "reason": reason,
-        "message": _text(message),
+        "message": storable(message),
         "payload": payload,
         "payload_format": payload_format,
     }
@@ -157,7 +143,7 @@ def refused(item: Item, reason: str, message: str) -> dict[str, Any]:
 def written_out(payload: str | Cell, payload_format: str) -> tuple[str, str]:
     """A payload as text and its format, as quarantine keeps it; `read_back` is the way back."""
     if isinstance(payload, str):
-        return _text(payload), payload_format
+        return storable(payload), payload_format
     return json.dumps(_values(payload)), CELL_FORMAT
 
 
@@ -186,8 +172,3 @@ def _of_values(values: dict[str, Any]) -> Cell:
         tuple(Note(*note) for note in values.get("notes", ())),  # rows of encoder version 1 have none
         tuple(_of_values(other) for other in values.get("alternatives", ())),
     )
-
-
-def _text(text: str) -> str:
-    """Text that Parquet can hold: half a surrogate pair (a byte that was not UTF-8) is written out."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,5 +1,6 @@
 """Which structures a table holds, and of which content: 20 bytes a row, so that ten million fit in memory."""
 
+import threading
 from dataclasses import dataclass
 from typing import Self
 
@@ -181,11 +182,33 @@ class Index:
             known[rows], revisions[rows] = part.look_up(ids[rows])
         return known, revisions
 
+    def compare(self, rows: pa.Table) -> "Compared":
+        """Rows as in `states_of`, with `structure_id`, beside what is here."""
+        ids = hash_strings(rows["structure_id"])
+        return Compared(ids, states_of(rows), *self.look_up(ids))
+
     def put(self, ids: np.ndarray, states: np.ndarray, revisions: np.ndarray) -> None:
         """Take rows in; of two with one id the higher revision holds, the later one where they are equal."""
         revisions = revisions.astype(np.int32)
         for part, rows in zip(self._parts, _rows_by_part(ids), strict=True):
             part.put(ids[rows], states[rows], revisions[rows])
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows beside what an index knows of their ids; all `[n]`."""
+
+    ids: np.ndarray
+    states: np.ndarray
+    known: np.ndarray
+    """states in the index, 0 where absent or withdrawn"""
+    revisions: np.ndarray
+    """in the index, ABSENT where absent"""
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """Whether `[n]` the index has the row's structure in this very state."""
+        return self.known == self.states
 
 
 class _IdSetPart:
@@ -213,6 +236,7 @@ class IdSet:
     """A set of id hashes: 8 bytes each."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._parts = [_IdSetPart() for _ in range(_PARTS)]
 
     def __len__(self) -> int:
@@ -228,3 +252,14 @@ class IdSet:
     def add(self, ids: np.ndarray) -> None:
         for part, rows in zip(self._parts, _rows_by_part(ids), strict=True):
             part.add(ids[rows])
+
+    def see(self, column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """Add ids `[n]` of a string column; whether `[n]` each was known, or comes again among these. Several
+        threads may call it."""
+        ids = hash_strings(column)
+        again = np.ones(len(ids), bool)
+        again[np.unique(ids, return_index=True)[1]] = False
+        with self._lock:
+            again |= self.has(ids)
+            self.add(ids)
+        return again

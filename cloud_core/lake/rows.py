@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,17 +34,17 @@ def conform(rows: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=STRUCTURES)
 
 
-def stamp(rows: pa.Table, revisions: np.ndarray, key: str) -> pa.Table:
-    """`rows` with the columns that a commit fills in; revisions `[n]`."""
-    n = rows.num_rows
-    stamps: dict[str, Any] = {
-        "revision": pa.array(revisions, pa.int32()),
-        "chunk_key": pa.array([key] * n, pa.string()),
-        "encoded_at": pa.array([datetime.now(UTC)] * n, STRUCTURES.field("encoded_at").type),
-    }
-    for name, values in stamps.items():
-        rows = rows.set_column(STRUCTURES.get_field_index(name), STRUCTURES.field(name), values)
-    return rows
+def stamped(rows: pa.Table, key: str) -> pa.Table:
+    """`conform`, with the key of the commit that is to write the rows, and the time."""
+    rows = conform(rows)
+    rows = with_column(rows, "chunk_key", [key] * rows.num_rows)
+    return with_column(rows, "encoded_at", [datetime.now(UTC)] * rows.num_rows)
+
+
+def with_column(rows: pa.Table, name: str, values: Sequence[Any] | np.ndarray) -> pa.Table:
+    """`rows` with other values `[n]` in one of their columns."""
+    field = STRUCTURES.field(name)
+    return rows.set_column(rows.schema.get_field_index(name), field, pa.array(values, field.type))
 
 
 def add_counts(counts: Counter[Any], column: pa.Array) -> None:

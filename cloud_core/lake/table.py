@@ -6,6 +6,8 @@ Chunks are only ever appended. A row that replaces another has the same `structu
 `snapshot.py`).
 """
 
+import hashlib
+import itertools
 import random
 import re
 import threading
@@ -24,7 +26,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 
 from cloud_core.lake.errors import LakeError, explained, naming
 from cloud_core.lake.index import STATE_COLUMNS, Index, hash_strings, states_of
-from cloud_core.lake.rows import add_counts, conform, content_hash, stamp
+from cloud_core.lake.rows import add_counts, content_hash, stamped, with_column
 from cloud_core.lake.schemas import (
     DESCRIPTION,
     ENCODED,
@@ -52,6 +54,7 @@ _CONFIGURATION = {
 }
 # A scan's memory does not grow with the table: a file ahead, and no file's metadata kept once it is read.
 _STREAMED: dict[str, Any] = {"batch_readahead": 2, "fragment_readahead": 1, "cache_metadata": False}
+_REVISION = STRUCTURES.get_field_index("revision")
 _ATTEMPTS = 200  # commits lost to other writers before giving up
 
 Columns = Sequence[str] | None
@@ -217,6 +220,10 @@ class Table:
         names = ["structure_id", "status", "content_hash", "fingerprint", "modified_at", "revision"]
         return self.rows(columns=names, where=ds.field("structure_id").isin(list(ids)))
 
+    def not_withdrawn(self, ids: Sequence[str] | pa.Array) -> pa.Table:
+        """The current rows of those of these structure ids that were not withdrawn."""
+        return self.rows(where=ds.field("structure_id").isin(ids) & (ds.field("status") != WITHDRAWN))
+
     def content_hash(self) -> str:
         """Hash of the current rows, sorted by id, without PROVENANCE: equal for equal content.
 
@@ -242,26 +249,28 @@ class Table:
         `rows` has `structure_id` and the columns of `index.STATE_COLUMNS` but for `status`.
         """
         with self._lock:
-            known, _ = self.index.look_up(hash_strings(rows["structure_id"]))
-        return known == states_of(rows)
+            return self.index.compare(rows).is_known
 
-    def claim(self, inputs: pa.Table, name: str, again: bool = False) -> Claim:
+    def claim(self, inputs: pa.Table, place: str, again: bool = False) -> Claim:
         """What of `inputs` is to be done (all, if `again`), and a key for it: the begin of a chunk's work.
 
-        Two writers that claim the same inputs of the same state of the table get the same key, so that only
-        one of them commits. `inputs` is as in `unchanged`.
+        The key names the inputs and the place in a source where they stand: two writers that claim the same
+        ones of the same state of the table get the same key, so that only one of them commits. `inputs` is as
+        in `unchanged`.
         """
-        with self._lock, naming(self.uri):
-            ids = hash_strings(inputs["structure_id"])
-            known, revisions = self.index.look_up(ids)
-            todo = np.ones(len(ids), bool) if again else known != states_of(inputs)
-            key, attempt = name, 1
+        digest = hashlib.sha256(f"{place}\n".encode())
+        for name in ("structure_id", "content_hash"):
+            digest.update("\n".join(inputs[name].to_pylist()).encode())
+        key = first = f"chunk-{digest.hexdigest()[:32]}"
+        with self._lock:
+            held = self.index.compare(inputs)
+            todo = np.ones(inputs.num_rows, bool) if again else ~held.is_known
             # The key of a commit outlives its rows (a `restore` takes the rows back): what is to be done is
             # told by the current rows, and the key only keeps two writers of it apart.
-            while todo.any() and self.delta.transaction_version(key) is not None:
-                attempt += 1
-                key = f"{name}~{attempt}"
-            return Claim(key, todo, revisions[todo])
+            attempts = itertools.count(2)
+            while todo.any() and self._is_committed(key):
+                key = f"{first}~{next(attempts)}"
+            return Claim(key, todo, held.revisions[todo])
 
     def append_chunk(
         self,
@@ -289,28 +298,29 @@ class Table:
         """
         if self._is_past:
             raise LakeError(f"{self.uri}: opened at the past version {self.version}, which cannot be written")
-        rows = conform(rows)
-        ids = hash_strings(rows["structure_id"])
-        if len(np.unique(ids)) != len(ids):
-            raise LakeError(f"{self.uri}: chunk {key} has a structure id twice")
-        with self._lock, naming(self.uri):
-            first_seen = self.index.look_up(ids)[1] if seen is None else seen
+        with self._lock:
+            index = self.index
+            rows = stamped(rows, key)
             for attempt in range(_ATTEMPTS):
-                if self.delta.transaction_version(key) is not None or rows.num_rows == 0:
-                    return False
-                known, revisions = self.index.look_up(ids)
-                states = states_of(rows)
-                theirs = known != states if again else (revisions != first_seen) & (known == states)
+                held = index.compare(rows)
+                if len(np.unique(held.ids)) != len(held.ids):
+                    raise LakeError(f"{self.uri}: chunk {key} has a structure id twice")
+                seen = held.revisions if seen is None else seen
+                theirs = ~held.is_known if again else held.is_known & (held.revisions != seen)
                 if theirs.any():
-                    keep = ~theirs
-                    rows, ids, first_seen = rows.filter(pa.array(keep)), ids[keep], first_seen[keep]
+                    rows, seen = rows.filter(pa.array(~theirs)), seen[~theirs]
                     continue
-                stamped = stamp(rows, revisions + 1, key)
-                if self._commit(stamped, key, metadata or {}):
-                    self._remember(stamped)
+                if rows.num_rows == 0 or self._is_committed(key):
+                    return False
+                revisions = held.revisions + 1
+                rows = rows.set_column(_REVISION, STRUCTURES.field(_REVISION), pa.array(revisions))
+                if self._commit(rows, key, metadata or {}):
+                    self._indexed = set(self.delta.file_uris())
+                    index.put(held.ids, held.states, revisions)
                     return True
                 time.sleep(random.uniform(0, 0.01 * min(attempt + 1, 20)))
                 self.refresh()
+                index = self.index  # another one, where a writer has purged the table
         raise LakeError(
             f"{self.uri}: {_ATTEMPTS} commits lost to other writers; let them finish, then run again"
         )
@@ -327,18 +337,17 @@ class Table:
     def withdraw(self, ids: Sequence[str], key: str) -> int:
         """Mark structures as withdrawn, in one commit; returns how many were not yet."""
         with self._lock:
-            held = self.rows(
-                where=ds.field("structure_id").isin(list(ids)) & (ds.field("status") != WITHDRAWN)
-            )
-            if not held.num_rows:
-                return 0
-            status = pa.array([WITHDRAWN] * held.num_rows, pa.string())
-            marked = held.set_column(
-                held.schema.get_field_index("status"), STRUCTURES.field("status"), status
-            )
+            held = self.not_withdrawn(ids)
+            marked = with_column(held, "status", [WITHDRAWN] * held.num_rows)
             return held.num_rows if self.append_chunk(marked, key) else 0
 
     # -- inside
+
+    def _is_committed(self, key: str) -> bool:
+        try:
+            return self.delta.transaction_version(key) is not None
+        except (DeltaError, OSError) as error:
+            raise explained(self.uri, error) from error
 
     def _commit(self, rows: pa.Table, key: str | None, metadata: dict[str, str]) -> bool:
         """One attempt on top of the version in memory; False if another writer was first."""
@@ -404,10 +413,6 @@ class Table:
             return pa.array(batch["revision"].to_numpy() >= revisions)
 
         return holds
-
-    def _remember(self, rows: pa.Table) -> None:
-        self._indexed = set(self.delta.file_uris())
-        self.index.put(hash_strings(rows["structure_id"]), states_of(rows), rows["revision"].to_numpy())
 
     def _catch_up(self) -> None:
         """Take the rows of files that the index has not seen."""

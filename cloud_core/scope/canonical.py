@@ -6,13 +6,14 @@ representation over these permutations, sorts symbols and elements, and folds en
 space groups to the lower number.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
 
 from cloud_core.scope.grammar import Occupant, Parts, ScopeError, decode
-from cloud_core.scope.tables import ENANTIOMORPHS, ISOTOPES, letter_order, space_groups
+from cloud_core.scope.kinds import canonical_composition, without_isotopes
+from cloud_core.scope.tables import ENANTIOMORPHS, letter_order, space_groups
 
 _PARTNERS = ENANTIOMORPHS | {low: high for high, low in ENANTIOMORPHS.items()}
 
@@ -41,17 +42,6 @@ def canonical_head(number: int, letters: frozenset[str]) -> tuple[str, tuple[str
     return f"{group.generators} | {' '.join(symbols)} | ", symbols
 
 
-@lru_cache(maxsize=65536)
-def fraction_text(fraction: float) -> str:
-    """A fraction to hundredths as the published encoder rounds: numpy's rule, so 9/40 is "0.22"."""
-    return str(float(np.round(fraction, 2)))
-
-
-def canonical_composition(fractions: Mapping[str, float]) -> str:
-    """Elements sorted by symbol, each with its fraction."""
-    return " ".join([f"{element} {fraction_text(fractions[element])}" for element in sorted(fractions)])
-
-
 def canonicalise(text: str) -> str:
     """The canonical string of an official, full, resolved or canonical one, from the string alone.
 
@@ -61,16 +51,6 @@ def canonicalise(text: str) -> str:
     parts = decode(text)
     head, _ = canonical_head(parts.space_group, frozenset(parts.letters))
     return head + canonical_composition(without_isotopes(parts.composition))
-
-
-def without_isotopes(amounts: Mapping[str, float]) -> dict[str, float]:
-    """Amounts by element, deuterium and tritium counted as hydrogen."""
-    elements: dict[str, float] = {}
-    for symbol, amount in amounts.items():
-        element = ISOTOPES.get(symbol, symbol)
-        # Sums in another order differ in the last bits; a tie must not hang on them.
-        elements[element] = round(elements.get(element, 0.0) + amount, 9)
-    return elements
 
 
 def equivalent(text: str, rng: np.random.Generator) -> str:

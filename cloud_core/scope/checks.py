@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cloud_core.scope.kinds import Kinds, element_of
+from cloud_core.scope.kinds import Kinds, element_of, kinds_of
 from cloud_core.scope.settings import EncoderSettings
 from cloud_core.scope.tables import ISOTOPES
 from cloud_core.structures.cell import Cell, Note
@@ -14,7 +14,29 @@ from cloud_core.structures.errors import Reason, StructureError
 OCCUPANCY_SLACK = 0.0101  # two occupancies of two decimals, each rounded up
 
 
-def check_numbers(cell: Cell, max_sites: int) -> None:
+def checked(cell: Cell, settings: EncoderSettings) -> tuple[Kinds, tuple[Note, ...]]:
+    """What sits on the sites of a cell, and the notes of its reader and of the distances.
+
+    Raises StructureError for what would crash the C libraries of symmetry, for sites that no crystal has, and
+    where the settings refuse a note.
+    """
+    _check_numbers(cell, settings.max_sites)
+    kinds = kinds_of(cell)
+    notes = cell.notes
+    if cell.clearance < OVERLAP and (pairs := close_pairs(cell.lattice, cell.fractions, OVERLAP)):
+        notes += _overlaps(cell, kinds, pairs)
+    for note in notes:
+        if note.flag == "formula_mismatch" and settings.formula == "refuse":
+            raise StructureError(Reason.FORMULA_MISMATCH, note.text)
+        if note.flag == "overlapping_sites" and settings.overlaps == "refuse":
+            raise StructureError(Reason.OVERLAPPING_SITES, note.text)
+        if note.flag == "not_periodic" and not settings.assume_periodic:
+            text = f"{note.text}; the setting assume_periodic=true encodes it as the crystal of its cell"
+            raise StructureError(Reason.UNSUPPORTED, text)
+    return kinds, notes
+
+
+def _check_numbers(cell: Cell, max_sites: int) -> None:
     """Raise StructureError for what would crash the C libraries of symmetry."""
     n_sites = len(cell.species)
     if n_sites == 0:
@@ -33,24 +55,6 @@ def check_numbers(cell: Cell, max_sites: int) -> None:
         )
     if not np.vdot(cell.fractions, cell.fractions) < 1e12:
         raise StructureError(Reason.INVALID_POSITIONS, "a position is not finite")
-
-
-def checked_notes(cell: Cell, kinds: Kinds, settings: EncoderSettings) -> tuple[Note, ...]:
-    """The notes of the reader and of the distances. Raises StructureError where the settings refuse one."""
-    notes = cell.notes
-    if cell.clearance < OVERLAP and (pairs := close_pairs(cell.lattice, cell.fractions, OVERLAP)):
-        notes += _overlaps(cell, kinds, pairs)
-    if not notes:
-        return notes
-    for note in notes:
-        if note.flag == "formula_mismatch" and settings.formula == "refuse":
-            raise StructureError(Reason.FORMULA_MISMATCH, note.text)
-        if note.flag == "overlapping_sites" and settings.overlaps == "refuse":
-            raise StructureError(Reason.OVERLAPPING_SITES, note.text)
-        if note.flag == "not_periodic" and not settings.assume_periodic:
-            text = f"{note.text}; the setting assume_periodic=true encodes it as the crystal of its cell"
-            raise StructureError(Reason.UNSUPPORTED, text)
-    return notes
 
 
 def _overlaps(cell: Cell, kinds: Kinds, pairs: Sequence[tuple[int, int, float]]) -> tuple[Note, ...]:

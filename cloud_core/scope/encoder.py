@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cloud_core.scope.canonical import canonical_composition, canonical_head, fraction_text
-from cloud_core.scope.checks import check_numbers, checked_notes
-from cloud_core.scope.kinds import Kinds, element_of, kinds_of
+from cloud_core.scope.canonical import canonical_head
+from cloud_core.scope.checks import checked
+from cloud_core.scope.kinds import Kinds, canonical_composition, element_of, fraction_text
 from cloud_core.scope.resolved import key_and_head
 from cloud_core.scope.settings import EncoderSettings
-from cloud_core.scope.symmetry import Symmetry, moyo_symmetry, spglib_symmetry
+from cloud_core.scope.symmetry import moyo_symmetry, spglib_symmetry
 from cloud_core.scope.tables import ATOMIC_NUMBERS, ISOTOPES, space_groups
 from cloud_core.structures.cell import Cell, Note
 from cloud_core.structures.errors import READER_FLAGS, Reason, StructureError
@@ -112,9 +112,7 @@ def _settings(forms: Sequence[str], settings: EncoderSettings | None) -> Encoder
 
 def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     """The SCOPE of a cell; see `encode`."""
-    check_numbers(cell, settings.max_sites)
-    kinds = kinds_of(cell)
-    notes = checked_notes(cell, kinds, settings)
+    kinds, notes = checked(cell, settings)
     if cell.alternatives:
         _check_alternatives(cell, settings)
         notes = tuple(note for note in notes if note.flag != "ambiguous_setting")
@@ -122,26 +120,20 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
     canonical = resolved = official = full = key = official_group = n_primitive = n_conventional = None
     wyckoff: tuple[str, ...] = ()
     if settings.moyo_forms:
-        symmetry = _moyo(cell, kinds, settings.symprec)
+        composition = canonical_composition(kinds.fractions)
+        symmetry = moyo_symmetry(cell, kinds.numbers, settings.symprec)
         notes += symmetry.notes
         n_primitive = symmetry.n_primitive
         n_conventional = n_primitive * space_groups()[symmetry.number].lattice_points
         head, wyckoff = canonical_head(symmetry.number, frozenset(symmetry.letters))
-        composition = canonical_composition(kinds.fractions)
         canonical = head + composition
-        key, resolved_head = key_and_head(symmetry.number, _occupation(symmetry, kinds.names))
+        key, resolved_head = key_and_head(symmetry.number, symmetry.occupation(kinds.names))
         resolved = resolved_head + composition if "resolved" in settings.forms else None
         if settings.check_tolerance and _is_sensitive(cell, kinds, settings, symmetry.number, canonical):
             flags.append("tolerance_sensitive")
     if "official" in settings.forms or "full" in settings.forms:
         try:
-            found = spglib_symmetry(
-                cell.lattice,
-                cell.fractions,
-                _official_numbers(cell),
-                settings.symprec,
-                settings.angle_tolerance,
-            )
+            found = spglib_symmetry(cell, _official_numbers(cell), settings.symprec, settings.angle_tolerance)
         except StructureError as error:
             if canonical is None:
                 raise
@@ -163,11 +155,13 @@ def encode_cell(cell: Cell, settings: EncoderSettings) -> Scope:
             flags.append("engines_disagree")
     if kinds.flags:
         notes += _notes_of_kinds(cell, kinds, notes)
+    message = ""
     if notes:
         flags = [*dict.fromkeys([*flags, *[note.flag for note in notes]])]
+        message = "; ".join([note.text for note in notes])
     return Scope(
         canonical, resolved, official, full, key, symmetry.number, official_group, wyckoff, kinds.fractions,
-        len(cell), n_primitive, n_conventional, tuple(flags), "; ".join([note.text for note in notes]),
+        len(cell.species), n_primitive, n_conventional, tuple(flags), message,
     )  # fmt: skip
 
 
@@ -214,30 +208,17 @@ _SEVERAL_READINGS = {
 }
 
 
-def _moyo(cell: Cell, kinds: Kinds, symprec: float) -> Symmetry:
-    return moyo_symmetry(cell.lattice, cell.fractions, kinds.numbers, symprec)
-
-
 def _is_sensitive(cell: Cell, kinds: Kinds, settings: EncoderSettings, number: int, canonical: str) -> bool:
     """Whether the space group or the string moves at half or double the tolerance."""
     for symprec in (settings.symprec / 2, settings.symprec * 2):
         try:
-            symmetry = _moyo(cell, kinds, symprec)
+            symmetry = moyo_symmetry(cell, kinds.numbers, symprec)
         except StructureError:
             return True
         head, _ = canonical_head(symmetry.number, frozenset(symmetry.letters))
         if symmetry.number != number or not canonical.startswith(head):
             return True
     return False
-
-
-def _occupation(symmetry: Symmetry, names: Sequence[str]) -> Mapping[str, str]:
-    """Kind of atom → the letters of its orbits."""
-    occupation: dict[str, str] = {}
-    for site in set(symmetry.orbits):
-        name = names[site]
-        occupation[name] = occupation.get(name, "") + symmetry.letters[site]
-    return occupation
 
 
 def _official_numbers(cell: Cell) -> list[int]:

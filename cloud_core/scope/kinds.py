@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from cloud_core.scope.canonical import fraction_text
+import numpy as np
+
 from cloud_core.scope.tables import ATOMIC_NUMBERS, ISOTOPES
 from cloud_core.scope.tokenizer import in_vocabulary
 from cloud_core.structures.cell import Cell
@@ -85,6 +86,27 @@ def _composition_flags(fractions: Mapping[str, float]) -> tuple[str, ...]:
         if element not in _in_vocabulary() and "not_in_vocabulary" not in flags:
             flags += ("not_in_vocabulary",)
     return flags
+
+
+@lru_cache(maxsize=65536)
+def fraction_text(fraction: float) -> str:
+    """A fraction to hundredths as the published encoder rounds: numpy's rule, so 9/40 is "0.22"."""
+    return str(float(np.round(fraction, 2)))
+
+
+def canonical_composition(fractions: Mapping[str, float]) -> str:
+    """Elements sorted by symbol, each with its fraction."""
+    return " ".join([f"{element} {fraction_text(fractions[element])}" for element in sorted(fractions)])
+
+
+def without_isotopes(amounts: Mapping[str, float]) -> dict[str, float]:
+    """Amounts by element, deuterium and tritium counted as hydrogen."""
+    elements: dict[str, float] = {}
+    for symbol, amount in amounts.items():
+        element = ISOTOPES.get(symbol, symbol)
+        # Sums in another order differ in the last bits; a tie must not hang on them.
+        elements[element] = round(elements.get(element, 0.0) + amount, 9)
+    return elements
 
 
 @cache

@@ -12,8 +12,9 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from cloud_core.scope.canonical import canonical_composition, fraction_text, without_isotopes, word_order
+from cloud_core.scope.canonical import word_order
 from cloud_core.scope.grammar import ScopeError, decode, occupant_text
+from cloud_core.scope.kinds import canonical_composition, fraction_text, without_isotopes
 from cloud_core.scope.tables import ENANTIOMORPHS, letter_order, space_groups
 
 _AMOUNT = re.compile(r"([A-Z][a-z]?)(\d\.\d{4})")

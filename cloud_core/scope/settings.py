@@ -1,7 +1,7 @@
 """What decides a string beside the structure: settings and their fingerprint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal, get_args
@@ -30,6 +30,7 @@ class EncoderSettings:
     overlaps: "refuse" or "flag" atoms closer than 0.5 Å (0.3 Å where one is hydrogen) whose occupancies add
     up to more than 1.
     assume_periodic: encode an input that says it is a molecule, chain or layer as the crystal of its cell.
+    moyo_forms: the forms whose symmetry is moyo's; the others take spglib's.
     """
 
     symprec: float = 0.01
@@ -40,6 +41,7 @@ class EncoderSettings:
     formula: Judgement = "refuse"
     overlaps: Judgement = "refuse"
     assume_periodic: bool = False
+    moyo_forms: tuple[str, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.symprec <= 1:
@@ -49,11 +51,10 @@ class EncoderSettings:
         for name in ("formula", "overlaps"):
             if getattr(self, name) not in get_args(Judgement):
                 raise CloudError(f"{name} is refuse or flag, not {getattr(self, name)!r}")
+        object.__setattr__(self, "moyo_forms", tuple(form for form in self.forms if form in _MOYO_FORMS))
 
-    @property
-    def moyo_forms(self) -> tuple[str, ...]:
-        """The forms whose symmetry is moyo's; the others take spglib's."""
-        return tuple(form for form in self.forms if form in _MOYO_FORMS)
+
+SETTINGS = tuple(each.name for each in fields(EncoderSettings) if each.init)
 
 
 def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
@@ -63,9 +64,8 @@ def settings_of(values: Mapping[str, Any]) -> EncoderSettings:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    known = {field.name for field in fields(EncoderSettings)}
-    if unknown := sorted(values.keys() - known):
-        raise CloudError(f"no setting {unknown[0]!r}: choose from {', '.join(sorted(known))}")
+    if unknown := sorted(values.keys() - {*SETTINGS}):
+        raise CloudError(f"no setting {unknown[0]!r}: choose from {', '.join(sorted(SETTINGS))}")
     try:
         return TypeAdapter(EncoderSettings).validate_python(dict(values))
     except ValidationError as error:
@@ -79,16 +79,12 @@ def fingerprint(settings: EncoderSettings) -> str:
     """What the strings depend on, hashed: encoder version, settings, versions of the libraries."""
     # The canonical form comes with the resolved one.
     forms = {*settings.forms, "canonical"} if "resolved" in settings.forms else {*settings.forms}
-    facts = {
+    # `max_sites` decides whether there is a string, not which one.
+    facts: dict[str, Any] = {name: getattr(settings, name) for name in SETTINGS if name != "max_sites"}
+    facts |= {
         "encoder": ENCODER_VERSION,
         "engines": {"canonical": "moyo", "official": "spglib"},
-        "symprec": settings.symprec,
-        "angle_tolerance": settings.angle_tolerance,
         "forms": sorted(forms),
-        "check_tolerance": settings.check_tolerance,
-        "formula": settings.formula,
-        "overlaps": settings.overlaps,
-        "assume_periodic": settings.assume_periodic,
         "libraries": {name: version(name) for name in ("spglib", "moyopy", "gemmi", "pymatgen", "numpy")},
     }
     return json_digest(facts)[:16]

@@ -12,8 +12,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cloud_core.scope.canonical import without_isotopes
 from cloud_core.scope.grammar import Parts, ScopeError, decode
+from cloud_core.scope.kinds import without_isotopes
 from cloud_core.scope.tables import ATOMIC_NUMBERS, load, space_groups
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzA"

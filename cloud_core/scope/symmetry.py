@@ -4,12 +4,12 @@ Near the tolerance they can see another space group, so they are never mixed in 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from cloud_core.structures.cell import FloatArray, Note
+from cloud_core.structures.cell import Cell, Note
 from cloud_core.structures.distances import OVERLAP, close_pairs
 from cloud_core.structures.errors import Reason, StructureError
 
@@ -27,6 +27,14 @@ class Symmetry:
     orbits: Sequence[int] = ()
     n_primitive: int = 0
     notes: tuple[Note, ...] = ()
+
+    def occupation(self, names: Sequence[str]) -> Mapping[str, str]:
+        """What sits on the sites, by its name of each site -> the letters of its orbits."""
+        found: dict[str, str] = {}
+        for site in set(self.orbits):
+            name = names[site]
+            found[name] = found.get(name, "") + self.letters[site]
+        return found
 
 
 @cache
@@ -47,13 +55,11 @@ def _moyo() -> Any:
     return moyopy
 
 
-def spglib_symmetry(
-    lattice: FloatArray, fractions: FloatArray, numbers: list[int], symprec: float, angle_tolerance: float
-) -> Symmetry:
+def spglib_symmetry(cell: Cell, numbers: list[int], symprec: float, angle_tolerance: float) -> Symmetry:
     """Symmetry by spglib, as the published encoder calls it.
 
-    lattice `[3, 3]` rows in Å, fractions `[n, 3]`, numbers `[n]` (equal for sites of one kind), symprec
-    in Å, angle_tolerance in degrees. Raises StructureError where spglib finds none.
+    numbers `[n]`: equal for sites of one kind. symprec in Å, angle_tolerance in degrees. Raises
+    StructureError where spglib finds none.
     """
     spglib = _spglib()
     with warnings.catch_warnings():
@@ -61,16 +67,16 @@ def spglib_symmetry(
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             dataset = spglib.get_symmetry_dataset(
-                (lattice, fractions, numbers), symprec=symprec, angle_tolerance=angle_tolerance
+                (cell.lattice, cell.fractions, numbers), symprec=symprec, angle_tolerance=angle_tolerance
             )
         except spglib.error.SpglibError as error:
-            raise _failure("spglib", str(error), lattice, fractions, symprec) from error
+            raise _failure("spglib", str(error), cell, symprec) from error
     if dataset is None:
-        raise _failure("spglib", "no symmetry found", lattice, fractions, symprec)
+        raise _failure("spglib", "no symmetry found", cell, symprec)
     return Symmetry(int(dataset.number), "".join(dataset.wyckoffs))
 
 
-def moyo_symmetry(lattice: FloatArray, fractions: FloatArray, numbers: list[int], symprec: float) -> Symmetry:
+def moyo_symmetry(cell: Cell, numbers: list[int], symprec: float) -> Symmetry:
     """Symmetry by moyo; arguments and errors as in `spglib_symmetry`.
 
     Angles are compared by symprec alone: at 5°, the published tolerance, moyo 0.21 did not end within
@@ -79,11 +85,11 @@ def moyo_symmetry(lattice: FloatArray, fractions: FloatArray, numbers: list[int]
     moyopy = _moyo()
     try:
         dataset = moyopy.MoyoDataset(
-            moyopy.Cell(lattice.tolist(), fractions.tolist(), numbers),
+            moyopy.Cell(cell.lattice.tolist(), cell.fractions.tolist(), numbers),
             symprec=symprec,
         )
     except ValueError as error:
-        raise _failure("moyo", str(error), lattice, fractions, symprec) from error
+        raise _failure("moyo", str(error), cell, symprec) from error
     except BaseException as error:
         # A panic of the Rust library is no Exception and has no importable name.
         if type(error).__name__ != "PanicException":
@@ -98,12 +104,10 @@ def moyo_symmetry(lattice: FloatArray, fractions: FloatArray, numbers: list[int]
     )
 
 
-def _failure(
-    engine: str, message: str, lattice: FloatArray, fractions: FloatArray, symprec: float
-) -> StructureError:
+def _failure(engine: str, message: str, cell: Cell, symprec: float) -> StructureError:
     """The error for a structure in which an engine found no symmetry."""
     text = f"{engine} at symprec {symprec} Å: {message}"
-    if pairs := close_pairs(lattice, fractions, 2 * symprec):
+    if pairs := close_pairs(cell.lattice, cell.fractions, 2 * symprec):
         distance = min(distance for _, _, distance in pairs)
         text = f"{text}; two sites are {distance:.4f} Å apart"
         if distance < OVERLAP:

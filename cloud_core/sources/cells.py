@@ -10,7 +10,7 @@ from cloud_core.sources.json_rows import JsonText
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formats import DOCUMENTS, format_of_text, split_text
-from cloud_core.structures.text import check_size, decode, decompressed
+from cloud_core.structures.text import check_size, text_of
 
 _LITERAL = re.compile(r"[\s\[{]*'")
 _TOKEN = re.compile(
@@ -34,7 +34,7 @@ def structures_in(value: Any, format: str | None) -> Iterator[tuple[str, str | C
     if value is None:
         return
     if isinstance(value, bytes):
-        value = decode(decompressed(io.BytesIO(value), "a cell of the table"))
+        value = text_of(io.BytesIO(value), "a cell of the table")
     elif isinstance(value, dict | list):
         value = JsonText(_dumped(value))
     if not isinstance(value, str):

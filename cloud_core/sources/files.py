@@ -5,6 +5,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from cloud_core.sources.opening import (
     naming,
     open_bytes,
     open_raw,
-    refuse_html,
+    read_text,
 )
 from cloud_core.sources.record import Partition, Record, Refusal, Since, SourceError, short_hash
 from cloud_core.sources.remote import SecretLookup, from_environment
@@ -33,7 +34,7 @@ from cloud_core.structures.formats import (
     split_text,
     stem_of_name,
 )
-from cloud_core.structures.text import MAX_BYTES, check_size, decode, decompressed
+from cloud_core.structures.text import MAX_BYTES, text_of
 
 ZIP = (".zip",)
 TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in COMPRESSIONS))
@@ -84,9 +85,10 @@ class FilesSource:
             SourceError: the path does not exist, or holds nothing that looks like a structure.
         """
         plain: list[tuple[str, str, str]] = []  # (id, uri, cursor)
+        times: dict[str, str | None] = {}  # of last change, by URI
         found = False
         self._passed_over = []
-        for relative, uri, cursor in self._listing():
+        for relative, uri, cursor, changed in self._listing():
             lower = relative.lower()
             if lower.endswith(ZIP):
                 found = True
@@ -98,10 +100,11 @@ class FilesSource:
                 )
             elif self._format(relative):
                 plain.append((relative, uri, cursor))
+                times[uri] = changed.isoformat() if changed else None
             elif not self._is_labels(uri):
                 self._passed_over.append(relative)
         for key, group in _deal(plain, self.spec.files_per_partition, self._id):
-            files = [[identifier, uri] for identifier, uri, _ in group]
+            files = [[identifier, uri, times[uri]] for identifier, uri, _ in group]
             cursor = self._cursor(*[f"{identifier}={cursor}" for identifier, _, cursor in group])
             yield Partition(f"files {key}", cursor, len(files), {"files": files})
         if not plain and not found:
@@ -112,22 +115,19 @@ class FilesSource:
             )
 
     def read(self, partition: Partition) -> Iterator[Record]:
-        records = self._read(partition)
-        return map(FileLabels(self.spec.labels).attach, records) if self.spec.labels else records
-
-    def _read(self, partition: Partition) -> Iterator[Record]:
         at = partition.at
         if "files" in at:
-            yield from self._read_files(at["files"])
+            records = self._read_files(at["files"])
         elif "zip" in at:
-            yield from self._read_zip(at["zip"], at["prefix"], at["members"])
+            records = self._read_zip(at["zip"], at["prefix"], at["members"])
         else:
-            yield from self._read_tar(at["tar"], at["prefix"])
+            records = self._read_tar(at["tar"], at["prefix"])
+        yield from map(FileLabels(self.spec.labels).attach, records) if self.spec.labels else records
 
     # -- listing
 
-    def _listing(self) -> list[tuple[str, str, str]]:
-        """(path under the root, URI, cursor) of every file, sorted by path."""
+    def _listing(self) -> list[tuple[str, str, str, datetime | None]]:
+        """(path under the root, URI, cursor, time of last change) of every file, sorted by path."""
         fs, path = locate(self.spec.path)
         with naming(self.spec.path):
             if any(c in path for c in "*?["):
@@ -143,8 +143,9 @@ class FilesSource:
         for name, info in infos.items():
             relative = name[len(root) :].lstrip("/")
             if info["type"] == "file" and not any(part.startswith(".") for part in relative.split("/")):
-                listing.append((relative, fs.unstrip_protocol(name), file_cursor(info)))
-        return sorted(listing)
+                uri = fs.unstrip_protocol(name)
+                listing.append((relative, uri, file_cursor(info), modified_at(info)))
+        return sorted(listing, key=itemgetter(0))
 
     def _zip_partitions(self, relative: str, uri: str) -> Iterator[Partition]:
         with open_raw(uri) as stream, zipfile.ZipFile(stream) as archive:
@@ -180,20 +181,18 @@ class FilesSource:
 
     # -- reading
 
-    def _read_files(self, files: Iterable[tuple[str, str]]) -> Iterator[Record]:
-        for identifier, uri in files:
+    def _read_files(self, files: Iterable[tuple[str, str, str | None]]) -> Iterator[Record]:
+        for identifier, uri, changed in files:
             try:
-                fs, path = locate(uri)
-                with naming(uri), fs.open(path, "rb") as stream:
-                    changed = modified_at(fs.info(path))
-                    data = decompressed(stream, identifier, self.spec.max_bytes)
-                    refuse_html(data, uri)
+                text = read_text(uri, identifier, self.spec.max_bytes)
             except SourceError as error:
                 yield self._refused(identifier, Refusal.UNREADABLE, str(error))
             except StructureError as error:
                 yield self._refused(identifier, error.reason, str(error))
             else:
-                yield from self._records(identifier, data, changed)
+                yield from self._records(
+                    identifier, text, datetime.fromisoformat(changed) if changed else None
+                )
 
     def _read_zip(self, uri: str, prefix: str, members: Iterable[str]) -> Iterator[Record]:
         with open_raw(uri) as stream, zipfile.ZipFile(stream) as archive:
@@ -203,14 +202,14 @@ class FilesSource:
                     continue
                 try:
                     with archive.open(name) as member:
-                        data = decompressed(member, name, self.spec.max_bytes)
+                        text = text_of(member, name, self.spec.max_bytes)
                 except StructureError as error:
                     yield self._refused(prefix + name, error.reason, f"{uri}: {error}")
                 except (*DAMAGED, KeyError, RuntimeError, NotImplementedError) as error:
                     # RuntimeError: the member is encrypted; NotImplementedError: a compression Python lacks
                     yield self._refused(prefix + name, Refusal.UNREADABLE, f"{uri}, member {name}: {error}")
                 else:
-                    yield from self._records(prefix + name, data, None)
+                    yield from self._records(prefix + name, text)
 
     def _read_tar(self, uri: str, prefix: str) -> Iterator[Record]:
         with open_bytes(uri) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
@@ -227,27 +226,27 @@ class FilesSource:
                     continue
                 try:
                     with member:
-                        data = decompressed(member, info.name, self.spec.max_bytes)
+                        text = text_of(member, info.name, self.spec.max_bytes)
                 except StructureError as error:
                     yield self._refused(prefix + info.name, error.reason, f"{uri}: {error}")
                 else:
-                    yield from self._records(prefix + info.name, data, None)
+                    yield from self._records(prefix + info.name, text)
             # tarfile takes a cut archive for a finished one; a whole one ends with zeros.
             while stream.read(1 << 16):
                 pass
             if any(stream.tail):
                 raise SourceError(f"{uri}: truncated (no end-of-archive mark); fetch it again")
 
-    def _records(self, identifier: str, data: bytes, changed: datetime | None) -> Iterator[Record]:
+    def _records(self, identifier: str, text: str, changed: datetime | None = None) -> Iterator[Record]:
         native = self._id(identifier)
         is_empty = True
         try:
-            for suffix, payload, format in split_text(decode(data), self._format(identifier) or ""):
+            for suffix, payload, format in split_text(text, self._format(identifier) or ""):
                 is_empty = False
-                try:
-                    check_size(payload)
-                except StructureError as error:
-                    yield self._refused(identifier, error.reason, f"{identifier}{suffix}: {error}", suffix)
+                if len(payload) > MAX_BYTES:
+                    message = f"{identifier}{suffix}: a text of more than {MAX_BYTES} bytes"
+                    error = StructureError(Reason.TOO_LARGE, message)
+                    yield self._refused(identifier, error.reason, str(error), suffix)
                     continue
                 yield Record(native + suffix, payload, format, self.name, self.licence, modified_at=changed)
         except StructureError as error:

@@ -15,7 +15,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from cloud_core.sources.record import SourceError, short_hash
-from cloud_core.structures.text import decompressing
+from cloud_core.structures.text import decompressing, text_of
 
 # What the readers below raise where a compressed file or an archive ends early or is damaged.
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
@@ -51,6 +51,19 @@ def open_raw(uri: str, compression: str | None = None) -> Iterator[IO[bytes]]:
     fs, path = locate(uri)
     with naming(uri), fs.open(path, "rb", compression=compression) as stream:
         yield stream
+
+
+def read_text(uri: str, name: str, limit: int) -> str:
+    """The text of the structure file at `uri`, decompressed; `name` stands for it in messages.
+
+    Raises:
+        SourceError: it cannot be read, or an HTML page stands in its place.
+        StructureError: it is damaged, or longer than `limit` bytes.
+    """
+    with open_raw(uri) as stream:
+        text = text_of(stream, name, limit)
+    refuse_html(text, uri)
+    return text
 
 
 @contextmanager
@@ -111,9 +124,10 @@ class DataStream(io.BufferedIOBase):
         return True
 
 
-def refuse_html(head: bytes, uri: str) -> None:
-    start = head[:256].lstrip(codecs.BOM_UTF8 + b" \t\r\n").lower()
-    if start.startswith((b"<!doctype html", b"<html")):
+def refuse_html(content: str | bytes, uri: str) -> None:
+    head = content[:256]
+    start = (head if isinstance(head, str) else head.decode("utf-8", "replace")).lstrip("\ufeff \t\r\n")
+    if start.lower().startswith(("<!doctype html", "<html")):
         raise SourceError(f"{uri}: an HTML page stands where data was expected; check the address")
 
 

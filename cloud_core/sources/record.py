@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -71,12 +71,30 @@ class Record:
 
     @property
     def structure_id(self) -> str:
-        return f"{self.source}:{self.id}"
+        return storable(f"{self.source}:{self.id}")
 
     @property
     def content_hash(self) -> str:
         """Hash of the payload alone: equal structures of two sources, or under two ids, share it."""
         return content_hash(self.payload)
+
+
+def columns_of(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """What a table keeps of records beside their structures, by its columns."""
+    return {
+        "structure_id": [record.structure_id for record in records],
+        "source": [record.source for record in records],
+        "licence": [record.licence for record in records],
+        "content_hash": [content_hash(record.payload) for record in records],
+        "labels": [list(record.labels.items()) for record in records],
+        "label_units": [list(record.label_units.items()) for record in records],
+        "modified_at": [record.modified_at for record in records],
+    }
+
+
+def storable(text: str) -> str:
+    """Text that Parquet can hold: half a surrogate pair (a byte that was not UTF-8) is written out."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 @dataclass(frozen=True)

@@ -152,15 +152,15 @@ def _cell(
         return None
     try:
         ranks = [RANKS[symbol] for symbol in species]
-        sizes = list(map(to_float, parameters))
-        lattice = lattice_from_parameters(*sizes)
+        numbers = _numbers(parameters + coordinates)
         # Most values are neither near a third nor outside the cell; -0.0 becomes 0.0.
         values = [
             (value or 0.0)
             if 0 <= value < 0.3332 or 0.3334 < value < 0.6665 or 0.6668 < value < 0.9998
             else _normalised(value)
-            for value in _numbers(coordinates)
+            for value in numbers[6:]
         ]
+        lattice = lattice_from_parameters(*numbers[:6])
     except (KeyError, ValueError, TypeError, OverflowError):
         return None
     if lattice is None:
@@ -168,7 +168,7 @@ def _cell(
     count = len(species)
     fractions = np.array(values).reshape(3, count).T
     # Sites that may coincide are the whole reader's.
-    if sum(sizes[:3]) > _LARGEST or close_pairs(lattice, fractions, OVERLAP):
+    if sum(numbers[:3]) > _LARGEST or close_pairs(lattice, fractions, OVERLAP):
         return None
     if sorted(ranks) != ranks:
         order = sorted(range(count), key=ranks.__getitem__)

@@ -2,7 +2,8 @@
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
@@ -16,7 +17,7 @@ from cloud_core.structures.errors import Reason, StructureError, shown
 from cloud_core.structures.extxyz import is_extxyz, read_extxyz, split_frames
 from cloud_core.structures.json_text import loads, split_json
 from cloud_core.structures.poscar import is_poscar, read_poscar
-from cloud_core.structures.text import MAX_BYTES, check_size, decode, decompressed, plain_text, read_file
+from cloud_core.structures.text import MAX_BYTES, check_size, plain_text, read_file, text_of
 
 # "json" is an object of one of the four kinds that follow it, told by its keys.
 TextFormat = Literal["cif", "poscar", "extxyz", "json", "pymatgen", "ase", "jarvis", "optimade"]
@@ -103,7 +104,7 @@ def split(payload: Any, format: str | None = None) -> Iterator[tuple[str, Any, s
         yield from split_text(text, format or format_of_name(payload.name) or format_of_text(text))
     elif isinstance(payload, bytes | str):
         check_size(payload)
-        text = plain_text(payload) if isinstance(payload, str) else _decoded(payload)
+        text = plain_text(payload) if isinstance(payload, str) else text_of(io.BytesIO(payload), "content")
         try:
             told = format or format_of_text(text)
         except StructureError as error:
@@ -129,24 +130,20 @@ def split(payload: Any, format: str | None = None) -> Iterator[tuple[str, Any, s
         raise StructureError(Reason.UNKNOWN_FORMAT, f"cannot read a structure from {type(payload).__name__}")
 
 
-def split_text(text: str, format: str) -> Iterator[tuple[str, Any, str]]:
+def split_text(text: str, format: str) -> Iterable[tuple[str, Any, str]]:
     """(name, text, format) of each structure in a text of a format.
 
     The name is empty for a text of one structure, `#name` for the blocks of a CIF (`#name~2` for one that
     comes twice) and `#index` (from 0) for frames, lists and lines.
     """
     if format == "cif":
-        for name, block in _split_cif(text):
-            yield name, block, "cif"
-    elif format == "extxyz":
+        return [(name, block, format) for name, block in _split_cif(text)]
+    if format == "extxyz":
         frames = list(split_frames(text))
-        for index, frame in enumerate(frames):
-            yield ("" if len(frames) == 1 else f"#{index}"), frame, "extxyz"
-    elif format in DOCUMENTS:
-        for name, document in split_json(text):
-            yield name, document, format
-    else:
-        yield "", text, format
+        return [("" if len(frames) == 1 else f"#{i}", frame, format) for i, frame in enumerate(frames)]
+    if format in DOCUMENTS:
+        return ((name, document, format) for name, document in split_json(text))
+    return [("", text, format)]
 
 
 def read_part(part: Any, format: str, fast: bool = True) -> Cell:
@@ -214,23 +211,20 @@ def format_of_text(text: str) -> str:
 # -- inside
 
 
-def _decoded(data: bytes) -> str:
-    return decode(decompressed(io.BytesIO(data), "content"))
-
-
-def _split_cif(text: str) -> Iterator[tuple[str, str]]:
+def _split_cif(text: str) -> list[tuple[str, str]]:
     """(name, text) of the blocks that list atoms; the whole text where no more than one does."""
     blocks = split_blocks(text) if len(re.findall(r"data_", text, re.IGNORECASE)) > 1 else []
     with_sites = [(name, block) for name, block in blocks if _HAS_SITES.search(block)]
     if len(with_sites) > 1:
         with_sites = [(name, block) for name, block in with_sites if _may_hold_atoms(block)]
     if len(with_sites) < 2:
-        yield "", text
-        return
-    seen: dict[str, int] = {}
+        return [("", text)]
+    seen: Counter[str] = Counter()
+    named = []
     for name, block in with_sites:
-        seen[name] = seen.get(name, 0) + 1
-        yield f"#{name}" + (f"~{seen[name]}" if seen[name] > 1 else ""), block
+        seen[name] += 1
+        named.append((f"#{name}" + (f"~{seen[name]}" if seen[name] > 1 else ""), block))
+    return named
 
 
 def _may_hold_atoms(block: str) -> bool:

@@ -25,7 +25,7 @@ def read_file(path: Path) -> str:
     """
     try:
         with path.open("rb") as stream:
-            return decode(decompressed(stream, str(path)))
+            return text_of(stream, str(path))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StructureError(Reason.FILE_NOT_FOUND, f"{path}: {reason}") from error
@@ -33,6 +33,11 @@ def read_file(path: Path) -> str:
         if isinstance(error, StructureError):
             raise
         raise StructureError(Reason.FILE_NOT_FOUND, f"{str(path)!r}: {error}") from error
+
+
+def text_of(stream: IO[bytes], name: str, limit: int = MAX_BYTES) -> str:
+    """The text of a stream; see `decompressed` and `decode`."""
+    return decode(decompressed(stream, name, limit))
 
 
 def decompressed(stream: IO[bytes], name: str, limit: int = MAX_BYTES) -> bytes:

@@ -22,9 +22,9 @@ from cloud_core.scope import (
     fingerprint,
     resolve,
 )
-from cloud_core.scope.canonical import fraction_text
 from cloud_core.scope.encoder import encode_cell
 from cloud_core.scope.grammar import FRACTIONS, Parts
+from cloud_core.scope.kinds import fraction_text
 from cloud_core.scope.resolved import key_and_head
 from cloud_core.scope.tables import ENANTIOMORPHS, space_groups
 from cloud_core.scope.tokenizer import ELEMENT, FRACTION, GENERATOR, SPECIAL, WYCKOFF, in_vocabulary
