@@ -57,8 +57,8 @@ def test_readme_has_only_blocks_that_can_be_run() -> None:
         if any(kind != "text" and not text.startswith("make ") for kind, text in blocks)
     ],
 )
-def test_every_block_of_the_readme_runs(heading: str, checkout: Path) -> None:
-    """Section by section, each in a fresh checkout."""
+def test_every_block_of_the_readme_runs(heading: str, checkout: Path, prefect_server: str) -> None:
+    """Section by section, each in a fresh checkout; only the long ones start servers of their own."""
     port = str(free_port())
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))
@@ -68,7 +68,7 @@ def test_every_block_of_the_readme_runs(heading: str, checkout: Path) -> None:
         "HOME": str(checkout),
         "PREFECT_SERVER_API_PORT": port,
         "OMP_NUM_THREADS": "1",
-    }
+    } | ({} if heading in LONG else {"PREFECT_API_URL": prefect_server})
     for kind, text in sections()[heading]:
         if kind == "text":
             continue
