@@ -1,13 +1,17 @@
 """Real servers and real data for the tests."""
 
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.servers import S3Server, free_port, stop, wait_until_healthy
 
@@ -46,22 +50,66 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.fixture
-def mlflow_uri(runs: Path) -> str:
-    """The embedded MLflow store (SQLite) in an empty runs folder."""
-    from tasks.tracking import tracking_uri
+@pytest.fixture(scope="session")
+def empty_databases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder, shared by all test processes, of databases with tables and no rows: migrations take seconds."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    (folder / "empty-databases").mkdir(exist_ok=True)
+    return folder / "empty-databases"
 
+
+@pytest.fixture
+def mlflow_uri(runs: Path, empty_databases: Path) -> str:
+    """The embedded MLflow store (SQLite) in an empty runs folder."""
+    from tasks.tracking import mlflow_client, tracking_uri
+
+    runs.mkdir(parents=True, exist_ok=True)
+    empty = empty_databases / "mlflow.db"
+    with FileLock(f"{empty}.lock"):
+        if empty.exists():
+            shutil.copy(empty, runs / "mlflow.db")
+        else:
+            mlflow_client()
+            copy_database(runs / "mlflow.db", empty)
     return tracking_uri()
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
+def prefect_server(empty_databases: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Prefect server on a database of its own; flows called in the test run against it."""
     from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
+    from prefect.testing import utilities
 
-    with prefect_test_harness(server_startup_timeout=120):
+    folder = tmp_path_factory.mktemp("prefect-server")
+    empty = empty_databases / "prefect.db"
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setattr(utilities, "mkdtemp", lambda: str(folder))  # where the harness has its database
+        with FileLock(f"{empty}.lock"):
+            if empty.exists():
+                shutil.copy(empty, folder / "prefect-test.db")
+            stack.enter_context(utilities.prefect_test_harness(server_startup_timeout=120))
+            if not empty.exists():
+                copy_database(folder / "prefect-test.db", empty)
         yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="session")
+def dask_workers() -> Iterator[dict[str, str]]:
+    """Two Dask workers for all tests that do not harm them: the `cluster` of a configuration."""
+    from tasks.cluster import ClusterConfig, cluster
+
+    with cluster(ClusterConfig(workers=2)) as client:
+        yield {"kind": "address", "address": client.scheduler.address}
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy an SQLite database that may be open elsewhere."""
+    partial = target.with_suffix(".partial")
+    with closing(sqlite3.connect(source)) as opened, closing(sqlite3.connect(partial)) as copy:
+        opened.backup(copy)
+    partial.rename(target)
 
 
 @pytest.fixture(scope="session")
@@ -108,8 +156,6 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Postgres server: its URL without a database name, e.g. `postgresql://cloud@127.0.0.1:5432`."""
-    import shutil
-
     programs = ("initdb", "postgres", "createdb")
     if any(shutil.which(program) is None for program in programs):
         pytest.skip("Postgres (initdb, postgres, createdb) is not installed on this machine")

@@ -214,6 +214,7 @@ def stack(
         yield running
 
 
+@pytest.mark.slow
 def test_mlflow_answers_to_the_name_it_has_inside_compose(stack: Stack) -> None:
     port = stack.ports["mlflow:5000"]
     address = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=5"
@@ -225,6 +226,7 @@ def deployments(project: Path) -> list[dict[str, Any]]:
     return yaml.safe_load((project / "deployments" / "prefect.yaml").read_text())["deployments"]
 
 
+@pytest.mark.slow
 def test_every_flow_is_deployed_on_the_server(stack: Stack, project: Path) -> None:
     api = f"http://127.0.0.1:{stack.ports['prefect-server:4200']}/api"
     there = {item["entrypoint"]: item for item in httpx.post(f"{api}/deployments/filter", json={}).json()}
@@ -260,6 +262,7 @@ def test_parameters_of_every_deployment_are_a_valid_configuration(project: Path)
             parameter.annotation.model_validate(item["parameters"]["config"])
 
 
+@pytest.mark.slow
 def test_a_worker_runs_a_deployment_on_dask_into_s3(
     stack: Stack, s3: S3Server, project: Path, tmp_path: Path
 ) -> None:

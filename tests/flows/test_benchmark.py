@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
@@ -18,6 +19,7 @@ from cloud_core.evaluation.data.catalogue import BenchmarkError, BenchmarkTask, 
 from cloud_core.evaluation.finetuning import identity
 from flows.benchmark import BenchmarkConfig, benchmark
 from tasks.registry import resolve
+from tests.demo_cut import demo_structures, pymatgen_dictionary
 
 TINY = {"hidden_size": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 ORACLES = Path(sys.prefix) / "oracles"
@@ -122,19 +124,18 @@ def test_matbench_accepts_and_scores_the_results_file(
 
 @pytest.mark.integration
 def test_folds_run_side_by_side_and_a_subset_is_no_result(
-    phonons: Path, runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
+    runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
 ) -> None:
-    frame = json.loads((phonons / "matbench_phonons.json").read_text())
-    cut = pd.DataFrame(frame["data"], columns=frame["columns"])
-    cut.insert(0, "id", [f"mb-phonons-{i:04d}" for i in range(1, len(cut) + 1)])
-    cut["structure"] = cut["structure"].map(json.dumps)
-    cut.iloc[::8].to_csv(tmp_path / "matbench_phonons.csv", index=False)
+    structures = [json.dumps(pymatgen_dictionary(row)) for row in demo_structures(60)]
+    ids = [f"mb-phonons-{i:04d}" for i in range(1, 1 + 8 * len(structures), 8)]
+    cut = pd.DataFrame({"id": ids, "structure": structures, "last phdos peak": np.arange(60.0)})
+    cut.to_csv(tmp_path / "matbench_phonons.csv", index=False)
     with pytest.raises(BenchmarkError, match="subset"):
         benchmark(config(tmp_path))
     result = benchmark(config(tmp_path, subset=True, parallel=2, folds=[0, 1]))
     assert result.results_file is None
     assert not result.tasks[0].complete
-    assert result.tasks[0].rows == 159
+    assert result.tasks[0].rows == 60
     logs = list((runs / "benchmark").rglob("torchrun.log"))
     assert len(logs) == 2
     shutil.rmtree(runs)

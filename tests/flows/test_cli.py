@@ -1,17 +1,22 @@
-"""`cloud` on the shell, as a person uses it: real processes, exit codes, one line for a mistake."""
+"""`cloud` on the shell: exit codes, output, one line for a mistake.
+
+Some tests start processes (`cloud`); the others call `main` in this one (`shell`), whose imports are done.
+"""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from flows.cli import app
+from flows.cli import app, main
 from tests.servers import free_port
 
 DATA = Path(__file__).parents[2] / "flows" / "demo_data"
@@ -29,9 +34,33 @@ def cloud(*arguments: str, runs: Path, **environment: str) -> subprocess.Complet
     )
 
 
+Shell = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Shell]:
+    """`cloud ARGUMENTS` by `main` in this process; no server is started."""
+    monkeypatch.setenv("CLOUD_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("PREFECT_API_URL", os.environ.get("PREFECT_API_URL", "http://127.0.0.1:1/api"))
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["cloud", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code or 0
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+
+
 @pytest.mark.parametrize("command", [None, *(c.name or c.callback.__name__ for c in app.registered_commands)])
-def test_every_command_explains_itself_with_an_example(command: str | None, tmp_path: Path) -> None:
-    done = cloud(*([command] if command else []), "--help", runs=tmp_path)
+def test_every_command_explains_itself_with_an_example(command: str | None, shell: Shell) -> None:
+    done = shell(*([command] if command else []), "--help")
     assert done.returncode == 0, done.stderr
     assert command is None or "Example" in done.stdout
 
@@ -44,60 +73,60 @@ def test_scope_prints_the_string_of_a_file(tmp_path: Path) -> None:
     assert shown[0]["space_group"] == 225
 
 
-def test_a_good_file_is_printed_though_another_is_broken(tmp_path: Path) -> None:
+def test_a_good_file_is_printed_though_another_is_broken(tmp_path: Path, shell: Shell) -> None:
     (tmp_path / "broken.cif").write_text("data_x\n_cell_length_a 1\n")
-    done = cloud("scope", str(tmp_path / "broken.cif"), str(DATA / "held_out.cif"), runs=tmp_path)
+    done = shell("scope", str(tmp_path / "broken.cif"), str(DATA / "held_out.cif"))
     assert done.returncode == 1
     assert "held_out.cif: 1 6 a" in done.stdout and "broken.cif" in done.stderr
 
 
-def test_a_refusal_is_in_the_json_document_too(tmp_path: Path) -> None:
+def test_a_refusal_is_in_the_json_document_too(tmp_path: Path, shell: Shell) -> None:
     """A refusal stands on stderr and in the JSON document."""
     (tmp_path / "broken.cif").write_text("data_x\n_cell_length_a 1\n")
-    done = cloud("scope", "--json", str(tmp_path / "broken.cif"), str(DATA / "held_out.cif"), runs=tmp_path)
+    done = shell("scope", "--json", str(tmp_path / "broken.cif"), str(DATA / "held_out.cif"))
     refused, shown = json.loads(done.stdout)
     assert done.returncode == 1 and refused["reason"] == "no_atoms" and refused["message"] in done.stderr
     assert shown["canonical"].endswith("Cl 0.5 Na 0.5") and "reason" not in shown
 
 
-def test_settings_of_the_encoder_on_the_shell(tmp_path: Path) -> None:
+def test_settings_of_the_encoder_on_the_shell(tmp_path: Path, shell: Shell) -> None:
     slab = tmp_path / "slab.extxyz"
     slab.write_text(
         '1\nLattice="3 0 0 0 3 0 0 0 20" Properties=species:S:1:pos:R:3 pbc="T T F"\nC 0.0 0.0 0.0\n'
     )
-    refused = cloud("scope", str(slab), runs=tmp_path)
+    refused = shell("scope", str(slab))
     assert refused.returncode == 1 and "assume_periodic" in refused.stderr
-    done = cloud("scope", str(slab), "--setting", "assume_periodic=true", runs=tmp_path)
+    done = shell("scope", str(slab), "--setting", "assume_periodic=true")
     assert done.returncode == 0 and done.stdout.strip().endswith("| C 1.0")
     assert "slab.extxyz: not_periodic" in done.stderr
 
 
 @pytest.mark.integration
-def test_encode_status_and_a_second_run(tmp_path: Path) -> None:
+def test_encode_status_and_a_second_run(tmp_path: Path, shell: Shell, prefect_server: str) -> None:
     folder = tmp_path / "cifs"
     folder.mkdir()
     (folder / "NaCl.cif").write_bytes((DATA / "held_out.cif").read_bytes())
     (folder / "broken.cif").write_text("data_x\n_cell_length_a 1\n")
     (folder / "notes.txt").write_text("no structure\n")
     table = str(tmp_path / "table")
-    first = cloud("encode", str(folder), "--to", table, "--workers", "1", "--json", runs=tmp_path / "runs")
+    first = shell("encode", str(folder), "--to", table, "--workers", "1", "--json")
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert (result["n_encoded"], result["n_quarantined"]) == (1, 1)
     assert result["passed_over"] == ["notes.txt"]
     (tmp_path / "encode.yaml").write_text(f"source: {folder}\ntable: {table}\n")
-    told = cloud("encode", "--config", str(tmp_path / "encode.yaml"), runs=tmp_path / "runs")
+    told = shell("encode", "--config", str(tmp_path / "encode.yaml"))
     assert told.stdout.startswith("Nothing to do: all 2 structures stand in the table already."), told.stderr
-    second = cloud("encode", str(folder), "--to", table, "--workers", "1", "--json", runs=tmp_path / "runs")
+    second = shell("encode", str(folder), "--to", table, "--workers", "1", "--json")
     assert json.loads(second.stdout)["n_skipped"] == 2
-    shown = cloud("status", table, runs=tmp_path).stdout
+    shown = shell("status", table).stdout
     assert "in quarantine:\n  cifs:broken.cif: CIF: " in shown and "quarantine:\n" in shown
     refused = tmp_path / "refused.csv"
-    assert cloud("status", table, "--quarantine", str(refused), runs=tmp_path).returncode == 0
+    assert shell("status", table, "--quarantine", str(refused)).returncode == 0
     assert refused.read_text().splitlines()[1].startswith('"cifs:broken.cif"')
-    status = json.loads(cloud("status", table, "--json", runs=tmp_path).stdout)
+    status = json.loads(shell("status", table, "--json").stdout)
     assert status["rows"]["encoded"] == 1 and sum(status["quarantine"].values()) == 1
-    again = cloud("replay", table, "--symprec", "0.05", "--workers", "1", "--json", runs=tmp_path / "runs")
+    again = shell("replay", table, "--symprec", "0.05", "--workers", "1", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["n_replayed"] == 1
 
@@ -127,24 +156,26 @@ def test_encode_status_and_a_second_run(tmp_path: Path) -> None:
         (["ui"], "run `make demo` first"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_1(tmp_path: Path, arguments: list[str], named: str) -> None:
-    done = cloud(
-        *arguments, *(["--runs", str(tmp_path / "none")] if arguments == ["ui"] else []), runs=tmp_path
-    )
+def test_a_mistake_is_one_line_and_exit_code_1(
+    tmp_path: Path, arguments: list[str], named: str, shell: Shell
+) -> None:
+    done = shell(*arguments, *(["--runs", str(tmp_path / "none")] if arguments == ["ui"] else []))
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("cloud: ") and named in lines[0]
 
 
 @pytest.mark.integration
-def test_a_table_of_ones_own_is_encoded_with_its_labels(tmp_path: Path) -> None:
+def test_a_table_of_ones_own_is_encoded_with_its_labels(
+    tmp_path: Path, shell: Shell, prefect_server: str
+) -> None:
     from cloud_core.lake.table import Table
 
     table = tmp_path / "mine.csv"
     cif = (DATA / "held_out.cif").read_text().replace('"', '""')
     table.write_text(f'sample,text,gap\nsalt,"{cif}",8.5\nnone,,1.0\n')
     arguments = ["--id", "sample", "--structure", "text", "--label", "gap=eV", "--workers", "1"]
-    done = cloud("encode", str(table), *arguments, "--to", str(tmp_path / "table"), runs=tmp_path / "runs")
+    done = shell("encode", str(table), *arguments, "--to", str(tmp_path / "table"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 encoded, 1 quarantined, 0 there already")
     assert "mine:none" in done.stdout and "has no structure" in done.stdout
@@ -187,7 +218,9 @@ def test_a_command_that_is_ended_leaves_no_server_behind(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "kind", ["an empty folder", "an unreadable archive", "a wrong address", "an unknown name"]
 )
-def test_a_source_that_cannot_be_read_leaves_no_table(tmp_path: Path, kind: str) -> None:
+def test_a_source_that_cannot_be_read_leaves_no_table(
+    tmp_path: Path, kind: str, prefect_server: str, empty_databases: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 not a zip")
     source = {
@@ -196,7 +229,12 @@ def test_a_source_that_cannot_be_read_leaves_no_table(tmp_path: Path, kind: str)
         "a wrong address": "s4://bucket/cifs",
         "an unknown name": "matbenchmark:phonons",
     }[kind]
-    done = cloud("encode", source, "--to", str(tmp_path / "table"), runs=tmp_path / "runs")
+    server = {"PREFECT_API_URL": prefect_server, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    if kind == "an unreadable archive":  # here a temporary server, whose database has its tables already
+        server = {}
+        (tmp_path / "runs" / "prefect").mkdir(parents=True)
+        shutil.copy(empty_databases / "prefect.db", tmp_path / "runs" / "prefect")
+    done = cloud("encode", source, "--to", str(tmp_path / "table"), runs=tmp_path / "runs", **server)
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("cloud: "), done.stderr

@@ -50,6 +50,12 @@ def folder(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def shared_workers(dask_workers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What names no cluster runs on the workers of all tests."""
+    monkeypatch.setenv("CLOUD_DASK_ADDRESS", dask_workers["address"])
+
+
 def config(source: Path, table: str, **values: object) -> EncodeConfig:
     return EncodeConfig.model_validate(
         {"source": str(source), "table": table, "encoding": {"chunk_rows": 30}, **values}
@@ -59,7 +65,7 @@ def config(source: Path, table: str, **values: object) -> EncodeConfig:
 @pytest.fixture(scope="module")
 def table(folder: Path, tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> Table:
     uri = str(tmp_path_factory.mktemp("lake") / "structures")
-    result = encode(config(folder, uri))
+    result = encode(config(folder, uri, cluster={"workers": 2}))  # processes of its own
     assert result.n_records == len(list(folder.iterdir())) == result.n_encoded + result.n_quarantined
     assert result.n_encoded == 200
     assert result.version == Table.open(uri).version
@@ -247,11 +253,11 @@ def test_rows_of_an_earlier_encoder_are_read_again(
         patch.setattr(settings, "ENCODER_VERSION", 1)
         patch.setattr("cloud_core.encoding.rows.ENCODER_VERSION", 1)
         settings.fingerprint.cache_clear()
-        first = encode(config(few, uri, cluster={"workers": 1}))
+        first = encode(config(few, uri))
     settings.fingerprint.cache_clear()
     assert first.n_records == 20
     assert set(status(uri)["encoder_versions"].values()) == {20}
-    second = encode(config(few, uri, cluster={"workers": 1}))
+    second = encode(config(few, uri))
     assert (second.n_records, second.n_skipped) == (20, 0)
     assert status(uri)["encoder_versions"] == {str(settings.ENCODER_VERSION): 20}
-    assert encode(config(few, uri, cluster={"workers": 1})).n_skipped == 20
+    assert encode(config(few, uri)).n_skipped == 20

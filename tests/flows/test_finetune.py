@@ -26,12 +26,13 @@ QUICK = {"epochs": 3, "batch_size": 32, "optimiser": {"learning_rate": 2e-3}}
 
 
 @pytest.fixture(scope="module")
-def dielectric(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Published SCOPE strings with refractive indices, in a file of the user's."""
-    frame = pd.read_csv(shared / "data" / "cloud_example" / "finetune_dielectric_train_and_val.csv")
-    frame = frame.sample(240, random_state=1).reset_index(names="row")
-    frame["gap"] = np.where(frame.index % 3 == 0, np.nan, 10.0 / frame["n"])
-    path = tmp_path_factory.mktemp("data") / "dielectric.csv"
+def strings(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SCOPE strings with a heat capacity and a made-up second label, in a file of the user's."""
+    frame = pd.read_csv(project / "flows" / "demo_data" / "heat_capacity.csv").drop_duplicates("cloud")
+    frame = frame.sample(240, random_state=1).reset_index(names="row").rename(columns={"cloud": "scope"})
+    frame["n"] = frame["cv"] / frame["n_atoms"]
+    frame["gap"] = np.where(frame.index % 3 == 0, np.nan, 100.0 / frame["n"])
+    path = tmp_path_factory.mktemp("data") / "strings.csv"
     frame.to_csv(path, index=False)
     return path
 
@@ -54,9 +55,9 @@ def config(file: Path, **changes: Any) -> FinetuneConfig:
 
 @pytest.mark.integration
 def test_model_is_shown_beside_its_baselines_and_serves(
-    dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str
+    strings: Path, runs: Path, mlflow_uri: str, prefect_server: str
 ) -> None:
-    result = finetune(config(dielectric, seeds=(0, 1), pooling="mean"))
+    result = finetune(config(strings, seeds=(0, 1), pooling="mean"))
     table = pd.read_csv(result.predictions)
     assert result.rows["test"] == len(table)
     assert sum(result.rows.values()) == 240
@@ -89,12 +90,12 @@ def test_model_is_shown_beside_its_baselines_and_serves(
 
 @pytest.mark.integration
 def test_finished_seeds_are_not_fitted_again(
-    dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str
+    strings: Path, runs: Path, mlflow_uri: str, prefect_server: str
 ) -> None:
-    first = finetune(config(dielectric, baselines=["mean"]))
+    first = finetune(config(strings, baselines=["mean"]))
     (folder,) = (runs / "finetune").iterdir()
     before = (folder / "seed-0" / "model" / "model.safetensors").stat().st_mtime_ns
-    again = finetune(config(dielectric, baselines=["mean"]))
+    again = finetune(config(strings, baselines=["mean"]))
     assert (folder / "seed-0" / "model" / "model.safetensors").stat().st_mtime_ns == before
     assert again.metrics == first.metrics
     assert again.run_id != first.run_id
@@ -102,16 +103,14 @@ def test_finished_seeds_are_not_fitted_again(
 
 @pytest.mark.integration
 def test_torchrun_gives_the_model_of_one_process(
-    dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str
+    strings: Path, runs: Path, mlflow_uri: str, prefect_server: str
 ) -> None:
     # without dropout, whose numbers belong to a rank, two ranks compute what one does
     still = TINY | {"dropout": 0.0, "attention_dropout": 0.0}
     thawing = QUICK | {"frozen_epochs": 1}
-    alone = finetune(config(dielectric, geometry=still, fit=thawing, baselines=["mean"], name="alone"))
+    alone = finetune(config(strings, geometry=still, fit=thawing, baselines=["mean"], name="alone"))
     two = finetune(
-        config(
-            dielectric, geometry=still, fit=thawing, baselines=["mean"], name="two", launch={"processes": 2}
-        )
+        config(strings, geometry=still, fit=thawing, baselines=["mean"], name="two", launch={"processes": 2})
     )
     left, right = (pd.read_csv(result.predictions)["n: model"] for result in (alone, two))
     np.testing.assert_allclose(left, right, atol=2e-4)
@@ -119,9 +118,9 @@ def test_torchrun_gives_the_model_of_one_process(
 
 @pytest.mark.integration
 def test_classes_searched_settings_and_the_encoder_from_scratch(
-    dielectric: Path, runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
+    strings: Path, runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
 ) -> None:
-    frame = pd.read_csv(dielectric).head(120)
+    frame = pd.read_csv(strings).head(120)
     frame["high"] = frame["n"] > frame["n"].median()
     frame.to_csv(tmp_path / "classes.csv", index=False)
     encoder = save_encoder(
@@ -159,25 +158,25 @@ def test_classes_searched_settings_and_the_encoder_from_scratch(
     assert Predictor.load(result.model_folder).predict([table["scope"][0]])[0]["high"] in ("False", "True")
 
 
-def test_missing_encoder_is_an_error_and_no_start_from_scratch(dielectric: Path, tmp_path: Path) -> None:
+def test_missing_encoder_is_an_error_and_no_start_from_scratch(strings: Path, tmp_path: Path) -> None:
     with pytest.raises((RegistryError, CheckpointError), match="nowhere"):
-        config(dielectric, encoder=str(tmp_path / "nowhere"), from_scratch=False).start(resolve)
+        config(strings, encoder=str(tmp_path / "nowhere"), from_scratch=False).start(resolve)
     with pytest.raises(ValueError, match="from_scratch"):
-        config(dielectric, from_scratch=False)
+        config(strings, from_scratch=False)
     with pytest.raises(ValueError, match="never both"):
-        config(dielectric, encoder="somewhere")
+        config(strings, encoder="somewhere")
 
 
-def test_encoder_of_another_form_is_refused(dielectric: Path, tmp_path: Path) -> None:
+def test_encoder_of_another_form_is_refused(strings: Path, tmp_path: Path) -> None:
     folder = save_encoder(
         tmp_path / "encoder", MaskedLanguageModel(EncoderConfig(**TINY)), {"form": "official"}
     )
     with pytest.raises(ConfigError, match="pretrained on official strings"):
-        config(dielectric, encoder=str(folder), from_scratch=False).start(resolve)
+        config(strings, encoder=str(folder), from_scratch=False).start(resolve)
     unknown = save_encoder(tmp_path / "unknown", MaskedLanguageModel(EncoderConfig(**TINY)), {})
     with pytest.raises(ConfigError, match="cloud import --form"):
-        config(dielectric, encoder=str(unknown), from_scratch=False).start(resolve)
-    started = config(dielectric, encoder=str(folder), from_scratch=False, form="official")
+        config(strings, encoder=str(unknown), from_scratch=False).start(resolve)
+    started = config(strings, encoder=str(folder), from_scratch=False, form="official")
     assert started.start(resolve).job == {"start_from": str(folder)}
     assert json.loads((folder / "config.json").read_text())["kind"] == "encoder"
 

@@ -41,7 +41,6 @@ from cloud_core.models.targets import Target
 from flows.debye import DebyeConfig
 from flows.phonon_labels import PhononLabelsConfig
 from flows.screen import ScreenConfig, ScreenResult, Submission, screen
-from tasks.cluster import ClusterConfig
 from tasks.screening import predict_all
 from tasks.tracking import mlflow_client
 
@@ -79,7 +78,12 @@ def wbm(project: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.mark.integration
 def test_screens_structures(
-    prefect_server: str, mlflow_uri: str, runs: Path, model: Path, wbm: tuple[Path, Path]
+    prefect_server: str,
+    mlflow_uri: str,
+    runs: Path,
+    model: Path,
+    wbm: tuple[Path, Path],
+    dask_workers: dict[str, str],
 ) -> None:
     structures, labels = wbm
     config = ScreenConfig(
@@ -90,7 +94,7 @@ def test_screens_structures(
         shortlist=10,
         shard_rows=25,
         submission=Submission(model_key="cloud", expected_rows=N + 1, facts={"model_name": "CLOUD"}),
-        cluster=ClusterConfig(workers=1),
+        cluster=dask_workers,
     )
     result = screen(config)
     assert (result.n_candidates, result.n_shards, result.n_shards_there) == (N + 1, 3, 0)

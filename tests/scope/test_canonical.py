@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 from itertools import permutations, product
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +12,7 @@ from cloud_core.scope import EncoderSettings, ScopeError, canonicalise, decode, 
 from cloud_core.scope.tables import ENANTIOMORPHS, space_groups
 from cloud_core.structures import Cell
 from cloud_core.structures.cif import read_cif
+from tests.demo_cut import demo_cifs, demo_strings, demo_structures
 from tests.scope import disturbance
 from tests.scope.disturbance import (
     disturbed,
@@ -25,6 +24,7 @@ from tests.scope.disturbance import (
     shifted,
     standardised,
 )
+from tests.scope.test_golden import ROWS, golden_cell
 
 CHECKED = EncoderSettings(check_tolerance=True)
 Kind = Callable[[Cell, np.random.Generator], Cell]
@@ -34,22 +34,13 @@ KINDS: tuple[Kind, ...] = (
 
 
 @pytest.fixture(scope="module")
-def crystals(shared: Path) -> list[tuple[str, Cell]]:
-    """1,600 real ones: Materials Project, WBM, perovskites, carbon at the tolerance."""
-    data = shared / "data"
-    rng = np.random.default_rng(7)
-    found = []
-    mp = pd.read_parquet(data / "crysxpp/mp_cifs_36737.parquet")
-    for i in rng.choice(len(mp), 850, replace=False):
-        found.append((mp["path"][i], read_cif(bytes(mp["cif"][i]).decode())))
-    for name, count in (("perov_5_val", 100), ("carbon_24_val", 150)):
-        table = pd.read_csv(data / f"cdvae/{name}.csv.gz", usecols=["material_id", "cif"], dtype=str)
-        for i in rng.choice(len(table), count, replace=False):
-            found.append((table["material_id"][i], read_cif(table["cif"][i])))
-    wbm = pd.read_parquet(data / "wbm/wbm_initial_structures.parquet")
-    for row in wbm.iloc[rng.choice(len(wbm), 500, replace=False)].itertuples():
-        lattice, fractions = np.array(row.lattice).reshape(3, 3), np.array(row.abc).reshape(-1, 3)
-        found.append((row.material_id, Cell(lattice, tuple(row.species.split()), fractions)))
+def crystals() -> list[tuple[str, Cell]]:
+    """1,400 real ones: Materials Project, WBM, perovskites, carbon at the tolerance."""
+    found = [(name, read_cif(text)) for name, text in demo_cifs(1000).items()]
+    for row in demo_structures(400):
+        lattice, fractions = np.array(row["lattice"]).reshape(3, 3), np.array(row["abc"]).reshape(-1, 3)
+        found.append((row["material_id"], Cell(lattice, tuple(row["species"].split()), fractions)))
+    found += [(row["name"], golden_cell(row)) for row in ROWS if row["name"].startswith(("carbon", "perov"))]
     return [(name, cell) for name, cell in found if len(cell) <= 40]
 
 
@@ -185,8 +176,8 @@ def test_the_key_tells_orderings_of_a_half_heusler_apart() -> None:
         assert cell.species == other.species[::-1]
 
 
-def test_augmentation_draws_equivalents(shared: Path) -> None:
-    texts = pd.read_parquet(shared / "reference/official_token_ids.parquet")["scope"][:400]
+def test_augmentation_draws_equivalents() -> None:
+    texts = demo_strings(400)
     rng = np.random.default_rng(1)
     drawn = set()
     for text in texts:
@@ -201,8 +192,7 @@ def test_augmentation_draws_equivalents(shared: Path) -> None:
     # Every relabeling can be drawn: both letter sets of the zincblende prototype.
     zincblende = "0 6 a O D D a D O D b O O O c O O O d O O O l O O O 0 | 4d 4a | B 0.5 As 0.5"
     sets = {frozenset(decode(equivalent(zincblende, rng)).letters) for _ in range(200)}
-    assert sets == {frozenset(pair) for pair in ("ab", "ac", "ad", "bc", "bd", "cd")} & sets
-    assert len(sets) >= 4
+    assert sets == {frozenset(pair) for pair in ("ac", "ad", "bc", "bd")}
 
 
 def test_canonicalise_is_idempotent_and_least() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import psutil
 import pytest
 
@@ -21,6 +20,7 @@ from cloud_core.scope import EncoderSettings, isolation
 from cloud_core.scope.encoder import encode_cell
 from cloud_core.scope.isolation import Encoded, Refused, encode_many
 from cloud_core.structures import Cell, Reason, read
+from tests.demo_cut import demo_cifs
 
 SETTINGS = EncoderSettings()
 ALL = EncoderSettings(forms=("canonical", "resolved", "official", "full"))
@@ -43,9 +43,8 @@ SLOW_OFFICIAL = Item("flat", Cell(CENTRED, ("C", "C"), np.array([[0, 0, 0], [0.5
 
 
 @pytest.fixture(scope="module")
-def items(shared: Path) -> list[Item]:
-    table = pd.read_csv(shared / "data/cdvae/perov_5_val.csv.gz", usecols=["material_id", "cif"], dtype=str)
-    return [Item(name, cif) for name, cif in table.head(200).itertuples(index=False)]
+def items() -> list[Item]:
+    return [Item(name, cif) for name, cif in demo_cifs(200).items()]
 
 
 @pytest.fixture

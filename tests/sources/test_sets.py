@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 from cloud_core.sources import sets
@@ -20,6 +19,7 @@ from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record, SourceError
 from cloud_core.sources.sets import RemoteFile, catalogue
 from cloud_core.structures.formats import read
+from tests.demo_cut import demo_structures, pymatgen_dictionary
 
 QUICK = {"requests_per_second": 1000, "backoff_s": 0.01, "attempts": 3}
 
@@ -165,28 +165,14 @@ def test_a_set_that_is_renewed_under_one_address(
     assert next(iter(open_source("cod").partitions())).cursor != before
 
 
-def pymatgen_json(row: dict[str, Any]) -> dict[str, Any]:
-    lattice = [row["lattice"][i : i + 3] for i in (0, 3, 6)]
-    sites = [
-        {"species": [{"element": s, "occu": 1}], "abc": row["abc"][3 * i : 3 * i + 3], "label": s}
-        for i, s in enumerate(row["species"].split())
-    ]
-    return {
-        "@module": "pymatgen.core.structure",
-        "@class": "Structure",
-        "lattice": {"matrix": lattice},
-        "sites": sites,
-    }
-
-
-def test_wbm_from_files_of_its_schema(shared: Path, tmp_path: Path) -> None:
-    """Matbench Discovery's own two files are not to be had here; these are cut from the shared data."""
-    rows = pq.read_table(shared / "data" / "wbm" / "wbm_initial_structures.parquet").slice(0, 200).to_pylist()
+def test_wbm_from_files_of_its_schema(project: Path, tmp_path: Path) -> None:
+    """Matbench Discovery's own two files are not to be had here; these are made of the demo's."""
+    rows = demo_structures(200)
     with gzip.open(tmp_path / "structures.jsonl.gz", "wt") as file:
         for row in rows:
             line = {"material_id": row["material_id"], "formula_from_cse": row["formula"]}
-            file.write(json.dumps(line | {"initial_structure": pymatgen_json(row)}) + "\n")
-    labels = pd.read_csv(shared / "data" / "wbm" / "wbm_labels_half.csv.gz")
+            file.write(json.dumps(line | {"initial_structure": pymatgen_dictionary(row)}) + "\n")
+    labels = pd.read_csv(project / "flows" / "demo_data" / "candidate_labels.csv")
     labels.to_csv(tmp_path / "summary.csv.gz", index=False)
     spec = {"kind": "set", "set": "wbm", "file": str(tmp_path / "structures.jsonl.gz")}
     found = records(spec | {"labels_file": str(tmp_path / "summary.csv.gz")})
@@ -199,13 +185,13 @@ def test_wbm_from_files_of_its_schema(shared: Path, tmp_path: Path) -> None:
     assert not any(r.labels for r in records(spec))
 
 
-def test_jarvis_and_alexandria_from_files_of_their_schema(shared: Path, tmp_path: Path) -> None:
-    rows = pq.read_table(shared / "data" / "wbm" / "wbm_initial_structures.parquet").slice(0, 20).to_pylist()
+def test_jarvis_and_alexandria_from_files_of_their_schema(tmp_path: Path) -> None:
+    rows = demo_structures(20)
     jarvis = [
         {
             "jid": f"JVASP-{i}",
             "atoms": {
-                "lattice_mat": pymatgen_json(row)["lattice"]["matrix"],
+                "lattice_mat": pymatgen_dictionary(row)["lattice"]["matrix"],
                 "coords": [row["abc"][3 * k : 3 * k + 3] for k in range(row["n_sites"])],
                 "elements": row["species"].split(),
                 "cartesian": False,
@@ -226,7 +212,7 @@ def test_jarvis_and_alexandria_from_files_of_their_schema(shared: Path, tmp_path
             "@module": "pymatgen.entries.computed_entries",
             "@class": "ComputedStructureEntry",
             "energy": -1.0,
-            "structure": pymatgen_json(row),
+            "structure": pymatgen_dictionary(row),
             "data": {"mat_id": f"agm{i:09d}", "e_above_hull": 0.01 * i, "e_form": -0.2},
         }
         for i, row in enumerate(rows)
@@ -243,9 +229,11 @@ def test_the_catalogue_is_whole() -> None:
     for name, entry in entries.items():
         assert entry.licence and entry.reference.startswith("https://"), name
         assert (entry.table is None) != (entry.files is None), name
-        assert re.fullmatch(r"[0-9a-f]{64}", entry.file.sha256 or "0" * 64), name
-        assert re.fullmatch(r"[0-9a-f]{32}", entry.file.md5 or "0" * 32), name
+        for digits, checksum in ((64, entry.file.sha256), (32, entry.file.md5)):
+            assert checksum is None or re.fullmatch(rf"[0-9a-f]{{{digits}}}", checksum), name
         assert open_source({"kind": "set", "set": name}).name == name.replace(":", "_")
+    unchecked = {name for name, entry in entries.items() if not (entry.file.sha256 or entry.file.md5)}
+    assert unchecked == {"jarvis:dft_2d", "alexandria", "cod"}  # whose publishers give no checksum
     assert sum("matbench:" in name for name in entries) == 9  # the other four tasks have compositions only
     assert len(list(open_source("alexandria").partitions())) == 58
 

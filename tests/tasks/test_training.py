@@ -19,6 +19,7 @@ from cloud_core.training.launch import Launch, TrainingError, launched, stop
 from cloud_core.training.progress import MetricsFile, read_lines
 from tasks.tracking import metric_history, mlflow_client, tracked_run
 from tasks.training import Relay, torchrun
+from tests.demo_cut import demo_strings
 from tests.servers import free_port
 
 STUBBORN = """
@@ -30,10 +31,9 @@ time.sleep(600)
 
 
 @pytest.fixture
-def endless(shared: Path, tmp_path: Path) -> PretrainJob:
+def endless(tmp_path: Path) -> PretrainJob:
     """A job that would take days."""
-    texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:201]
-    training, validation = Batches.distinct(texts).split(0.1)
+    training, validation = Batches.distinct(demo_strings(200)).split(0.1)
     training.save(tmp_path / "training.safetensors")
     validation.save(tmp_path / "validation.safetensors")
     (tmp_path / "run").mkdir()

@@ -1,7 +1,5 @@
 """Augmented strings are other names of the same crystals."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,12 +10,12 @@ from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training.augmentation import augment, relabelings, space_group_numbers
 from cloud_core.training.batches import Batches
 from cloud_core.training.masking import Tokens
+from tests.demo_cut import demo_strings
 
 
 @pytest.fixture(scope="module")
-def corpus(shared: Path) -> Batches:
-    texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:1501]
-    return Batches.distinct(texts)
+def corpus() -> Batches:
+    return Batches.distinct(demo_strings(1200))
 
 
 def texts_of(tokens: Tokens) -> list[str]:

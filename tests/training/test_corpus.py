@@ -11,16 +11,13 @@ from cloud_core.scope.tokenizer import Tokenizer
 from cloud_core.training import counter
 from cloud_core.training.batches import Batches, CorpusError, batches_per_epoch, epoch_batches, share
 from cloud_core.training.corpus import read_column
+from tests.demo_cut import demo_strings
 
 TEXTS = [
     "1 4 a D D D b O O O g O O O c O O O 0 | 2b 4d 2a | Bi 0.25 B 0.5 Ru 0.25",
     "1 2 a D D O c O O O 0 | 4i 2a | Ho 0.33 Ga 0.44 Pt 0.22",
     "0 3 a O D D b O O O j O O O 0 | 2a 2b | Co 0.5 Cu 0.25 As 0.25",
 ]
-
-
-def many(shared: Path, n: int) -> list[str]:
-    return (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1 : n + 1]
 
 
 def test_rows_are_the_distinct_strings_whatever_their_order() -> None:
@@ -66,9 +63,9 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         Batches.load(tmp_path / "other.safetensors")
 
 
-def test_a_string_keeps_its_side_when_the_table_grows(shared: Path) -> None:
-    texts = many(shared, 3000)
-    small, large = Batches.distinct(texts[:1500]), Batches.distinct(texts)
+def test_a_string_keeps_its_side_when_the_table_grows() -> None:
+    texts = demo_strings(1200)
+    small, large = Batches.distinct(texts[:600]), Batches.distinct(texts)
     hashes = [set(part.row_hashes().tolist()) for corpus in (small, large) for part in corpus.split(0.1)]
     small_train, small_held, large_train, large_held = hashes
     assert small_train <= large_train and small_held <= large_held
@@ -79,8 +76,8 @@ def test_a_string_keeps_its_side_when_the_table_grows(shared: Path) -> None:
         Batches.distinct(TEXTS).split(1e-9)
 
 
-def test_smaller_shares_lie_in_larger_ones(shared: Path) -> None:
-    corpus = Batches.distinct(many(shared, 2000))
+def test_smaller_shares_lie_in_larger_ones() -> None:
+    corpus = Batches.distinct(demo_strings(1200))
     shares = [set(corpus.subset(f).row_hashes().tolist()) for f in (0.25, 0.5, 1.0)]
     assert shares[0] < shares[1] < shares[2]
     assert abs(len(shares[0]) / len(corpus) - 0.25) < 0.04
@@ -103,8 +100,8 @@ def test_batches_hold_every_row_once_and_follow_seed_and_epoch() -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_ranks_share_a_batch_without_overlap_and_evenly(shared: Path, ranks: int) -> None:
-    corpus = Batches.distinct(many(shared, 500))
+def test_ranks_share_a_batch_without_overlap_and_evenly(ranks: int) -> None:
+    corpus = Batches.distinct(demo_strings(500))
     rows = epoch_batches(len(corpus), 100, 0, 0)[0]
     parts = [share(rows, corpus.lengths, rank, ranks) for rank in range(ranks)]
     assert sorted(np.concatenate(parts)) == sorted(rows)

@@ -36,6 +36,7 @@ from cloud_core.training.masking import Masking
 from cloud_core.training.optimiser import OptimiserSettings
 from cloud_core.training.pretrain import Run, main
 from cloud_core.training.progress import read_lines, training_operations
+from tests.demo_cut import demo_strings
 from tests.servers import free_port
 
 CPU = torch.device("cpu")
@@ -44,10 +45,9 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def corpora(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpora")
-    texts = (shared / "data/cloud_example/pretrain_cloud_10k.csv").read_text().splitlines()[1:401]
-    training, validation = Batches.distinct(texts).split(0.1)
+    training, validation = Batches.distinct(demo_strings(401)).split(0.1)
     training.save(folder / "training.safetensors")
     validation.save(folder / "validation.safetensors")
     return folder
@@ -542,7 +542,11 @@ def test_a_long_gradient_is_cut_to_its_norm(corpora: Path, tmp_path: Path) -> No
     assert taken == pytest.approx(1e-3 * 0.1, rel=1e-3)
 
 
-def test_a_run_in_bfloat16_learns_as_in_float32(alone: PretrainJob, corpora: Path, tmp_path: Path) -> None:
+def test_a_run_in_bfloat16_learns_as_in_float32(
+    alone: PretrainJob, corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a CPU without bfloat16 takes most of a minute to measure its rate
+    monkeypatch.setattr("cloud_core.training.pretrain.matrix_rate", lambda device, dtype: 1e9)
     run = job(corpora, tmp_path / "run", precision="bfloat16")
     main(written(run))
     assert losses(run) != losses(alone)
