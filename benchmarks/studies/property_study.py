@@ -8,7 +8,8 @@
 Rows are those whose structure is in `../shared/data`; splits are by whole crystals, and validation rows are
 cut from the training part. *From energies*: fitted first to formation energies and band gaps of the Materials
 Project and of WBM, without any crystal of fold 0 of any MatBench task (see public_labels.py). *Masked*:
-pretrained on the strings of all structures at hand but those. Folds 1 to 4 of phonons start from encoders that
+pretrained on the strings of all structures at hand but those. Folds 1 to 4 of phonons start from
+encoders that
 have seen energies and gaps of their test crystals, never the label.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from benchmarks.studies.corpus import kind
 from benchmarks.studies.jobs import Planned, write
@@ -124,7 +126,8 @@ def perovskites(shared: Path) -> tuple[Dataset, NDArray[np.int64]]:
 def write_examples(
     folder: Path, texts: Sequence[str], labels: NDArray[np.float64], parts: NDArray[Any], encoder: Geometry
 ) -> Path:
-    """Tokenized train, validation and test rows; `parts` `[rows]` says which is where, others are left out."""
+    """Tokenized train, validation and test rows; `parts` `[rows]` says which is where, others are left
+    out."""
     for part in PARTS:
         rows = np.flatnonzero(parts == part)
         path = folder / f"{part}.safetensors"
@@ -307,14 +310,13 @@ def slug(form: str, encoder: Geometry) -> str:
     return "sites" if isinstance(encoder, SitesConfig) else form
 
 
-def baseline(to: Path, name: str, data: Dataset, split: Split, parts: tuple[str, str]) -> NDArray[np.float64]:
-    """Predictions of a baseline for a part of the split, learnt from "train" or from "known"."""
-    learnt, asked = parts
-    path = to / "baselines" / data_name(data) / f"{name.replace(' ', '-')}-{learnt}-{asked}.npy"
+def baseline(to: Path, task: str, name: str, data: Dataset, split: Split) -> NDArray[np.float64]:
+    """Predictions of a baseline for the test rows, learnt from all others."""
+    path = to / "baselines" / task / f"{name.replace(' ', '-')}.npy"
     if not path.is_file():
-        rows = split.train if learnt == "train" else training_rows(split)
-        wanted = getattr(split, asked)
-        found = BASELINES[name](data.take_texts(rows), data.labels[rows, 0], data.take_texts(wanted), None, 0)
+        rows = training_rows(split)
+        texts, wanted = data.take_texts(rows), data.take_texts(split.test)
+        found = BASELINES[name](texts, data.labels[rows, 0], wanted, None, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, found)
     return np.asarray(np.load(path))
@@ -327,35 +329,30 @@ def interval(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> tuple[fl
     return float(low), float(high)
 
 
-def line(to: Path, task: str, data: Dataset, split: Split, seeds: list[int]) -> dict[str, Any]:
-    """A row of the table: mean absolute errors on the test rows."""
+def lines(to: Path, task: str, data: Dataset, split: Split) -> list[dict[str, Any]]:
+    """A row for each model that is done: mean absolute errors on the test rows."""
     true, target = data.labels[split.test, 0], data.targets[0]
-    errors = {name: np.abs(baseline(to, name, data, split, ("known", "test")) - true) for name in BASELINES}
-    row: dict[str, Any] = {"task": f"{task} ({len(data):,})", "unit": target.unit}
-    row |= {name: f"{each.mean():.4g}" for name, each in errors.items()}
-    for name, candidate in CANDIDATES.items():
-        folder = to / "fits" / data_name(data)
-        slug = name.replace(", ", "-").replace(" ", "-")
-        done = [seed for seed in seeds if (folder / f"{slug}-{seed}" / "result.json").is_file()]
-        if not done:
-            continue
-        jobs = [fitted(to, name, data, split, candidate, seed, None)[0] for seed in done]
-        single = [np.abs(job.predictions("test")[target.name] - true).mean() for job in jobs]
-        together = np.mean([job.predictions("test")[target.name] for job in jobs], axis=0)
-        row[name] = f"{np.mean(single):.4g}" + (f" ± {np.std(single):.2g}" if len(single) > 1 else "")
-        if name.startswith("sites"):
-            row[f"{name}: {len(done)} seeds"] = f"{np.abs(together - true).mean():.4g}"
-            low, high = interval(np.abs(together - true), errors["boosting"])
-            row[f"{name}: less boosting"] = f"{low:.3g} … {high:.3g}"
-            held = np.mean([job.predictions("validation")[target.name] for job in jobs], axis=0)
-            boosted = baseline(to, "boosting", data, split, ("train", "validation"))
-            known = data.labels[split.validation, 0]
-            shares = np.linspace(0, 1, 21)
-            loss = [np.abs(share * held + (1 - share) * boosted - known).mean() for share in shares]
-            share = shares[int(np.argmin(loss))]
-            stack = share * together + (1 - share) * baseline(to, "boosting", data, split, ("train", "test"))
-            row[f"{name}: stack"] = f"{np.abs(stack - true).mean():.4g} ({share:.2f})"
-    return row
+    errors = {name: np.abs(baseline(to, task, name, data, split) - true) for name in BASELINES}
+    first = {"task": f"{task} ({len(split.test)} of {len(data)})"}
+    found = [first | {"model": name, "error": f"{each.mean():.4g}"} for name, each in errors.items()]
+    seeds: dict[str, list[Path]] = {}
+    for path in sorted((to / "fits" / task).glob("*/predictions.safetensors")):
+        seeds.setdefault(path.parent.name.rpartition("-")[0], []).append(path)
+    for name, paths in seeds.items():
+        each = np.stack([load_file(path)[f"test.{target.name}"] for path in paths])
+        together = np.abs(each.mean(axis=0) - true)
+        low, high = interval(together, errors["boosting"])
+        found.append(
+            first
+            | {
+                "model": name,
+                "error": f"{np.abs(each - true).mean():.4g}",
+                "seeds": str(len(paths)),
+                "of their mean": f"{together.mean():.4g}",
+                "less boosting": f"{low:.3g} … {high:.3g}",
+            }
+        )
+    return found
 
 
 def plan(to: Path, labels: Path, corpus: Path, rows: dict[str, tuple[Dataset, Split]]) -> list[Planned]:
@@ -379,7 +376,7 @@ def main() -> None:
         write(options.to, jobs)
         print(f"{len(jobs)} jobs in {options.to / 'jobs.json'}")
     if options.table:
-        table = pd.DataFrame([line(options.to, task, *rows[task]) for task in EVALUATED])
+        table = pd.DataFrame([row for task in EVALUATED for row in lines(options.to, task, *rows[task])])
         print(table.fillna("").to_markdown(index=False))
 
 

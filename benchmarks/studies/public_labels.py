@@ -3,7 +3,8 @@
     python benchmarks/studies/public_labels.py --shared ../shared --to runs/labels
 
 Writes `labels.parquet`: `resolved` (the crystal), `canonical`, `source` (of its first label), a column
-for each quantity of `TARGETS`, empty where no label is known, and `part <quantity>`. A crystal with several labels
+for each quantity of `TARGETS`, empty where no label is known, and `part <quantity>`. A crystal with
+several labels
 of a quantity has their median, energies with the corrections of 2020 first.
 
 Labels: formation energies (eV/atom, PBE and PBE+U with the corrections of 2020) of the Materials Project and
@@ -14,7 +15,8 @@ Project holds energies before those corrections, which are linear in composition
 the crystals with both is added to them.
 
 Held out (part `test`), by composition with space group, which the resolved string implies: from all labels
-the crystals of the demo, and `test wbm`, about 10,000 crystals of WBM by whole chemical systems, from energies
+the crystals of the demo, and `test wbm`, about 10,000 crystals of WBM by whole chemical systems, from
+energies
 and gaps, which the encoders learn first, fold 0 of every MatBench task, and all crystals of those systems
 (`left out`); from the other quantities fold 0 of the tasks with that quantity. `validation` are whole
 compositions.

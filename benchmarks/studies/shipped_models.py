@@ -1,4 +1,4 @@
-"""The models that come with the package: `cloud_core/models/shipped`, their cards, and the rows they are tested on.
+"""The models that come with the package, `cloud_core/models/shipped`, and their cards.
 
 python benchmarks/studies/public_labels.py
 python benchmarks/studies/shipped_models.py --plan     # with the jobs of property_study.py
@@ -48,7 +48,8 @@ def shipped_fits(to: Path, frame: pd.DataFrame) -> list[Planned]:
             write_examples(examples, frame["resolved"].tolist(), labels, parts, WIDER)
             folder = to / "shipped" / f"{name}-{seed}"
             job = FitJob(
-                str(folder), str(examples), str(folder / "model"), tuple(TARGETS[each] for each in quantities),
+                str(folder), str(examples), str(folder / "model"), tuple(TARGETS[each] for each in
+                quantities),
                 settings_of(int((parts == "train").sum()), seed, True, 7e-4),
                 start_from=str(to / "starts" / f"energies-{seed}" / "model"), metadata={"form": "resolved"},
             )  # fmt: skip

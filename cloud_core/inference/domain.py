@@ -18,7 +18,8 @@ _LEAST = 0.1  # of the median distance: nearer crystals are not known better
 class Domain:
     """The training crystals of a model in its embedding.
 
-    centres: `[K, V]` vectors that stand for them (cluster means). median, radius: of the distances of training
+    centres: `[K, V]` vectors that stand for them (cluster means). median, radius: of the distances of
+    training
     crystals to the nearest centre, the median and the 99th percentile. elements: `[119]` by atomic number,
     whether one was trained on.
     """

@@ -1,4 +1,4 @@
-"""Properties that models learn, and how their labels become what a model puts out. Nothing here needs torch."""
+"""Properties that models learn, and how labels become what a model puts out. Nothing here needs torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,7 +108,8 @@ def target_from(entry: Mapping[str, Any]) -> Target:
 def standard_deviation(
     scale: Sequence[float], spread: NDArray[np.float64], distance: NDArray[np.float64] | None = None
 ) -> NDArray[np.float64]:
-    """√(a² s² + b² d^(2p)) `[n]` of a scale (a, b) or (a, b, p), the members' spread s `[n]`, and the distance
+    """√(a² s² + b² d^(2p)) `[n]` of a scale (a, b) or (a, b, p), the members' spread s `[n]`, and the
+    distance
     d `[n]` to the training crystals, in medians of theirs; 1 where it is not known."""
     a, b, *power = scale
     grown = 1.0 if distance is None or not power else distance ** power[0]

@@ -16,7 +16,8 @@ _LEAST_SHARE = 1e-3  # of the mean error: no deviation is smaller
 def scale_of(
     y_true: ArrayLike, y_pred: ArrayLike, spread: ArrayLike, distance: ArrayLike | None = None
 ) -> tuple[float, float, float]:
-    """(a, b, p) of σ = √(a² s² + b² d^(2p)) for the spread s `[n]` of an ensemble and the distances d `[n]` to
+    """(a, b, p) of σ = √(a² s² + b² d^(2p)) for the spread s `[n]` of an ensemble and the distances d
+    `[n]` to
     its training crystals: the likeliest for the errors of validation rows. a or p are 0 where spread or
     distance tell nothing beyond chance (by the Bayesian information criterion); without both, σ is the same
     for all crystals.
