@@ -170,6 +170,37 @@ class Predictor:
         return arrays
 
 
+def predict_together(
+    predictors: Mapping[str, Predictor], structures: Any
+) -> list[tuple[int, str, dict[str, Any]]]:
+    """`predict_named` of several models of one form by name, each structure encoded once.
+
+    Where one knows its domain, `out_of_distribution` says of which models a crystal is outside, and why.
+
+    Raises:
+        CheckpointError: the models read different forms.
+    """
+    first, *others = predictors.items()
+    if len({predictor.form for predictor in predictors.values()}) > 1:
+        raise CheckpointError(
+            "models that predict together read one form of the strings; ask them one by one"
+        )
+    rows = first[1].predict_named(structures)
+    good = [row for _, _, row in rows if row["error"] is None]
+    for name, predictor in others:
+        arrays = predictor.predict_texts([row["scope"] for row in good])
+        reasons = arrays.pop(OUTSIDE, np.full(len(good), None, dtype=object))
+        for _, _, row in rows:
+            error = row.pop("error")
+            row |= dict.fromkeys(arrays) | {"error": error}
+        for index, row in enumerate(good):
+            row |= {quantity: _plain(values[index]) for quantity, values in arrays.items()}
+            if reasons[index] is not None:
+                before = f"{row[OUTSIDE]}; " if row.get(OUTSIDE) else ""
+                row[OUTSIDE] = f"{before}{name}: {reasons[index]}"
+    return rows
+
+
 def is_scope_string(given: Any) -> bool:
     """Whether an input is meant as a SCOPE string: one line of three fields."""
     return isinstance(given, str) and given.count("|") == 2 and "\n" not in given.strip()

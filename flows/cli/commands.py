@@ -407,28 +407,40 @@ def debye(
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="Model folder, models:/NAME@champion or runs:/ID/PATH.")],
     files: Annotated[list[str], typer.Argument(help="Structure files, or SCOPE strings in quotes.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Model folder, models:/NAME@champion, runs:/ID/PATH, or a model of the package; may stand "
+            "first without --model, but for the last. Default: all that come with the package."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict structures with a trained model.
+    """Predict structures with a trained model, or with all that come with the package.
 
-    Example: cloud predict models:/formation_energy_per_atom@champion NaCl.cif
+    Example: cloud predict NaCl.cif
     """
-    model_folder: str | Path = model
-    if model.startswith(("models:/", "runs:/")):
+    from cloud_core.inference.predictor import Predictor, predict_together
+    from cloud_core.models.folder import CONFIG, shipped_models
+
+    if model is None and (files[0].startswith(("models:/", "runs:/")) or Path(files[0], CONFIG).is_file()):
+        model, *files = files
+    if not files:
+        raise CloudError("no structures to predict: name files after the model")
+    folders: list[str | Path] = list(shipped_models()) if model is None else [model]
+    if model is not None and model.startswith(("models:/", "runs:/")):
         from tasks.registry import resolve
 
-        model_folder = resolve(model)
-    from cloud_core.inference.predictor import Predictor
-
+        folders = [resolve(model)]
     for file in files:
         if "|" not in file and Path(file).is_dir():
             raise CloudError(f"{file}: is a folder; name its files, or use `cloud screen`")
         if "|" not in file and not Path(file).is_file():
             raise CloudError(f"{file}: no such file")
-    predictor = Predictor.load(model_folder)
-    rows = predictor.predict_named([file if "|" in file else Path(file) for file in files])
+    predictors = {str(folder): Predictor.load(folder) for folder in folders}
+    rows = predict_together(predictors, [file if "|" in file else Path(file) for file in files])
+    units = {name: unit for predictor in predictors.values() for name, unit in predictor.units.items()}
     if as_json:
         answers = [
             {"input": files[place], "name": name.removeprefix("#"), **plain(row)} for place, name, row in rows
@@ -437,7 +449,6 @@ def predict(
     else:
         for place, name, row in rows:
             known = ((k, f"{v:.6g}" if isinstance(v, float) else v) for k, v in row.items() if v is not None)
-            units = predictor.units
             values = ", ".join(f"{k} {v} {units.get(k, '')}".rstrip() for k, v in known)
             print(f"{files[place]}{name}: {values}")
     if any(row["error"] is not None for _, _, row in rows):
