@@ -15,6 +15,7 @@ from mlflow.types import ColSpec, DataType, Schema
 import cloud_core
 from cloud_core.errors import CloudError
 from cloud_core.evaluation.metrics.gate import GateDecision
+from cloud_core.models.folder import CheckpointError, model_folder, shipped_models
 from tasks.tracking import mlflow_client, tracking_uri
 
 # its bars would cut through ours
@@ -117,18 +118,20 @@ def promote(name: str, version: str, decision: GateDecision) -> bool:
 
 
 def resolve(uri: str) -> Path:
-    """The local folder of `models:/name@alias`, `models:/name/version`, `runs:/id/path` or of a path.
+    """The local folder of `models:/name@alias`, `models:/name/version`, `runs:/id/path`, of a path, or of a
+    model that comes with the package by its name.
 
     Raises:
         RegistryError: there is no such model.
     """
     if not uri.startswith(("models:/", "runs:/")):
-        folder = Path(uri)
-        if not (folder / "config.json").is_file():
+        try:
+            return model_folder(uri)
+        except CheckpointError as error:
             raise RegistryError(
-                f"{uri}: not a model folder (no config.json) and not a models:/ or runs:/ address"
-            )
-        return folder
+                f"{uri}: not a model folder (no config.json), not a models:/ or runs:/ address, and none of the "
+                f"models of the package: {', '.join(shipped_models())}"
+            ) from error
     mlflow.set_tracking_uri(tracking_uri())  # a look-up by alias takes no address of its own
     try:
         downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
