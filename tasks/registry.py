@@ -129,8 +129,8 @@ def resolve(uri: str) -> Path:
             return model_folder(uri)
         except CheckpointError as error:
             raise RegistryError(
-                f"{uri}: not a model folder (no config.json), not a models:/ or runs:/ address, and none of the "
-                f"models of the package: {', '.join(shipped_models())}"
+                f"{uri}: not a model folder (no config.json), not a models:/ or runs:/ address, and none of "
+                f"the models of the package: {', '.join(shipped_models())}"
             ) from error
     mlflow.set_tracking_uri(tracking_uri())  # a look-up by alias takes no address of its own
     try:
