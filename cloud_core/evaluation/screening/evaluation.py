@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
+from safetensors.numpy import load_file
 
 from cloud_core.evaluation.baselines import composition_forest
 from cloud_core.evaluation.discovery import (
@@ -35,8 +36,7 @@ from cloud_core.evaluation.screening.wbm import (
     submission_metadata,
     write_submission,
 )
-from cloud_core.models.checkpoint import read_weights
-from cloud_core.models.folder import read_config
+from cloud_core.models.folder import read_config, weight_files
 
 
 class Labels(BaseModel):
@@ -178,7 +178,9 @@ def submit(
     write_submission(file, predictions, submission.model_key, submission.expected_rows)
     document = folder / f"{submission.model_key}.yml"
     told = {
-        "model_params": sum(tensor.numel() for tensor in read_weights(model).values()),
+        "model_params": sum(
+            tensor.size for file in weight_files(model) for tensor in load_file(file).values()
+        ),
         "n_estimators": len(read_config(model).get("members", [model])),
     }
     facts = told | submission.facts
