@@ -15,7 +15,7 @@ from prefect import flow
 from pydantic import BaseModel, Field, model_validator
 
 from cloud_core.config import FlowConfig
-from cloud_core.evaluation.finetuning import start_of
+from cloud_core.evaluation.finetuning import from_shipped_encoder, start_of
 from cloud_core.evaluation.metrics.gate import GateDecision, better_than
 from cloud_core.evaluation.thermal.comparison import (
     BEST,
@@ -47,7 +47,10 @@ class DebyeConfig(FlowConfig):
     name: str = Field("debye", pattern=r"^[\w.-]+$", description="of the MLflow run and the model folder")
     experiment: str = Field("debye", description="MLflow experiment")
     data: ThermalData = Field(description="labels of heat capacity or internal energy")
-    encoder: str | None = Field(None, description="model folder, models:/… or runs:/… to start from")
+    encoder: str | None = Field(
+        None,
+        description="of the package (default), a model folder, models:/… or runs:/… to start from",
+    )
     from_scratch: AnyGeometry | None = Field(None, description="instead of encoder: geometry of a new one")
     split: Split = Field(default=Split(), description="by canonical string")
     thermal: ThermalSettings = Field(default=ThermalSettings(), description="loss, bounds of θ_D")
@@ -74,10 +77,15 @@ class DebyeConfig(FlowConfig):
         fit |= {key: training.pop(key) for key in ("pooling", "dropout") if key in training}
         return rest | {"fit": fit, "thermal": dict(rest.get("thermal", {})) | training}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _start(cls, values: Any) -> Any:
+        return from_shipped_encoder(values)
+
     @model_validator(mode="after")
     def _one_start(self) -> "DebyeConfig":
         if (self.encoder is None) == (self.from_scratch is None):
-            raise ValueError("give either encoder or from_scratch")
+            raise ValueError("give encoder or from_scratch, not both")
         if isinstance(self.from_scratch, SitesConfig) and self.data.form != "resolved":
             raise ValueError("an encoder of sites reads resolved strings: data.form: resolved")
         return self

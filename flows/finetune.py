@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from cloud_core.config import TableUri
 from cloud_core.evaluation.data.dataset import Dataset, from_file, from_table, require_labels
 from cloud_core.evaluation.data.folds import Split, split_by_group
-from cloud_core.evaluation.finetuning import FitConfig, TargetConfig, identity, plan
+from cloud_core.evaluation.finetuning import FitConfig, TargetConfig, from_shipped_encoder, identity, plan
 from cloud_core.lake.snapshot import Snapshot
 from tasks.evaluation import flat_metrics, report
 from tasks.finetuning import fit_all, fit_baselines, search_settings
@@ -42,6 +42,11 @@ class FinetuneConfig(FitConfig):
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows, by whole crystals")
     validation_fraction: float = Field(0.1, gt=0, lt=1, description="share of the rows, by whole crystals")
     split_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start(cls, values: Any) -> Any:
+        return from_shipped_encoder(values)
 
     @model_validator(mode="after")
     def _one_source(self) -> "FinetuneConfig":

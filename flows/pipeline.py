@@ -6,6 +6,7 @@ Each stage is the flow of that name, with its own configuration; the pipeline fi
 the next (the table, the encoder, the model).
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,9 +37,11 @@ class PipelineConfig(FlowConfig):
 
     encode: Stage = Field(description="EncodeConfig")
     pretrain: Stage = Field(description="PretrainConfig without `table`")
-    finetune: Stage = Field(description="FinetuneConfig without `table` and `encoder`")
+    finetune: Stage = Field(
+        description="FinetuneConfig without `table`; without `encoder` it starts from the pretrained one"
+    )
     screen: Stage = Field(description="ScreenConfig without `model` and `known`")
-    debye: Stage = Field(description="DebyeConfig without `encoder`")
+    debye: Stage = Field(description="DebyeConfig; without `encoder` it starts from the pretrained one")
     predict: tuple[str, ...] = Field(
         default=(), description="structure files to predict with the registered model"
     )
@@ -138,7 +141,8 @@ def pipeline(config: PipelineConfig) -> PipelineResult:
         pretrained = pretrain(config.pretrain_config())
         line |= {"figures": pretrain_line(pretrained), "where": pretrained.model_folder}
     with steps.step("finetune the property model") as line:
-        finetuned = finetune(config.finetune_config(pretrained.model_folder))
+        begin = config.finetune_config(pretrained.model_folder)
+        finetuned = finetune(begin)
         line |= {"figures": finetune_line(finetuned), "where": finetuned.model_folder}
     with steps.step("screen candidates") as line:
         screened = screen(config.screen_config(finetuned.model_folder))
@@ -147,15 +151,22 @@ def pipeline(config: PipelineConfig) -> PipelineResult:
         thermal = debye(config.debye_config(pretrained.model_folder))
         line |= {"figures": debye_line(thermal), "where": thermal.curves}
     with steps.step("register, gate, predict from the registry") as line:
-        target = config.finetune_config("").targets[0].label
+        target = begin.targets[0].label
         decision = gate(finetuned, target)
+        encoder_decision = decision  # an encoder is evaluated by the model that was finetuned from it
+        if begin.encoder != pretrained.model_folder:
+            reason = f"is not evaluated: the property model was finetuned from {begin.encoder}"
+            encoder_decision = GateDecision(False, math.nan, math.nan, reason)
         versions = {
             config.model_name: enter_registry(
                 finetuned.model_folder, config.model_name, finetuned.run_id, finetuned.metrics, decision
             ),
-            # an encoder is evaluated by the model that was finetuned from it
             config.encoder_name: enter_registry(
-                pretrained.model_folder, config.encoder_name, pretrained.run_id, pretrained.metrics, decision
+                pretrained.model_folder,
+                config.encoder_name,
+                pretrained.run_id,
+                pretrained.metrics,
+                encoder_decision,
             ),
             config.debye_name: str(thermal.version),
         }
@@ -171,7 +182,11 @@ def pipeline(config: PipelineConfig) -> PipelineResult:
         finetune=finetuned,
         screen=screened,
         debye=thermal,
-        gates={config.model_name: decision.message, config.debye_name: thermal.gate},
+        gates={
+            config.model_name: decision.message,
+            config.encoder_name: encoder_decision.message,
+            config.debye_name: thermal.gate,
+        },
         versions=versions,
         predictions=predictions,
     )

@@ -2,9 +2,11 @@
 
 import importlib.metadata
 import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -68,14 +70,16 @@ def register(
         raise RegistryError(f"{folder}: not a model folder (no config.json); train a model first")
     mlflow.set_tracking_uri(tracking_uri())
     requirements = [f"{package}=={_public_version(package)}" for package in SERVING_REQUIREMENTS]
-    with mlflow.start_run(run_id=run_id), warnings.catch_warnings():
+    with mlflow.start_run(run_id=run_id), warnings.catch_warnings(), TemporaryDirectory() as scratch:
+        code = Path(scratch, "cloud_core")
+        shutil.copytree(cloud_core.__path__[0], code, ignore=shutil.ignore_patterns("shipped", "__pycache__"))
         # an example would load and run the model once more; the signature says what it takes
         warnings.filterwarnings("ignore", message=".*An input example was not provided.*")
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=str(Path(__file__).with_name("serving.py")),
             artifacts={"model": str(folder)},
-            code_paths=[str(Path(cloud_core.__file__).parent)],
+            code_paths=[str(code)],
             pip_requirements=requirements,
             signature=ModelSignature(inputs=Schema([ColSpec(DataType.string, "structure")])),
             metadata={"run_id": run_id},

@@ -1,7 +1,7 @@
 """What every finetuning shares: its configuration, where it starts from, the jobs of a split, its models."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ from cloud_core.training.launch import FitLaunch
 from cloud_core.training.search import Space, search
 
 ROWS = "rows.parquet"
+SHIPPED_ENCODER = "formation_energy"
+"""The model of the package whose encoder a fit starts from unless told otherwise."""
 
 
 class TargetConfig(BaseModel):
@@ -49,6 +51,13 @@ class TargetConfig(BaseModel):
 SCRATCH = "encoder from scratch"
 
 
+def from_shipped_encoder(values: Any) -> Any:
+    """A configuration as it was given; where it names no start, that of the package's encoder."""
+    if not isinstance(values, Mapping) or values.get("encoder") or values.get("from_scratch"):
+        return values
+    return {**values, "encoder": SHIPPED_ENCODER}
+
+
 class SearchConfig(ConfigSection):
     """Settings to look for before the fit, by the validation rows' loss."""
 
@@ -63,7 +72,9 @@ class FitConfig(FlowConfig):
     experiment: str = Field("finetune", description="MLflow experiment")
     form: Form = Field("resolved", description="form of the strings; that of the encoder's pretraining")
     encoder: str | None = Field(
-        None, description="pretrained encoder: a model folder, models:/name@alias or runs:/id/path"
+        None,
+        description="pretrained encoder: a model of the package, a model folder, models:/name@alias or "
+        "runs:/id/path",
     )
     from_scratch: bool = Field(False, description="start from random weights, of the geometry given")
     geometry: AnyGeometry = Field(
@@ -111,9 +122,7 @@ class FitConfig(FlowConfig):
     @model_validator(mode="after")
     def _one_start(self) -> "FitConfig":
         if (self.encoder is None) != self.from_scratch:
-            raise ValueError(
-                "give encoder, a pretrained model, or set from_scratch: true; never both, and none by default"
-            )
+            raise ValueError("give encoder, a pretrained model, or set from_scratch: true, and never both")
         if self.from_scratch and isinstance(self.geometry, SitesConfig) and self.form != "resolved":
             raise ValueError(f"an encoder of sites reads resolved strings: form: resolved, not {self.form}")
         return self

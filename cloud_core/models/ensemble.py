@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cloud_core.models.checkpoint import load_weights, read_weights, write_folder
 from cloud_core.models.folder import CONFIG, config_text, member_file, read_config
+from cloud_core.models.heads import KIND as PROPERTY
 from cloud_core.models.heads import PropertyModel
 from cloud_core.models.targets import TargetError, combined
 
@@ -84,3 +85,16 @@ class Ensemble(nn.Module):
             for place, member in enumerate(ensemble.members):
                 load_weights(member, read_weights(folder, place), folder)
         return ensemble, config["metadata"]
+
+
+def member_of(folder: str | Path, number: int) -> PropertyModel | None:
+    """The property model of a folder, or that member of its ensemble, counted round; None of another kind.
+
+    Raises:
+        CheckpointError: the folder is missing or damaged.
+    """
+    kind = read_config(folder)["kind"]
+    if kind == KIND:
+        models = Ensemble.load(folder)[0].models
+        return models[number % len(models)]
+    return PropertyModel.load(folder)[0] if kind == PROPERTY else None

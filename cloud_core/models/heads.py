@@ -67,6 +67,23 @@ class PropertyModel(nn.Module):
         self.eval()
         return self.physical(self(input_ids, lengths).float().cpu().numpy())
 
+    @torch.no_grad()
+    def take_head(self, start: "PropertyModel", outputs: Mapping[str, str]) -> None:
+        """The hidden layer of `start`, a model of the same geometry, and its output for each of `outputs`
+        (target of this model -> target of `start`), so that both give the same physical values; of
+        regression, scaled alike."""
+        self.hidden.load_state_dict(start.hidden.state_dict())
+        ours = {target.name: (target, place) for target, place in slices(self.targets)}
+        theirs = {target.name: (target, place) for target, place in slices(start.targets)}
+        for name, source in outputs.items():
+            (target, place), (given, taken) = ours[name], theirs[source]
+            ratio = given.deviation / target.deviation
+            self.output.weight[place] = start.output.weight[taken] * ratio
+            self.output.bias[place] = start.output.bias[taken] * ratio
+            self.output.bias[place] += (given.mean - target.mean) / target.deviation
+            if self.elements is not None and start.elements is not None:
+                self.elements.weight[place] = start.elements.weight[taken] * ratio
+
     def describe(self) -> dict[str, Any]:
         """What `config.json` says, but for kind and metadata."""
         targets = [asdict(target) for target in self.targets]

@@ -76,7 +76,7 @@ class PretrainSettings:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a model is fitted to labels.
+    """How a model is fitted to labels; the defaults are for the encoder of sites that comes with the package.
 
     frozen_epochs: the encoder stands still for so many. patience: epochs without a better validation loss
     after which to stop, frozen ones counted too (None: never). objective: what regression minimises, in
@@ -86,19 +86,21 @@ class FitSettings:
     1992); None keeps those of the last step.
     """
 
-    epochs: int = 50
-    batch_size: int = 64
+    epochs: int = 60
+    batch_size: int = 32
     optimiser: OptimiserSettings = field(
-        default_factory=lambda: OptimiserSettings(learning_rate=5e-5, warmup=0.05, layer_decay=0.9)
+        default_factory=lambda: OptimiserSettings(
+            learning_rate=3e-4, weight_decay=0.02, betas=(0.9, 0.99), warmup=0.05
+        )
     )
     frozen_epochs: int = 0
-    patience: int | None = None
+    patience: int | None = 15
     seed: int = 0
     precision: Precision = "float32"
     objective: Objective = "l1"
     pooling: Pooling = "first"
     dropout: float | None = None
-    averaging: float | None = None
+    averaging: float | None = 0.99
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or (self.patience is not None and self.patience < 1):

@@ -499,7 +499,9 @@ def import_model(
 
 @app.command()
 def demo(
-    runs: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("runs"),
+    runs: Annotated[Path, typer.Option(envvar="CLOUD_RUNS", help="Where everything is written.")] = Path(
+        "runs"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """Run the whole chain on real structures that come with the project, in a few minutes on two cores.
@@ -515,7 +517,9 @@ def demo(
 
 @app.command()
 def ui(
-    runs: Annotated[Path, typer.Option(help="The folder that the runs were written to.")] = Path("runs"),
+    runs: Annotated[
+        Path, typer.Option(envvar="CLOUD_RUNS", help="The folder that the runs were written to.")
+    ] = Path("runs"),
     prefect_port: int = 4200,
     mlflow_port: int = 5000,
 ) -> None:

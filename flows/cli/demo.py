@@ -18,6 +18,13 @@ DATA = PROJECT / "flows" / "demo_data"
 CONFIG = PROJECT / "deployments" / "configs" / "pipeline.yaml"
 
 
+NEXT = """Prefect and MLflow pages of this run: [bold]make ui[/bold]
+With your own files (the commands are in .venv/bin):
+  [bold]cloud predict my.cif[/bold]
+  [bold]cloud encode my-folder --to runs/lake/mine[/bold]
+  [bold]cloud finetune --config my.yaml[/bold], after deployments/configs/finetune.yaml"""
+
+
 def demo_config(data: Path = DATA, **stages: dict[str, Any]) -> PipelineConfig:
     """The configuration of the pipeline as it is shipped, on the files of `data`, in the runs folder.
 
@@ -62,7 +69,7 @@ def show(result: PipelineResult, seconds: float, console: Console) -> None:
             f"{Path(prediction.file).name}, never trained on: {values_line(prediction.values)}",
             soft_wrap=True,
         )
-    console.print("\nPrefect and MLflow pages of this run: [bold]make ui[/bold]")
+    console.print(f"\n{NEXT}")
 
 
 def values_line(values: dict[str, Any]) -> str:

@@ -147,8 +147,11 @@ def test_bad_input_is_named(tmp_path: Path, table: Path, mlflow_uri: str) -> Non
     frame.to_csv(tmp_path / "bad.csv")
     with pytest.raises(ValueError, match=r"bad\.csv, row 5"):
         read_thermal(ThermalData(path=str(tmp_path / "bad.csv")))
-    with pytest.raises(ValueError, match="either encoder or from_scratch"):
-        DebyeConfig(data=ThermalData(path=str(table)))
+    with pytest.raises(ValueError, match="encoder or from_scratch, not both"):
+        DebyeConfig(
+            data=ThermalData(path=str(table)), encoder="formation_energy", from_scratch=EncoderConfig()
+        )
+    assert DebyeConfig(data=ThermalData(path=str(table))).encoder == "formation_energy"
     with pytest.raises(RegistryError):
         resolve("models:/nothing@champion")
     config = tmp_path / "debye.yaml"

@@ -37,6 +37,30 @@ def strings(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.integration
+def test_a_fit_starts_from_the_package_unless_told_otherwise(
+    project: Path, runs: Path, mlflow_uri: str, prefect_server: str, tmp_path: Path
+) -> None:
+    data = pd.read_csv(project / "tests/inference/held_out.csv").head(60)
+    data.to_csv(tmp_path / "mine.csv", index=False)
+    result = finetune(
+        FinetuneConfig(
+            file=tmp_path / "mine.csv",
+            scope_column="resolved",
+            targets=[{"label": "formation_energy"}],
+            fit={"epochs": 1},
+            baselines=["mean"],
+            scratch_baseline=False,
+        )
+    )
+    about = json.loads(Path(result.model_folder, "config.json").read_text())["metadata"]
+    assert about["parent"] == "formation_energy"
+    assert about["pretrained"]["outputs"] == {"formation_energy": "formation_energy"}
+    assert (
+        result.metrics["test/formation_energy/mae"] < result.metrics["baseline/mean/formation_energy/mae"] / 3
+    )
+
+
 def config(file: Path, **changes: Any) -> FinetuneConfig:
     values: dict[str, Any] = {
         "name": "n",
@@ -161,8 +185,10 @@ def test_classes_searched_settings_and_the_encoder_from_scratch(
 def test_missing_encoder_is_an_error_and_no_start_from_scratch(strings: Path, tmp_path: Path) -> None:
     with pytest.raises((RegistryError, CheckpointError), match="nowhere"):
         config(strings, encoder=str(tmp_path / "nowhere"), from_scratch=False).start(resolve)
-    with pytest.raises(ValueError, match="from_scratch"):
-        config(strings, from_scratch=False)
+    with pytest.raises(ConfigError, match="formation_energy: pretrained on resolved strings"):
+        config(strings, from_scratch=False).start(resolve)
+    with pytest.raises(ValueError, match="from_scratch"):  # MatBench's folds: none by default
+        BenchmarkConfig.model_validate({"data": "x", "tasks": ["matbench"]})
     with pytest.raises(ValueError, match="never both"):
         config(strings, encoder="somewhere")
 

@@ -238,3 +238,32 @@ def test_a_fit_does_not_outlive_who_launched_it(tmp_path: Path) -> None:
     assert fitting.returncode == 0  # torchrun starts a failed rank again
     assert b"stopped in epoch" in said
     assert job.result() is None
+
+
+def test_a_property_that_the_start_predicts_already_begins_with_its_output(tmp_path: Path) -> None:
+    """Under another name and scaling; outputs of another unit, or of no use, are left."""
+    rng = np.random.default_rng(1)
+    texts, _ = strings(60)
+    torch.manual_seed(0)
+    start = PropertyModel(
+        GEOMETRY, [Target("of no use", "eV"), Target("place", "eV", mean=2.0, deviation=3.0)]
+    )
+    rows = Batches.of_rows(texts)
+    folder = start.save(tmp_path / "start", {})
+    told = start.physical(outputs(start, rows))["place"]
+    noise = rng.normal(size=60)
+    values = np.stack([told + 0.01 * told.std() * noise, noise, told, told], axis=1)
+    train = Batches.of_rows(texts, {LABELS: values})
+    targets = (
+        Target("mine", "eV"),
+        Target("chance", "eV"),
+        Target("other unit", "K"),
+        Target("unit not given"),
+    )
+    job = FitJob(str(tmp_path), "", "", targets, start_from=str(folder))
+    task, origin = build(job, train, train)
+    assert origin["outputs"] == {"mine": "place", "unit not given": "place"}
+    assert isinstance(task.model, PropertyModel)
+    begun = task.physical(outputs(task.model, rows))
+    np.testing.assert_allclose(begun["mine"], told, atol=1e-5)
+    assert np.abs(begun["other unit"] - told).mean() > 10 * np.abs(begun["mine"] - told).mean()
