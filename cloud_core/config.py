@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -72,6 +72,18 @@ class FlowConfig(ConfigSection):
             ConfigError: the file is missing, is not YAML, or a key is missing, unknown or of the wrong type.
         """
         return load_config(path, cls)
+
+
+class TrainingConfig(FlowConfig):
+    """Base of those that train a model."""
+
+    registered: bool = Field(True, description="enter the model into MLflow's registry, as challenger")
+    register_as: str | None = Field(None, description="its name there; default: that of the run")
+    promote: Literal["auto", "force", "never"] = Field(
+        "auto",
+        description="to champion: where it beats every baseline and the champion beyond chance; in any case, "
+        "which is tagged; or never",
+    )
 
 
 Config = TypeVar("Config", bound=BaseModel)

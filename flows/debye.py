@@ -14,17 +14,19 @@ import pandas as pd
 from prefect import flow
 from pydantic import BaseModel, Field, model_validator
 
-from cloud_core.config import FlowConfig
+from cloud_core.config import TrainingConfig
 from cloud_core.evaluation.finetuning import from_shipped_encoder, start_of
-from cloud_core.evaluation.metrics.gate import GateDecision, better_than
+from cloud_core.evaluation.promotion import gate, seen_by_start, trained_on
 from cloud_core.evaluation.thermal.comparison import (
     BEST,
     CONTROL,
     MODEL,
     as_metrics,
     compare,
+    compared,
     control,
     figures,
+    own_keys,
     prediction_table,
 )
 from cloud_core.evaluation.thermal.data import Split, ThermalData, parse_temperatures, split_table
@@ -32,16 +34,18 @@ from cloud_core.evaluation.thermal.fits import debye_job, direct_job, direct_val
 from cloud_core.evaluation.thermal.table import Parts
 from cloud_core.files import json_digest
 from cloud_core.models.geometry import EncoderConfig, SitesConfig
+from cloud_core.scope import canonicalise
 from cloud_core.training.corpus import AnyGeometry
 from cloud_core.training.job import Basis, FitSettings, ThermalSettings
 from cloud_core.training.launch import FitLaunch
+from cloud_core.training.losses.thermal import THETA
 from tasks.finetuning import fit_all
-from tasks.registry import promote, register, resolve
+from tasks.registry import champion, enter, resolve
 from tasks.reporting import publish_figure, publish_table
 from tasks.tracking import git_commit, runs_folder, tracked_run
 
 
-class DebyeConfig(FlowConfig):
+class DebyeConfig(TrainingConfig):
     """What to train on, from which encoder, and how."""
 
     name: str = Field("debye", pattern=r"^[\w.-]+$", description="of the MLflow run and the model folder")
@@ -62,7 +66,6 @@ class DebyeConfig(FlowConfig):
     direct: bool = Field(True, description="train regressors without physics beside it")
     temperatures: str = Field("0:1000:10", description="of the curves, K: first:last:step")
     crystals: int = Field(3, ge=0, description="test crystals to draw curves of")
-    register_as: str | None = Field(None, description="name in the MLflow registry")
     parent_run_id: str | None = Field(None, description="MLflow run to file this one under")
 
     @model_validator(mode="before")
@@ -157,11 +160,18 @@ def debye(config: DebyeConfig) -> DebyeResult:
             run.log_figure(figure, f"{name}.png")
             publish_figure(f"{config.name}-{name}", figure)
             figure.savefig(pictures / f"{name}.png", dpi=110)
-        decision = gate(predictions)
-        version, promoted = None, False
-        if config.register_as:
-            version = register(model, config.register_as, run.run_id, metrics)
-            promoted = promote(config.register_as, version, decision)
+        registry_name = config.register_as or config.name
+        serving = champion(registry_name) if config.registered else None
+        keys = [canonicalise(text) for text in parts.test.texts]
+        seen = seen_by_start(start.job.get("start_from"), [THETA], keys)
+        test = compared(parts, predicted, config.report_per, config.data.form, seen)
+        decision = gate(test, serving)
+        entered = None
+        known = trained_on({THETA: own_keys(parts)}, start.job.get("start_from"), {})
+        if known is not None:
+            known.write(model)
+        if config.registered:
+            entered = enter(model, registry_name, run.run_id, metrics, decision, serving, config.promote)
     return DebyeResult(
         model_folder=str(model),
         run_id=run.run_id,
@@ -171,9 +181,9 @@ def debye(config: DebyeConfig) -> DebyeResult:
         metrics=metrics,
         comparison=comparison,
         curves=str(pictures / "curves.png"),
-        gate=decision.message,
-        version=version,
-        promoted=promoted,
+        gate=entered.message if entered else decision.message,
+        version=entered.version if entered else None,
+        promoted=entered is not None and entered.promoted,
     )
 
 
@@ -182,8 +192,3 @@ def identity(config: DebyeConfig, parts: Parts, start: str) -> str:
     values = config.model_dump(mode="json", include={"split", "thermal", "fit", "from_scratch"})
     tables = [[part.texts, part.n_atoms.tolist(), np.nan_to_num(part.values).tolist()] for part in parts]
     return json_digest([values, tables, start])[:8]
-
-
-def gate(predictions: pd.DataFrame) -> GateDecision:
-    """A Debye model serves only where it beats mean per atom × n_atoms."""
-    return better_than(predictions["true"], predictions["predicted"], predictions["control"], CONTROL)

@@ -13,19 +13,21 @@ from typing import Any
 from prefect import flow
 from pydantic import Field, model_validator
 
-from cloud_core.config import TableUri
+from cloud_core.config import TableUri, TrainingConfig
 from cloud_core.evaluation.data.dataset import Dataset, from_file, from_table, require_labels
 from cloud_core.evaluation.data.folds import Split, split_by_group
 from cloud_core.evaluation.finetuning import FitConfig, TargetConfig, from_shipped_encoder, identity, plan
+from cloud_core.evaluation.metrics.gate import all_of
+from cloud_core.evaluation.promotion import gate
 from cloud_core.lake.snapshot import Snapshot
 from tasks.evaluation import flat_metrics, report
 from tasks.finetuning import fit_all, fit_baselines, search_settings
-from tasks.registry import resolve
+from tasks.registry import champion, enter, resolve
 from tasks.reporting import publish_table
 from tasks.tracking import git_commit, runs_folder, tracked_run
 
 
-class FinetuneConfig(FitConfig):
+class FinetuneConfig(FitConfig, TrainingConfig):
     """What to learn, from which rows, and how."""
 
     name: str = Field("finetune", pattern=r"^[\w.-]+$", description="of the MLflow run and the folders")
@@ -90,6 +92,11 @@ class FinetuneResult:
     rows: dict[str, int]
     left_out: dict[str, int]
     snapshot: Snapshot | None
+    gate: str
+    """whether the model may serve, and the figures that say so"""
+    registered: str | None = None
+    """models:/<name>/<version>"""
+    promoted: bool = False
 
 
 @flow(name="finetune", persist_result=False, validate_parameters=True)
@@ -123,6 +130,14 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         part = fitted.evaluated(data, model, config, lineage)
         found = report(run, folder, data, {0: part}, {0: fitted.jobs})
         run.set_tags({"model_folder": str(model)})
+        name = config.register_as or config.name
+        serving = champion(name) if config.registered else None
+        compared = fitted.compared(data, part, config.baselines)
+        decision = all_of({rows.label: gate(rows, serving) for rows in compared})
+        entered = None
+        if config.registered:
+            metrics = flat_metrics(found.comparison)
+            entered = enter(model, name, run.run_id, metrics, decision, serving, config.promote)
         publish_table(
             f"{config.name}-comparison", found.comparison, f"Test errors of {config.name} and its baselines"
         )
@@ -137,4 +152,7 @@ def finetune(config: FinetuneConfig) -> FinetuneResult:
         rows=rows,
         left_out=data.left_out,
         snapshot=snapshot,
+        gate=entered.message if entered else decision.message,
+        registered=f"models:/{name}/{entered.version}" if entered else None,
+        promoted=entered is not None and entered.promoted,
     )

@@ -6,26 +6,23 @@ Each stage is the flow of that name, with its own configuration; the pipeline fi
 the next (the table, the encoder, the model).
 """
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.config import FlowConfig
-from cloud_core.evaluation.metrics.gate import GateDecision, better_than
 from flows.debye import DebyeConfig, DebyeResult, debye
 from flows.encode import EncodeConfig, EncodeResult, encode
 from flows.finetune import FinetuneConfig, FinetuneResult, finetune
-from flows.pretrain import PretrainConfig, PretrainResult, pretrain
+from flows.pretrain import NOT_COMPARED, PretrainConfig, PretrainResult, pretrain
 from flows.screen import ScreenConfig, ScreenResult, screen
-from tasks.registry import CHALLENGER, CHAMPION, promote, register, resolve
+from tasks.registry import CHALLENGER, CHAMPION, resolve, set_champion
 from tasks.reporting import publish_table
 
 Stage = dict[str, Any]
@@ -65,10 +62,13 @@ class PipelineConfig(FlowConfig):
         return EncodeConfig.model_validate(self.encode)
 
     def pretrain_config(self) -> PretrainConfig:
-        return PretrainConfig.model_validate({"table": self.encode_config().table} | self.pretrain)
+        given = {"table": self.encode_config().table, "register_as": self.encoder_name}
+        return PretrainConfig.model_validate(given | self.pretrain)
 
     def finetune_config(self, encoder: str) -> FinetuneConfig:
-        given = {"table": self.encode_config().table, "encoder": encoder}
+        given = {
+            "table": self.encode_config().table, "encoder": encoder, "register_as": self.model_name,
+        }  # fmt: skip
         return FinetuneConfig.model_validate(given | self.finetune)
 
     def screen_config(self, model: str) -> ScreenConfig:
@@ -132,7 +132,7 @@ class Steps:
 
 @flow(name="pipeline", persist_result=False, validate_parameters=True)
 def pipeline(config: PipelineConfig) -> PipelineResult:
-    """Run every stage; a model that the gate refuses is registered, printed and not promoted."""
+    """Run every stage; a model that the gate does not pass is registered and printed, and not promoted."""
     steps = Steps(total=6)
     with steps.step("encode structures into the SCOPE table") as line:
         encoded = encode(config.encode_config())
@@ -150,29 +150,15 @@ def pipeline(config: PipelineConfig) -> PipelineResult:
     with steps.step("train the Debye model") as line:
         thermal = debye(config.debye_config(pretrained.model_folder))
         line |= {"figures": debye_line(thermal), "where": thermal.curves}
-    with steps.step("register, gate, predict from the registry") as line:
-        target = begin.targets[0].label
-        decision = gate(finetuned, target)
-        encoder_decision = decision  # an encoder is evaluated by the model that was finetuned from it
-        if begin.encoder != pretrained.model_folder:
-            reason = f"is not evaluated: the property model was finetuned from {begin.encoder}"
-            encoder_decision = GateDecision(False, math.nan, math.nan, reason)
-        versions = {
-            config.model_name: enter_registry(
-                finetuned.model_folder, config.model_name, finetuned.run_id, finetuned.metrics, decision
-            ),
-            config.encoder_name: enter_registry(
-                pretrained.model_folder,
-                config.encoder_name,
-                pretrained.run_id,
-                pretrained.metrics,
-                encoder_decision,
-            ),
-            config.debye_name: str(thermal.version),
-        }
-        serving = f"models:/{config.model_name}@{CHAMPION if decision.passed else CHALLENGER}"
+    with steps.step("predict from the registry") as line:
+        encoder_gate = NOT_COMPARED.message
+        if begin.encoder == pretrained.model_folder and finetuned.promoted and pretrained.registered:
+            encoder_gate = f"passes: by {finetuned.registered}, which was finetuned from it"
+            promote_encoder(pretrained.registered, encoder_gate)
+        serving = f"models:/{config.model_name}@{CHAMPION if finetuned.promoted else CHALLENGER}"
         predictions = predict_from_registry(serving, config.predict)
-        line |= {"figures": f"{target} {decision.message}", "where": serving}
+        figures = f"{config.model_name} is {'promoted' if finetuned.promoted else 'registered, not promoted'}"
+        line |= {"figures": figures, "where": serving}
     table = [step.model_dump() for step in steps.done]
     publish_table("pipeline", table, "What was done, how long it took, where it is")
     return PipelineResult(
@@ -183,30 +169,29 @@ def pipeline(config: PipelineConfig) -> PipelineResult:
         screen=screened,
         debye=thermal,
         gates={
-            config.model_name: decision.message,
-            config.encoder_name: encoder_decision.message,
+            config.model_name: finetuned.gate,
+            config.encoder_name: encoder_gate,
             config.debye_name: thermal.gate,
         },
-        versions=versions,
+        versions={
+            config.model_name: version_of(finetuned.registered),
+            config.encoder_name: version_of(pretrained.registered),
+            config.debye_name: str(thermal.version),
+        },
         predictions=predictions,
     )
 
 
-def gate(result: FinetuneResult, target: str) -> GateDecision:
-    """A property model serves only where it beats the training mean on the test rows."""
-    rows = pd.read_csv(result.predictions)
-    rows = rows[rows[target].notna()]
-    return better_than(rows[target], rows[f"{target}: model"], rows[f"{target}: mean"])
+def version_of(address: str | None) -> str:
+    """Of models:/<name>/<version>; "" where nothing was registered."""
+    return (address or "").rpartition("/")[2]
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def enter_registry(
-    model_folder: str, name: str, run_id: str, metrics: Mapping[str, float], decision: GateDecision
-) -> str:
-    """Register as challenger, promote where the gate passed; the version."""
-    version = register(model_folder, name, run_id, metrics)
-    promote(name, version, decision)
-    return version
+def promote_encoder(address: str, why: str) -> None:
+    """An encoder serves where the model that was finetuned from it passed its gate."""
+    name, version = address.removeprefix("models:/").split("/")
+    set_champion(name, version, why)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

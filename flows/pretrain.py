@@ -18,8 +18,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field, field_validator, model_validator
 
-from cloud_core.config import FlowConfig, TableUri, moved
+from cloud_core.config import FlowConfig, TableUri, TrainingConfig, moved
 from cloud_core.evaluation.learning_curve import learning_curve
+from cloud_core.evaluation.metrics.gate import GateDecision
 from cloud_core.files import json_digest
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.storage import Storage
@@ -32,12 +33,17 @@ from cloud_core.training.corpus import check_form, knows_every_word, read_pairs
 from cloud_core.training.job import RESULT, PretrainJob, PretrainSettings
 from cloud_core.training.launch import Launch
 from cloud_core.training.progress import METRICS
+from tasks.registry import enter
 from tasks.reporting import publish_figure
 from tasks.tracking import git_commit, runs_folder, tracked_run
 from tasks.training import torchrun
 
+NOT_COMPARED = GateDecision(
+    False, "is not promoted: an encoder is compared by a model that is finetuned from it; none was here"
+)
 
-class PretrainConfig(FlowConfig):
+
+class PretrainConfig(TrainingConfig):
     """What to train on, what to train, and how."""
 
     name: str = Field(
@@ -104,6 +110,8 @@ class PretrainResult:
     run_id: str
     metrics: dict[str, float]
     snapshot: Snapshot | None
+    registered: str | None = None
+    """models:/<name>/<version>"""
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -170,6 +178,7 @@ def identity(config: PretrainConfig, snapshot: Snapshot | None) -> str:
         CorpusError, CheckpointError: a file of strings, or the model to start from, is not there.
     """
     apart = {"name", "experiment", "launch", "parent_run_id", "texts", "exclude", "start_from"}
+    apart |= set(TrainingConfig.model_fields) - set(FlowConfig.model_fields)
     values = config.model_dump(mode="json", exclude=apart)
     for name in ("log_every", "keep_checkpoints"):
         del values["training"][name]
@@ -232,4 +241,9 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
         run.log_figure(curve, "learning_curve.png")
         publish_figure(f"{config.name}-learning-curve", curve, "Loss and masked accuracy")
         run.log_artifact(folder / RESULT)
-    return PretrainResult(str(model), run.run_id, result["metrics"], snapshot)
+        registered = None
+        if config.registered:
+            name = config.register_as or config.name
+            entered = enter(model, name, run.run_id, result["metrics"], NOT_COMPARED, None, config.promote)
+            registered = f"models:/{name}/{entered.version}"
+    return PretrainResult(str(model), run.run_id, result["metrics"], snapshot, registered)

@@ -92,7 +92,7 @@ def scaling(config: ScalingConfig) -> ScalingResult:
     points: list[dict[str, Any]] = []
     with tracked_run(base.experiment, f"{base.name}-scaling", config) as run:
         for size, budget, planned in config.runs():
-            result = pretrain(planned.model_copy(update={"parent_run_id": run.run_id}))
+            result = pretrain(planned.model_copy(update={"parent_run_id": run.run_id, "registered": False}))
             tokens = int(run.client.get_run(result.run_id).data.params["corpus.training_tokens"])
             strings = int(run.client.get_run(result.run_id).data.params["corpus.training_strings"])
             points.append(

@@ -1,13 +1,15 @@
 """The MLflow model registry: `challenger` on registering, `champion` through the gate, loading by alias."""
 
+import getpass
 import importlib.metadata
 import os
 import shutil
 import warnings
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -17,6 +19,7 @@ from mlflow.types import ColSpec, DataType, Schema
 import cloud_core
 from cloud_core.errors import CloudError
 from cloud_core.evaluation.metrics.gate import GateDecision
+from cloud_core.evaluation.promotion import Champion
 from cloud_core.models.folder import CheckpointError, model_folder, shipped_models
 from tasks.tracking import mlflow_client, tracking_uri
 
@@ -42,6 +45,17 @@ SERVING_REQUIREMENTS = (
     "scikit-learn",
     "mlflow",
 )
+
+
+PromoteMode = Literal["auto", "force", "never"]
+
+
+class Registered(NamedTuple):
+    """A version in the registry, whether it serves, and why or why not."""
+
+    version: str
+    promoted: bool
+    message: str
 
 
 class RegistryError(CloudError):
@@ -112,13 +126,106 @@ def _ensure_registered(name: str) -> None:
             raise
 
 
-def promote(name: str, version: str, decision: GateDecision) -> bool:
-    """Make `version` the champion where the gate passed; a refusal is recorded and changes nothing else."""
+def champion(name: str) -> Champion | None:
+    """The version of `name` that serves now."""
+    version = _aliases(name).get(CHAMPION)
+    return None if version is None else Champion(version, resolve(f"models:/{name}/{version}"))
+
+
+def enter(
+    model_folder: str | Path,
+    name: str,
+    run_id: str,
+    metrics: Mapping[str, float],
+    decision: GateDecision,
+    compared_with: Champion | None = None,
+    mode: PromoteMode = "auto",
+) -> Registered:
+    """Register a model, and promote it where the gate passed or `mode` says so; the reason is a tag.
+
+    compared_with: the champion of when the gate compared; should another one serve by now, that one stays.
+    """
+    version = register(model_folder, name, run_id, metrics)
+    message, passed = decision.message, decision.passed
+    if mode != "auto":
+        passed = mode == "force"
+        message = f"promote: {mode} ({message})"
+    serving, compared = _aliases(name).get(CHAMPION), compared_with and compared_with.version
+    if passed and mode == "auto" and serving != compared:
+        passed = False
+        message = (
+            f"is not promoted: compared with version {compared or 'none'}, and version {serving or 'none'} "
+            f"serves by now; run again ({message})"
+        )
+    mlflow_client().set_model_version_tag(name, version, "gate", message)
+    if passed:
+        set_champion(name, version, message)
+    return Registered(version, passed, message)
+
+
+def set_champion(name: str, version: str, why: str) -> None:
+    """Make a version the champion, with who, when, why and the one before as its tags.
+
+    Raises:
+        RegistryError: there is no such version.
+    """
     client = mlflow_client()
-    client.set_model_version_tag(name, version, "gate", decision.message)
-    if decision.passed:
-        client.set_registered_model_alias(name, CHAMPION, version)
-    return decision.passed
+    facts = {
+        "promoted_by": getpass.getuser(),
+        "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "promoted_because": why,
+    }
+    before = _aliases(name).get(CHAMPION)
+    if before is not None and before != version:
+        facts["champion_before"] = before
+    try:
+        for key, value in facts.items():
+            client.set_model_version_tag(name, version, key, value)
+    except MlflowException as error:
+        raise RegistryError(f"{name}: no version {version} in the registry; see `cloud models`") from error
+    client.set_registered_model_alias(name, CHAMPION, version)
+
+
+def roll_back(name: str, why: str) -> tuple[str, str]:
+    """Make the champion before this one serve again; (the version that served, the one that serves now).
+
+    Raises:
+        RegistryError: no champion, or none before it.
+    """
+    serving = _aliases(name).get(CHAMPION)
+    if serving is None:
+        raise RegistryError(f"{name}: has no champion; see `cloud models`")
+    before = mlflow_client().get_model_version(name, serving).tags.get("champion_before")
+    if before is None:
+        raise RegistryError(f"{name}: version {serving} is the first champion; there is none before it")
+    set_champion(name, before, why)
+    return serving, before
+
+
+def _aliases(name: str) -> dict[str, str]:
+    """Alias -> version of a registered model; empty where there is none of that name."""
+    found = mlflow_client().search_registered_models(f"name = '{name}'")
+    return {alias: str(version) for model in found for alias, version in model.aliases.items()}
+
+
+def registered_models() -> list[dict[str, str]]:
+    """A row for each version with an alias: address, aliases, date and gate."""
+    client = mlflow_client()
+    rows = []
+    for model in client.search_registered_models():
+        for number in sorted(set(map(str, model.aliases.values())), key=int):
+            version = client.get_model_version(model.name, number)
+            created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+            aliases = sorted(alias for alias, of in model.aliases.items() if str(of) == number)
+            rows.append(
+                {
+                    "model": f"models:/{model.name}/{number}",
+                    "alias": ", ".join(aliases),
+                    "date": created.date().isoformat(),
+                    "gate": version.tags.get("gate", ""),
+                }
+            )
+    return rows
 
 
 def resolve(uri: str) -> Path:

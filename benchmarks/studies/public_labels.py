@@ -10,7 +10,9 @@ of a quantity has their median, energies with the corrections of 2020 first.
 Labels: formation energies (eV/atom, PBE and PBE+U with the corrections of 2020) of the Materials Project and
 of WBM's labelled half; band gaps (eV, PBE) of the Materials Project; moduli (GPa, Voigt-Reuss-Hill averages)
 of the Materials Project, MatBench and matcalc; the highest peak of the phonon density of states (1/cm) and
-refractive indices of MatBench and of the tables of Petretto and of Petousis. The larger file of the Materials
+refractive indices of MatBench and of the tables of Petretto and of Petousis; Debye temperatures (K) whose C_v
+is nearest to that of the phonon densities of states from 100 to 1,000 K, and for other crystals to C_v at
+300 K in the example data of CLOUD. The larger file of the Materials
 Project holds energies before those corrections, which are linear in composition: what a robust fit gives on
 the crystals with both is added to them.
 
@@ -34,7 +36,11 @@ from sklearn.linear_model import QuantileRegressor
 from benchmarks.studies.corpus import SOURCES, encoded, fold_kinds, kind, linked_tests, own_fifths
 from benchmarks.studies.cut_demo_data import HELD_OUT
 from benchmarks.studies.prepare_study import labels_of
+from cloud_core.evaluation.thermal.data import ThermalData, read_thermal
+from cloud_core.evaluation.thermal.phonon_labels import PhononData, PhononLabels, label_phonons
+from cloud_core.models.debye_model import HIGHEST, LOWEST
 from cloud_core.models.targets import Target
+from cloud_core.scope import canonicalise
 from cloud_core.scope.features import composition_of
 
 TARGETS = {
@@ -44,6 +50,7 @@ TARGETS = {
     "shear_modulus": Target("shear_modulus", "GPa", scaling="log"),
     "highest_phonon_frequency": Target("highest_phonon_frequency", "1/cm"),
     "refractive_index": Target("refractive_index", "", scaling="log"),
+    "debye_temperature": Target("debye_temperature", "K", scaling="log"),
 }
 ENERGY = "formation_energy"
 OLD = "crysxpp"
@@ -56,6 +63,7 @@ TASKS_OF = {  # MatBench's, of the quantities that no encoder learns first
     "shear_modulus": ("log_kvrh", "log_gvrh"),
     "highest_phonon_frequency": ("phonons",),
     "refractive_index": ("dielectric",),
+    "debye_temperature": ("phonons",),
 }
 DEMO = Path("flows/demo_data")
 
@@ -102,6 +110,30 @@ def labels(data: Path) -> pd.DataFrame:
     positive = frame["quantity"].isin([name for name, target in TARGETS.items() if target.scaling == "log"])
     beyond = (frame["quantity"] == ENERGY) & (frame["value"].abs() > 6)  # failed calculations
     return frame[~(positive & (frame["value"] <= 0)) & ~beyond]
+
+
+def debye_temperatures(data: Path, to: Path) -> pd.DataFrame:
+    """`resolved`, `canonical`, `source`, `quantity`, `value`, of curves where there are any."""
+    one = ThermalData(path=str(DEMO / "heat_capacity.csv"), scope="resolved", form="resolved")
+    curves = to / "phonon_labels.parquet"
+    if not curves.is_file():
+        densities = PhononData(path=str(data / "phonon/phdos_tutorial_data_1521.csv.gz"))
+        recipe = PhononLabels(temperatures="100:1000:50")
+        known = one.model_copy(update={"form": "canonical", "scope": "cloud"})
+        print(label_phonons(densities, known, recipe, str(curves)))
+    many = ThermalData(
+        path=str(curves), scope="resolved", form="resolved", value="heat_capacity", basis="atom",
+        temperature="temperature", id="id",
+    )  # fmt: skip
+    found = []
+    for source, each in (("phonon_densities", read_thermal(many)), ("heat_capacity", read_thermal(one))):
+        theta = each.best_theta(LOWEST, HIGHEST)
+        found.append(pd.DataFrame({"resolved": each.texts, "source": source, "value": theta}))
+    frame = pd.concat(found)
+    better = set(found[0]["resolved"])
+    frame = frame[(frame["source"] == "phonon_densities") | ~frame["resolved"].isin(better)]
+    texts = [canonicalise(text) for text in frame["resolved"]]
+    return frame.assign(canonical=texts, quantity="debye_temperature")
 
 
 def corrected(frame: pd.DataFrame) -> pd.DataFrame:
@@ -153,8 +185,9 @@ def main() -> None:
     data = options.shared / "data"
     strings = {name: encoded(name, data, options.corpus / "encoded") for name in SOURCES}
     known = pd.concat([frame.assign(source=name) for name, frame in strings.items()]).reset_index()
+    options.to.mkdir(parents=True, exist_ok=True)
     frame = labels(data).merge(known.drop_duplicates(["source", "id"]), on=["source", "id"])
-    frame = corrected(frame)
+    frame = pd.concat([corrected(frame), debye_temperatures(data, options.to)], ignore_index=True)
     old = frame["source"] == OLD
     newer = set(frame.loc[(frame["quantity"] == ENERGY) & ~old, "resolved"])
     frame = frame[~(old & (frame["quantity"] == ENERGY) & frame["resolved"].isin(newer))]
@@ -181,7 +214,6 @@ def main() -> None:
         rows[f"part {quantity}"] = np.where(rows[quantity].notna(), part, "")
         counts = rows.groupby([f"part {quantity}", of_wbm.rename("wbm")])[quantity].count()
         print(quantity, {f"{name}{' (WBM)' * wbm}": n for (name, wbm), n in counts.items() if n})
-    options.to.mkdir(parents=True, exist_ok=True)
     rows.reset_index().to_parquet(options.to / "labels.parquet", index=False)
 
 

@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from safetensors.numpy import load_file
 
@@ -15,10 +17,19 @@ from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.data.dataset import Dataset
 from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.metrics.uncertainty import scale_of
-from cloud_core.evaluation.report import MODEL, Evaluated, Predictions, file_name
+from cloud_core.evaluation.promotion import ComparedRows, seen_by_start, trained_on
+from cloud_core.evaluation.report import (
+    MODEL,
+    Evaluated,
+    Predictions,
+    absolute_errors,
+    file_name,
+    training_rows,
+)
 from cloud_core.files import json_digest
+from cloud_core.inference.predictor import Predictor
 from cloud_core.models.ensemble import Ensemble
-from cloud_core.models.folder import read_config, weights_digest
+from cloud_core.models.folder import CheckpointError, read_config, weights_digest
 from cloud_core.models.geometry import Geometry, SitesConfig
 from cloud_core.models.heads import PropertyModel, geometry
 from cloud_core.models.targets import DEVIATION, Scaling, Target
@@ -186,11 +197,79 @@ class Fitted:
     def evaluated(self, data: Dataset, model: Path, config: FitConfig, lineage: dict[str, Any]) -> Evaluated:
         """Write the model folder and put its test predictions beside the baselines' (all jobs are done)."""
         models = {MODEL: join_members(self.jobs, model, data, self.split, lineage)}
+        keys = trained_on(self._own_keys(data), self.jobs[0].start_from, self.outputs_of_start)
+        if keys is not None:
+            keys.write(model)
         models |= baselines_of(self.examples, config.baselines)
         if self.scratch:
             folder = Path(self.scratch[0].folder).parent / "model"
             models[SCRATCH] = join_members(self.scratch, folder, data, self.split, lineage)
         return Evaluated(self.split, models)
+
+    @property
+    def outputs_of_start(self) -> dict[str, str]:
+        """Target -> the output of the start that it began from, once the jobs are done."""
+        found = read_config(self.jobs[0].model)["metadata"].get("pretrained", {}).get("outputs", {})
+        return dict(found)
+
+    def _own_keys(self, data: Dataset) -> dict[str, list[str]]:
+        """Canonical strings of the rows that are trained and validated on, by target."""
+        rows = training_rows(self.split)
+        known = ~np.isnan(data.labels[rows])
+        return {
+            target.name: [data.keys[i] for i in rows[known[:, place]]]
+            for place, target in enumerate(data.targets)
+        }
+
+    def compared(self, data: Dataset, part: Evaluated, baselines: Sequence[str]) -> list[ComparedRows]:
+        """What the gate compares, for each target."""
+        keys = [data.keys[i] for i in self.split.test]
+        texts = data.take_texts(self.split.test)
+        found = []
+        for place, target in enumerate(data.targets):
+            labels = data.labels[self.split.test, place]
+            errors = {
+                name: absolute_errors(target, labels, part.models[name][target.name])
+                for name in (MODEL, *baselines)
+            }
+            names = {target.name, self.outputs_of_start.get(target.name, target.name)}
+            found.append(
+                ComparedRows(
+                    label=target.name,
+                    unit=target.unit,
+                    keys=keys,
+                    errors=errors.pop(MODEL),
+                    references=errors,
+                    seen=seen_by_start(self.jobs[0].start_from, sorted(names), keys),
+                    champion_errors=partial(
+                        errors_of, target=target, form=data.form, texts=texts, labels=labels
+                    ),
+                )
+            )
+        return found
+
+
+def errors_of(
+    folder: Path, target: Target, form: Form, texts: Sequence[str], labels: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Absolute errors `[n]` of the model in a folder.
+
+    Raises:
+        CheckpointError: it reads strings of another form, or predicts no such target in that unit.
+    """
+    predictor = Predictor.load(folder)
+    if predictor.form != form:
+        raise CheckpointError(f"it reads {predictor.form} strings, not {form} ones")
+    known = {each.name: each for each in predictor.targets}
+    theirs = known.get(target.name)
+    if theirs is None or (theirs.unit, theirs.classes) != (target.unit, target.classes):
+        told = ", ".join(f"{each.name} ({each.unit or 'no unit'})" for each in known.values())
+        raise CheckpointError(f"it predicts {told}, not {target.name} ({target.unit or 'no unit'})")
+    found = predictor.predict_texts(texts)
+    if target.kind == "classification":
+        shares = [found[f"{target.name}_probability_{name}"] for name in target.classes]
+        return absolute_errors(target, labels, np.stack(shares, axis=1))
+    return absolute_errors(target, labels, found[target.name])
 
 
 def plan(
@@ -241,7 +320,7 @@ def find_settings(
 # What does not decide the outcome of a fit; the encoder does by its weights, whatever it is called.
 HOW = {
     "name", "experiment", "encoder", "launch", "parallel", "parent_run_id", "baselines", "scratch_baseline",
-    "table", "version", "file", "encode_processes",
+    "table", "version", "file", "encode_processes", "registered", "register_as", "promote",
 }  # fmt: skip
 
 

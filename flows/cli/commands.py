@@ -455,6 +455,60 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models of the package, and those in MLflow's registry with their alias and gate.
+
+    Example: cloud models
+    """
+    from cloud_core.models.folder import SHIPPED, read_config, shipped_models
+    from tasks.registry import registered_models
+
+    rows = []
+    for name in shipped_models():
+        described = read_config(SHIPPED / name)
+        targets = described.get("members", [described])[0].get("targets", [])
+        told = ", ".join(f"{target['name']} ({target['unit'] or '1'})" for target in targets)
+        rows.append({"model": name, "alias": "of the package", "date": "", "gate": f"{told}; docs/models.md"})
+    rows += registered_models()
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        print("  ".join(filter(None, (row["model"], row["alias"], row["date"], row["gate"]))))
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="Of the registered model.")],
+    version: Annotated[str, typer.Argument(help="Its version that is to serve.")],
+    why: Annotated[str, typer.Option(help="Reason, kept as a tag.")],
+) -> None:
+    """Make a version the champion of its model.
+
+    Example: cloud promote formation_energy 3 --why "checked on our own compounds"
+    """
+    from tasks.registry import set_champion
+
+    set_champion(name, version, why)
+    print(f"{name}: version {version} serves")
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Of the registered model.")],
+    why: Annotated[str, typer.Option(help="Reason, kept as a tag.")],
+) -> None:
+    """Make the champion before this one serve again.
+
+    Example: cloud rollback formation_energy --why "wrong on oxides"
+    """
+    from tasks.registry import roll_back
+
+    served, serves = roll_back(name, why)
+    print(f"{name}: version {serves} serves again, in place of {served}")
+
+
 @app.command("export")
 def export_model(
     model: Annotated[str, typer.Argument(help="Model folder of an encoder, or its models:/ address.")],

@@ -58,7 +58,7 @@ def test_trains_registers_and_answers(prefect_server: str, mlflow_uri: str, tabl
     )
     result = debye(config)
     assert result.n_train + result.n_validation + result.n_test == 300
-    assert result.n_test == pytest.approx(60, abs=2)
+    assert result.n_test == pytest.approx(60, abs=20)
     assert result.metrics["test_mae"] < result.metrics["control_mae"]
     models = [row["model"] for row in result.comparison]
     assert models[:2] == ["Debye model", "control: mean per atom × n_atoms"]

@@ -17,9 +17,10 @@ from cloud_core.models.encoder import MaskedLanguageModel
 from cloud_core.models.folder import CheckpointError
 from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.heads import PropertyModel
+from cloud_core.models.training_keys import read_training_keys
 from flows.benchmark import BenchmarkConfig
 from flows.finetune import FinetuneConfig, finetune
-from tasks.registry import RegistryError, resolve
+from tasks.registry import RegistryError, registered_models, resolve, roll_back, set_champion
 
 TINY = {"hidden_size": 32, "layers": 2, "heads": 2, "feed_forward": 64}
 QUICK = {"epochs": 3, "batch_size": 32, "optimiser": {"learning_rate": 2e-3}}
@@ -73,6 +74,7 @@ def config(file: Path, **changes: Any) -> FinetuneConfig:
         "geometry": TINY,
         "fit": QUICK,
         "baselines": ["mean", "composition random forest"],
+        "registered": False,
     }
     return FinetuneConfig.model_validate(values | changes)
 
@@ -110,6 +112,32 @@ def test_model_is_shown_beside_its_baselines_and_serves(
     assert {child.data.params["seed"] for child in children} == {"0", "1"}
     history = client.get_metric_history(children[0].info.run_id, "validation_loss")
     assert sorted(metric.step for metric in history) == [1, 2, 3]
+
+
+@pytest.mark.integration
+def test_a_challenger_is_compared_with_the_champion(
+    strings: Path, runs: Path, mlflow_uri: str, prefect_server: str
+) -> None:
+    """On test rows that neither was trained on; promotion can be undone, and says who and why."""
+    given = {"targets": [{"label": "n", "unit": "J/(mol K)"}], "baselines": ["mean"], "registered": True}
+    first = finetune(config(strings, **given, promote="force"))
+    assert (first.registered, first.promoted) == ("models:/n/1", True)
+    assert read_training_keys(first.model_folder) is not None
+    second = finetune(config(strings, **given, seeds=(1,), promote="never"))
+    assert f"on {second.rows['test']} test rows" in second.gate and "the champion (version 1) " in second.gate
+    tags = MlflowClient(tracking_uri=mlflow_uri).get_model_version("n", "2").tags
+    assert tags["gate"] == second.gate and second.gate.startswith("promote: never (")
+    assert not second.promoted
+    other = finetune(config(strings, **given | {"targets": [{"label": "n", "unit": "eV"}]}, seeds=(2,)))
+    assert "cannot be compared with the champion (version 1): it predicts n (J/(mol K))" in other.gate
+    set_champion("n", "2", "by hand")
+    assert roll_back("n", "worse on oxides") == ("2", "1")
+    tags = MlflowClient(tracking_uri=mlflow_uri).get_model_version("n", "1").tags
+    assert tags["promoted_because"] == "worse on oxides" and tags["promoted_by"]
+    aliases = {row["model"]: row["alias"] for row in registered_models()}
+    assert aliases == {"models:/n/1": "champion", "models:/n/3": "challenger"}
+    with pytest.raises(RegistryError, match="no version 9"):
+        set_champion("n", "9", "")
 
 
 @pytest.mark.integration

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from cloud_core.evaluation.data.folds import split_by_group
 from cloud_core.evaluation.thermal.data import Split, ThermalData, read_thermal, split_table
 from cloud_core.evaluation.thermal.phonon_labels import PhononData, PhononLabels
-from cloud_core.evaluation.thermal.table import split_by_string
 from cloud_core.scope import canonicalise
 from flows.phonon_labels import PhononLabelsConfig, phonon_labels
 
@@ -51,8 +51,7 @@ def test_whole_data_set(prefect_server: str, shared: Path, project: Path, tmp_pa
     off = at["heat_capacity"] / at["scope"].map(value) - 1
     assert off.abs().median() < 0.003
     # no crystal of the known labels' test rows is among them
-    test = split_by_string(table.texts, 0.2, 0.1, seed=0)[2]
-    tested = {text for text, is_test in zip(table.texts, test, strict=True) if is_test}
+    tested = {table.texts[row] for row in split_by_group(table.texts, 0.2, 0.1, 0).test}
     assert not tested & set(rows["scope"]) and len(tested) > 200
     assert all(canonicalise(text) == text for text in rows["scope"].head(50))
 
@@ -61,7 +60,7 @@ def test_whole_data_set(prefect_server: str, shared: Path, project: Path, tmp_pa
             path=str(config.to), scope="scope", value="heat_capacity", basis="atom",
             temperature="temperature", id="id",
         ),
-        Split(held_out_temperatures=(300.0,)),
+        Split(seed=1, held_out_temperatures=(300.0,)),
     )  # fmt: skip
     assert not set(parts.train.texts) & set(parts.test.texts)
     assert 300.0 not in parts.train.temperatures and 300.0 in parts.test.temperatures

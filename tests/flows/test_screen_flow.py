@@ -480,6 +480,6 @@ def test_the_example_configurations_are_valid(project: Path) -> None:
     configs = project / "deployments" / "configs"
     assert ScreenConfig.from_yaml(configs / "screen.yaml").labels is not None
     for name in ("debye.yaml", "debye_temperatures.yaml"):
-        assert DebyeConfig.from_yaml(configs / name).encoder == "models:/encoder@champion"
+        assert DebyeConfig.from_yaml(configs / name).encoder == "formation_energy"
     labels = PhononLabelsConfig.from_yaml(configs / "debye_phonon_labels.yaml")
     assert str(labels.to) == DebyeConfig.from_yaml(configs / "debye_temperatures.yaml").data.path

@@ -10,7 +10,6 @@ from cloud_core.evaluation.thermal.table import (
     ThermalError,
     ThermalTable,
     assemble,
-    split_by_string,
 )
 from cloud_core.inference.predictor import Predictor
 from cloud_core.models.debye import heat_capacity, internal_energy
@@ -136,19 +135,6 @@ def test_assemble_divides_by_atoms_and_brings_temperatures_together() -> None:
 def test_assemble_refuses(change: dict[str, object], message: str) -> None:
     with pytest.raises(ThermalError, match=message):
         assemble(**rows() | change)  # type: ignore[arg-type]
-
-
-def test_split_keeps_equal_strings_together_and_does_not_depend_on_the_order() -> None:
-    texts = tuple(f"crystal {i % 50}" for i in range(120))
-    masks = split_by_string(texts, 0.2, 0.1, seed=3)
-    assert (np.sum(masks, axis=0) == 1).all()
-    parts = [{texts[i] for i in np.flatnonzero(mask)} for mask in masks]
-    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
-    assert [len(part) for part in parts] == [35, 5, 10]
-    turned = split_by_string(texts[::-1], 0.2, 0.1, seed=3)
-    assert all(np.array_equal(a, b[::-1]) for a, b in zip(masks, turned, strict=True))
-    with pytest.raises(ThermalError, match="do not split"):
-        split_by_string(("a", "b"), 0.2, 0.1, seed=0)
 
 
 @pytest.mark.parametrize("quantity", ["heat_capacity", "internal_energy", "internal_energy_thermal"])

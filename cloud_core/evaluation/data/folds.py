@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_core.errors import CloudError
+from cloud_core.lake.duplicates import split_by_string
 
 N_FOLDS = 5
 MATBENCH_SEED = 18012019  # Dunn et al., npj Computational Materials 6, 138 (2020)
@@ -52,18 +53,29 @@ def take_groups(
 
 
 def split_by_group(keys: Sequence[str], test: float, validation: float, seed: int) -> Split:
-    """A random split in which rows of one key (a canonical string) are all on one side.
+    """Rows of one key (a canonical string) are all on one side, by a hash of key and seed: a table that grows
+    keeps its test crystals.
+
+    Of a handful of rows, none of which the hash gives to validation, a training crystal goes there.
 
     Args:
-        test, validation: shares of all rows.
+        test, validation: shares of the distinct keys, on average.
 
     Raises:
         SplitError: a part would be empty.
     """
-    groups = groups_of(keys)
-    rest, test_rows = take_groups(np.arange(len(groups)), groups, test, seed)
-    train, validation_rows = take_groups(rest, groups, validation * len(groups) / len(rest), seed + 1)
-    return Split(train, validation_rows, test_rows)
+    shares = {"test": test, "validation": validation, "train": 1 - test - validation}
+    parts = split_by_string(keys, shares, seed)
+    if not (parts == "validation").any():
+        parts[np.asarray(keys) == min(set(np.asarray(keys)[parts == "train"]), default="")] = "validation"
+    split = Split(*(np.flatnonzero(parts == name) for name in Split._fields))
+    for name, rows in zip(Split._fields, split, strict=True):
+        if not len(rows):
+            raise SplitError(
+                f"{len(keys)} rows of {len(set(keys))} distinct crystals leave no {name} rows with "
+                f"shares of {test:g} to test and {validation:g} to validate; give more rows or other shares"
+            )
+    return split
 
 
 def split_fold(test: NDArray[np.int64], keys: Sequence[str], validation: float, seed: int) -> Split:

@@ -1,73 +1,94 @@
-"""The gate between a trained model and the registry's `champion`."""
+"""The gate between a trained model and the registry's `champion`: paired comparisons on test rows."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import bootstrap
+
+LEAST_ROWS = 20
+"""test rows that a comparison needs: of fewer, a bootstrap tells too small intervals"""
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class GateDecision:
-    """Whether a model may serve, and the figures that decided it."""
+    """Whether a model may serve, and the figures that decided it, in a sentence that follows its name."""
 
     passed: bool
-    gain: float
-    """mean absolute error of the reference minus the model's, in the target's unit; positive is better"""
-    lower_bound: float
-    """one-sided bootstrap bound of `gain`"""
     message: str
 
 
-def better_than(
-    y_true: ArrayLike,
-    y_model: ArrayLike,
-    y_reference: ArrayLike,
-    reference: str = "the training mean",
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> GateDecision:
-    """Pass where the model's absolute errors are smaller than the reference's beyond chance.
+def gain_bound(gains: ArrayLike, seed: int = 0) -> float:
+    """The one-sided lower bound of a mean over rows, by the percentile bootstrap over the rows.
 
     Args:
-        y_true, y_model, y_reference: [n] test targets and the two predictions, in one unit;
-            `y_reference` may be one number (a mean).
-        reference: what the reference is, for the message.
-        confidence: one-sided confidence of the percentile bootstrap over test rows (paired by row).
+        gains: `[n]` absolute error of the other model less that of the model in question, row by row.
+    """
+    values = np.asarray(gains, dtype=float)
+    if np.ptp(values) == 0:
+        return float(values[0])
+    found = bootstrap(
+        (values,), np.mean, confidence_level=CONFIDENCE, alternative="greater", method="percentile",
+        n_resamples=2000, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(found.confidence_interval.low)
+
+
+def decide(errors: ArrayLike, references: Mapping[str, ArrayLike], unit: str = "") -> GateDecision:
+    """Pass where a model's absolute errors are smaller than those of every reference beyond chance.
+
+    Args:
+        errors: `[n]` absolute errors of the model on test rows; nan where a row does not count.
+        references: name -> `[n]` errors on the same rows; nan where that reference has no say.
+        unit: of the errors, for the message.
 
     Raises:
-        ValueError: fewer than two rows, rows of unequal number, or a value that is not finite.
+        ValueError: no reference, or arrays of unequal length.
     """
-    true = np.asarray(y_true, dtype=float)
-    model = np.asarray(y_model, dtype=float)
-    other = np.broadcast_to(np.asarray(y_reference, dtype=float), true.shape)
-    if true.ndim != 1 or model.shape != true.shape or len(true) < 2:
-        raise ValueError(
-            f"the gate needs equal rows, at least two: {true.shape} targets, {model.shape} predictions"
+    own = np.asarray(errors, dtype=float)
+    others = {name: np.asarray(values, dtype=float) for name, values in references.items()}
+    if not others or any(values.shape != own.shape or own.ndim != 1 for values in others.values()):
+        raise ValueError(f"the gate needs references with errors of the same {own.shape} rows")
+    counted = np.isfinite(own)
+    passed, parts = True, []
+    for name, values in others.items():
+        rows = counted & np.isfinite(values)
+        if rows.sum() < LEAST_ROWS:
+            passed = False
+            parts.append(f"{rows.sum()} rows to compare with {name}, {LEAST_ROWS} are needed")
+            continue
+        gains = values[rows] - own[rows]
+        bound = gain_bound(gains)
+        passed &= bound > 0
+        where = (
+            ""
+            if rows.sum() == counted.sum()
+            else f" on {rows.sum()} rows, where it has {own[rows].mean():.4g}"
         )
-    if not (np.isfinite(true).all() and np.isfinite(model).all() and np.isfinite(other).all()):
-        raise ValueError("the gate needs finite targets and predictions")
-    gains = np.abs(other - true) - np.abs(model - true)
-    gain = float(gains.mean())
-    if np.ptp(gains) == 0:
-        bound = gain
-    else:
-        bound = float(
-            bootstrap(
-                (gains,),
-                np.mean,
-                confidence_level=confidence,
-                alternative="greater",
-                method="percentile",
-                n_resamples=2000,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval.low
+        parts.append(
+            f"{name} {values[rows].mean():.4g}{where} (gain {gains.mean():.3g}, {CONFIDENCE:.0%} bound {bound:.3g})"
         )
-    passed = bound > 0
-    outcome = "passes" if passed else "is refused"
-    message = (
-        f"{outcome}: mean absolute error {np.abs(model - true).mean():.4g} against "
-        f"{np.abs(other - true).mean():.4g} of {reference} on {len(true)} test rows; "
-        f"gain {gain:.4g}, {confidence:.0%} bound {bound:.4g}"
+    outcome = "passes" if passed else "is not promoted"
+    mean = (
+        f"mean absolute error {own[counted].mean():.4g}{f' {unit}' * bool(unit)}"
+        if counted.any()
+        else "no error"
     )
-    return GateDecision(passed, gain, bound, message)
+    return GateDecision(
+        passed, f"{outcome}: {mean} on {counted.sum()} test rows; beside it {', '.join(parts)}"
+    )
+
+
+def all_of(decisions: Mapping[str, GateDecision]) -> GateDecision:
+    """Of several targets: every one has to pass."""
+    if len(decisions) == 1:
+        return next(iter(decisions.values()))
+    passed = all(decision.passed for decision in decisions.values())
+    return GateDecision(passed, "; ".join(f"{name} {each.message}" for name, each in decisions.items()))
+
+
+def masked(errors: ArrayLike, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Errors `[n]` with nan on the given rows."""
+    return np.where(rows, np.nan, np.asarray(errors, dtype=float))

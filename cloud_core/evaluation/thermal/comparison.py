@@ -1,6 +1,7 @@
 """Predicted heat capacities and energies beside known ones, and beside what any claim must beat."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cloud_core.evaluation.metrics.regression import mae_over_mad, regression_metrics
+from cloud_core.evaluation.promotion import ComparedRows
 from cloud_core.evaluation.thermal.plots import (
     AXIS_LABELS,
     curves,
@@ -17,9 +19,13 @@ from cloud_core.evaluation.thermal.plots import (
     sweep_figure,
 )
 from cloud_core.evaluation.thermal.table import Parts, ThermalTable
+from cloud_core.inference.predictor import Predictor
 from cloud_core.inference.thermodynamics import thermodynamics
 from cloud_core.models.debye_model import evaluate
+from cloud_core.models.folder import CheckpointError
+from cloud_core.scope import canonicalise
 from cloud_core.training.job import Basis
+from cloud_core.training.losses.thermal import THETA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,6 +73,43 @@ def compare(parts: Parts, contenders: Mapping[str, FloatArray], basis: Basis) ->
                 }
         rows.append(row)
     return rows
+
+
+def compared(
+    parts: Parts, theta: FloatArray, basis: Basis, form: str, seen: NDArray[np.bool_]
+) -> ComparedRows:
+    """What the gate compares: for each test crystal the mean error over its labels, beside the control's.
+
+    seen: `[N]` test crystals that the start was trained on the Debye temperature of.
+    """
+    test = parts.test
+
+    def errors(values: FloatArray) -> FloatArray:
+        return np.nanmean(np.abs(test.scaled(values - test.values, basis)), axis=1)
+
+    def champion_errors(folder: Path) -> FloatArray:
+        predictor = Predictor.load(folder)
+        if predictor.form != form:
+            raise CheckpointError(f"it reads {predictor.form} strings, not {form} ones")
+        found = predictor.predict_texts(test.texts)
+        if THETA not in found:
+            raise CheckpointError("it predicts no Debye temperature")
+        return errors(test.curves(np.asarray(found[THETA])))
+
+    return ComparedRows(
+        label=THETA,
+        unit="J/mol" if test.quantity != "heat_capacity" else "J/(mol K)",
+        keys=[canonicalise(text) for text in test.texts],
+        errors=errors(test.curves(theta)),
+        references={CONTROL: errors(control(parts))},
+        seen=seen,
+        champion_errors=champion_errors,
+    )
+
+
+def own_keys(parts: Parts) -> list[str]:
+    """Canonical strings of the crystals that are trained and validated on."""
+    return [canonicalise(text) for part in (parts.train, parts.validation) for text in part.texts]
 
 
 def as_metrics(row: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.evaluation.thermal.table import Parts, ThermalError, ThermalTable, assemble, split_by_string
+from cloud_core.evaluation.data.folds import Split as Rows
+from cloud_core.evaluation.data.folds import split_by_group
+from cloud_core.evaluation.thermal.table import Parts, ThermalError, ThermalTable, assemble
 from cloud_core.files import read_frame
 from cloud_core.models.debye_model import Quantity
 from cloud_core.scope import ScopeError, canonicalise, resolve
@@ -100,12 +102,7 @@ def split_table(data: ThermalData, split: Split) -> Parts:
         ThermalError: the table cannot be used, a held-out temperature is not in it, or a part would be empty.
     """
     table = read_thermal(data)
-    train, validation, test = split_by_string(
-        tuple(canonicalise(text) for text in table.texts),
-        split.test_share,
-        split.validation_share,
-        split.seed,
-    )
+    rows = rows_of(tuple(canonicalise(text) for text in table.texts), split)
     held = np.isin(table.temperatures, split.held_out_temperatures)
     if held.sum() != len(set(split.held_out_temperatures)) or held.all():
         raise ThermalError(
@@ -113,7 +110,16 @@ def split_table(data: ThermalData, split: Split) -> Parts:
             f"{table.temperatures.tolist()} K, and leave some to train on"
         )
     seen = table.at(~held)
-    return Parts(seen.take(train), seen.take(validation), table.take(test))
+    return Parts(seen.take(rows.train), seen.take(rows.validation), table.take(rows.test))
+
+
+def rows_of(keys: tuple[str, ...], split: Split) -> Rows:
+    """Row numbers of the parts, by canonical string.
+
+    Raises:
+        SplitError: a part would be empty.
+    """
+    return split_by_group(keys, split.test_share, split.validation_share, split.seed)
 
 
 def parse_temperatures(text: str) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from cloud_core.evaluation.thermal.data import Split, ThermalData, parse_temperatures, read_thermal
+from cloud_core.evaluation.thermal.data import Split, ThermalData, parse_temperatures, read_thermal, rows_of
 from cloud_core.evaluation.thermal.phonon_dos import heat_capacity, internal_energy
-from cloud_core.evaluation.thermal.table import ThermalError, split_by_string
+from cloud_core.evaluation.thermal.table import ThermalError
 from cloud_core.files import atomic, read_frame
 from cloud_core.scope.isolation import Refused, encode_many
 from cloud_core.scope.settings import EncoderSettings
@@ -84,9 +84,7 @@ def label_phonons(data: PhononData, known: ThermalData, labels: PhononLabels, pa
         expected.setdefault(text, []).append(value)
     tested: set[str] = set()
     if labels.leave_out is not None:
-        split = labels.leave_out
-        mask = split_by_string(reference.texts, split.test_share, split.validation_share, split.seed)[2]
-        tested = {text for text, is_test in zip(reference.texts, mask, strict=True) if is_test}
+        tested = {reference.texts[row] for row in rows_of(reference.texts, labels.leave_out).test}
 
     source = open_source(
         {

@@ -139,31 +139,3 @@ def assemble(
     matrix[crystal, column] = values / n_atoms if basis == "cell" else values
     first = np.unique(crystal, return_index=True)[1]
     return ThermalTable(tuple(texts[i] for i in first), n_atoms[first], levels, matrix, quantity)
-
-
-def split_by_string(
-    texts: tuple[str, ...], test: float, validation: float, seed: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Masks [N] of training, validation and test rows; equal strings are always on one side.
-
-    Args:
-        test, validation: shares of the distinct strings.
-
-    Raises:
-        ThermalError: a part would be empty.
-    """
-    distinct = sorted(set(texts))
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    n_test, n_validation = round(test * len(distinct)), round(validation * len(distinct))
-    part_of = np.zeros(len(distinct), dtype=np.int8)
-    part_of[order[:n_test]] = 2
-    part_of[order[n_test : n_test + n_validation]] = 1
-    place = {text: index for index, text in enumerate(distinct)}
-    parts = part_of[[place[text] for text in texts]]
-    masks = tuple(parts == part for part in range(3))
-    if not all(mask.any() for mask in masks):
-        raise ThermalError(
-            f"{len(distinct)} distinct crystals do not split into training, validation ({validation:g}) and "
-            f"test ({test:g}); give more rows or other shares"
-        )
-    return masks[0], masks[1], masks[2]
