@@ -68,7 +68,8 @@ def decide(errors: ArrayLike, references: Mapping[str, ArrayLike], unit: str = "
             else f" on {rows.sum()} rows, where it has {own[rows].mean():.4g}"
         )
         parts.append(
-            f"{name} {values[rows].mean():.4g}{where} (gain {gains.mean():.3g}, {CONFIDENCE:.0%} bound {bound:.3g})"
+            f"{name} {values[rows].mean():.4g}{where} "
+            f"(gain {gains.mean():.3g}, {CONFIDENCE:.0%} bound {bound:.3g})"
         )
     outcome = "passes" if passed else "is not promoted"
     mean = (
