@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from cloud_core.evaluation.thermal.data import (
 )
 from cloud_core.evaluation.thermal.fits import direct_job, direct_values
 from cloud_core.inference.predictor import Predictor
+from cloud_core.models.debye import heat_capacity
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.heads import PropertyModel
@@ -174,8 +176,25 @@ def test_sweep_writes_a_table_and_a_picture_a_crystal(project: Path, tmp_path: P
     with pytest.raises(ValueError, match="no such file"):
         sweep(str(model), [str(tmp_path / "missing.cif")], to=tmp_path)
     other = PropertyModel(TINY, [Target("gap")]).save(tmp_path / "other", {"form": "canonical"})
-    with pytest.raises(ValueError, match="not a Debye model"):
+    with pytest.raises(ValueError, match="predicts no Debye temperature"):
         sweep(str(other), files, to=tmp_path)
+
+
+def test_two_files_of_one_name_have_a_curve_each(project: Path, tmp_path: Path, runs: Path) -> None:
+    """Of a model of properties too, one of which is the Debye temperature."""
+    target = Target("debye_temperature", "K", mean=500.0)
+    model = PropertyModel(TINY, [target]).save(tmp_path / "model", {"form": "canonical"})
+    files = [tmp_path / name / "POSCAR.cif" for name in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(project / "flows/demo_data/held_out.cif", file)
+    curves = sweep(str(model), files, "0,300", tmp_path / "curves")
+    assert [Path(str(curve.table)).name for curve in curves] == ["POSCAR.csv", "POSCAR-2.csv"]
+    for curve in curves:
+        table = pd.read_csv(str(curve.table))
+        assert curve.debye_temperature is not None
+        known = heat_capacity(theta=curve.debye_temperature, temperature=300.0)
+        assert table["heat_capacity"].tolist() == pytest.approx([0.0, float(known)])
 
 
 def test_curves_of_a_crystal_from_the_shell(project: Path, tmp_path: Path, runs: Path) -> None:
