@@ -134,7 +134,7 @@ class LazyCluster:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def submit(self, *arguments: Any, **options: Any) -> "Future":
+    def submit(self, *arguments: Any, **options: Any) -> "Future[Any]":
         """`Client.submit` of the cluster."""
         return self.client.submit(*arguments, **options)
 

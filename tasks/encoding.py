@@ -51,7 +51,7 @@ class Workers:
     def submit(self, items: Sequence[Item]) -> "Submitted":
         return Submitted(self, items)
 
-    def send(self, items: Sequence[Item]) -> "Future":
+    def send(self, items: Sequence[Item]) -> "Future[Any]":
         options = self.options
         with scheduler_errors():
             return self._client.submit(

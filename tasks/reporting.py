@@ -127,7 +127,7 @@ def secret(name: str) -> str | None:
     from prefect.blocks.system import Secret
 
     try:
-        block = cast(Secret, Secret.load(name.lower().replace("_", "-")))
+        block = cast(Secret[Any], Secret.load(name.lower().replace("_", "-")))
     except ValueError:  # Prefect's word for a block that is not there
         return None
     return str(block.get())

@@ -14,7 +14,8 @@ from cloud_core.models.folder import CheckpointError, model_folder, read_config
 from cloud_core.models.targets import Target, combined, target_from
 from cloud_core.scope import EncoderSettings, ScopeError, canonicalise, decode, resolve
 from cloud_core.scope.grammar import join
-from cloud_core.scope.inputs import Refused, encode_inputs
+from cloud_core.scope.inputs import encode_inputs
+from cloud_core.scope.isolation import Refused
 from cloud_core.structures.cell import Cell
 from cloud_core.training.batches import Batches
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cloud_core.training.loop import FitSettings
+from cloud_core.training.job import FitSettings
 
 
 @dataclass(frozen=True)

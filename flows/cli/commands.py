@@ -94,7 +94,8 @@ def scope(
 
     cloud scope slab.extxyz --setting assume_periodic=true
     """
-    from cloud_core.scope.inputs import Refused, encode_inputs
+    from cloud_core.scope.inputs import encode_inputs
+    from cloud_core.scope.isolation import Refused
     from cloud_core.scope.settings import EncoderSettings, settings_of
 
     check_form(form)

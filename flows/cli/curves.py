@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cloud_core.evaluation.thermal.data import ThermalError, parse_temperatures
+from cloud_core.evaluation.thermal.data import parse_temperatures
 from cloud_core.evaluation.thermal.plots import sweep_figure
+from cloud_core.evaluation.thermal.table import ThermalError
 from cloud_core.inference.predictor import OUTSIDE, Predictor
 from cloud_core.inference.thermodynamics import thermodynamics
 from cloud_core.models.targets import DEVIATION

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_core.errors import CloudError
-from cloud_core.evaluation.data.dataset import Dataset, Form, from_frame, read_frame
+from cloud_core.evaluation.data.dataset import Dataset, from_frame
 from cloud_core.evaluation.data.folds import MATBENCH_SEED, N_FOLDS
+from cloud_core.files import read_frame
 from cloud_core.models.targets import Scaling, Target
+from cloud_core.scope.settings import Form
 
 SUFFIXES = (".json.gz", ".json", ".parquet", ".csv.gz", ".csv")
 
