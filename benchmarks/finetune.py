@@ -175,6 +175,8 @@ def main() -> None:
         epochs=arguments.epochs,
         batch_size=32,
         optimiser=OptimiserSettings(learning_rate=2e-4, layer_decay=1.0),
+        patience=None,
+        averaging=None,
     )
     train = rows.examples(slice(held, None))
     print(

@@ -98,7 +98,7 @@ class Preset:
         )
         return FitSettings(
             epochs, 32, optimiser, seed=seed, precision=self.precision, pooling=self.pooling,  # type: ignore[arg-type]
-            dropout=self.dropout,
+            dropout=self.dropout, patience=None, averaging=None,
         )  # fmt: skip
 
 

@@ -71,6 +71,7 @@ def settings_of(rows: int, seed: int, pretrained: bool, rate: float) -> FitSetti
         averaging=0.999 if many else 0.99,
         dropout=0.0 if many else 0.1,
         pooling="mean",
+        patience=None,
         seed=seed,
     )
 
@@ -161,7 +162,8 @@ def start_of(
     write_examples(examples, frame[form].tolist(), *energies(frame, wbm), encoder)
     optimiser = OptimiserSettings(learning_rate=2e-3, weight_decay=0.02, betas=(0.9, 0.99))
     settings = FitSettings(
-        epochs, batch, optimiser, averaging=0.999, dropout=0.0, pooling="mean", seed=seed
+        epochs, batch, optimiser, averaging=0.999, dropout=0.0, pooling="mean", patience=None,
+        seed=seed,
     )  # fmt: skip
     folder = to / "starts" / name
     job = FitJob(

@@ -55,14 +55,18 @@ FITTED = {
     "debye_temperature": ("debye_temperature",),
 }
 """model -> its quantities; formation energies are those of the encoders that the others start from"""
+START_OF = {"debye_temperature": "highest_phonon_frequency"}
+"""model -> the one whose encoder it starts from, where that is not the one of formation energies"""
 
 
 def shipped_fits(to: Path, frame: pd.DataFrame, names: Collection[str] = tuple(FITTED)) -> list[Planned]:
-    """Each from an encoder of energies; from those of the package where none were made here."""
+    """Each from a model made before it; from that of the package where none was made here."""
     planned = []
     for seed in SEEDS:
-        start = to / "starts" / f"energies-{seed}" / "model"
         for name in names:
+            start = to / "starts" / f"energies-{seed}" / "model"
+            if name in START_OF:
+                start = to / "shipped" / f"{START_OF[name]}-0" / "model"
             quantities = FITTED[name]
             parts = parts_of(frame, quantities)
             examples = to / "examples" / f"shipped-{name}"
@@ -73,10 +77,10 @@ def shipped_fits(to: Path, frame: pd.DataFrame, names: Collection[str] = tuple(F
                 str(folder), str(examples), str(folder / "model"), tuple(TARGETS[each] for each in
                 quantities),
                 settings_of(int((parts == "train").sum()), seed, True, 7e-4),
-                start_from=str(start if start.is_dir() else SHIPPED / "formation_energy"),
+                start_from=str(start if start.is_dir() else SHIPPED / START_OF.get(name, "formation_energy")),
                 metadata={"form": "resolved"},
             )  # fmt: skip
-            planned.append(Planned(job, device="gpu" if name == "band_gap" else "cpu", keep_model=not seed))
+            planned.append(Planned(job, device="gpu" if name == "band_gap" else "cpu", keep_model=True))
     return planned
 
 
@@ -172,12 +176,7 @@ def ship(name: str, folders: list[Path], to: Path, frame: pd.DataFrame) -> None:
         quantity: frame["canonical"][np.isin(parts, ("train", "validation")) & ~np.isnan(labels[:, place])]
         for place, quantity in enumerate(quantities)
     }
-    if not first:
-        other, other_parts = energies(frame)
-        for place, quantity in enumerate(FIRST):
-            known = np.isin(other_parts, ("train", "validation")) & ~np.isnan(other[:, place])
-            seen[quantity] = frame["canonical"][known]
-    TrainingKeys.of(seen).write(folder)
+    TrainingKeys.of(seen).write(folder, "" if first else START_OF.get(name, "formation_energy"))
     (folder / "CARD.md").write_text(card(name, folder, frame, labels, parts, to), encoding="utf-8")
 
 
@@ -223,13 +222,14 @@ def card(
             told = uncertainty_metrics(
                 true[chosen], found[quantity][chosen], found[f"{quantity}_std"][chosen]
             )
+            spearman = "–" if np.isnan(told["spearman"]) else f"{told['spearman']:.2f}"
             outside = np.array([reason is not None for reason in found[OUTSIDE]])[chosen]
             beyond = error[outside].mean() if outside.any() else 0.0
             others = " | ".join(f"{np.abs(values - true)[chosen].mean():.4g}" for values in base.values())
             lines.append(
                 f"| {quantity}, {target.unit or '1'} | {group} | {chosen.sum():,} | {error.mean():.4g} | "
                 f"{np.median(error):.4g} | {others} | {low:.3g} … {high:.3g} | {told['coverage_68']:.0%} | "
-                f"{told['spearman']:.2f} | {outside.mean():.1%}, {beyond:.3g} |"
+                f"{spearman} | {outside.mean():.1%}, {beyond:.3g} |"
             )
     trained = ", ".join(f"{(parts == part).sum():,} {part}" for part in PARTS)
     heads = ["quantity", "rows", "n", "mean absolute error", "median", *BASELINES, "less boosting, 95 %"]

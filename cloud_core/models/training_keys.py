@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from cloud_core.files import atomic
-from cloud_core.models.folder import CheckpointError, read_config
+from cloud_core.models.folder import CheckpointError, model_folder, read_config
 
 FILE = "training_keys.safetensors"
 VERSION = 1
@@ -56,11 +56,15 @@ class TrainingKeys:
             return np.zeros(len(keys), dtype=bool)
         return np.isin(hash_keys(keys), self.hashes[label])
 
-    def write(self, folder: str | Path) -> Path:
-        """Into a model folder, in place of those that are there."""
+    def write(self, folder: str | Path, start: str = "") -> Path:
+        """Into a model folder, in place of those that are there.
+
+        start: a model of the package, whose keys are read with these and need not be among them.
+        """
         path = Path(folder) / FILE
         with atomic(path) as partial:
-            save_file(dict(self.hashes), partial, {"version": str(VERSION), "hash": _HASH})
+            about = {"version": str(VERSION), "hash": _HASH, "start": start}
+            save_file(dict(self.hashes), partial, about)
         return path
 
 
@@ -78,9 +82,13 @@ def read_training_keys(folder: str | Path) -> TrainingKeys | None:
         return TrainingKeys() if kind == "encoder" else None
     try:
         with safe_open(path, framework="numpy") as file:
-            version = int((file.metadata() or {}).get("version", 0))
+            about = file.metadata() or {}
+            version = int(about.get("version", 0))
             if version == VERSION:
-                return TrainingKeys({label: file.get_tensor(label) for label in file.keys()})  # noqa: SIM118
+                found = TrainingKeys({label: file.get_tensor(label) for label in file.keys()})  # noqa: SIM118
+                start = about.get("start")
+                before = read_training_keys(model_folder(start)) if start else None
+                return found if before is None else found | before
     except SafetensorError as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); the folder is damaged") from error
     raise CheckpointError(
