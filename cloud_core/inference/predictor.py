@@ -1,25 +1,29 @@
 """From structures or SCOPE strings to properties, with any trained model folder."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cloud_core.inference.addresses import local_folder
 from cloud_core.inference.domain import Domain
 from cloud_core.inference.engines import Engine, NumpyEngine, TorchEngine, described
+from cloud_core.inference.inputs import is_one, strings_of
 from cloud_core.inference.units import CURVE_TEMPERATURES, UNITS
-from cloud_core.models.folder import CheckpointError, model_folder, read_config
+from cloud_core.models.folder import CheckpointError, read_config
 from cloud_core.models.targets import Target, combined, target_from
-from cloud_core.scope import EncoderSettings, ScopeError, canonicalise, decode, resolve
-from cloud_core.scope.grammar import join
-from cloud_core.scope.inputs import encode_inputs
-from cloud_core.scope.isolation import Refused
-from cloud_core.structures.cell import Cell
+from cloud_core.scope.formulas import formula_of
+from cloud_core.scope.grammar import decode, join
 from cloud_core.training.batches import Batches
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 OUTSIDE = "out_of_distribution"
+ROWS_AT_ONCE = 1000
 
 
 class Predictor:
@@ -47,8 +51,7 @@ class Predictor:
 
     @classmethod
     def load(cls, address: str | Path, device: str | None = None) -> "Predictor":
-        """The model of a folder of kind `property`, `ensemble` or `debye`, or of those that come with the
-        package by its name.
+        """The model at an address, as of `local_folder`, of kind `property`, `ensemble` or `debye`.
 
         Models over sites are evaluated by numpy, which is as fast on a CPU and starts at once, unless a
         `device` is named.
@@ -56,7 +59,7 @@ class Predictor:
         Raises:
             CheckpointError: no such folder, a damaged one, or one that predicts nothing (a bare encoder).
         """
-        folder = model_folder(address)
+        folder = local_folder(address)
         config = read_config(folder)
         if config["kind"] not in ("property", "ensemble", "debye"):
             raise CheckpointError(
@@ -78,65 +81,43 @@ class Predictor:
         """One mapping for each structure, in order.
 
         Args:
-            structures: one or many of: a `Path` of a file; the content of one as text or bytes; a JSON
-                object; a pymatgen Structure; ASE Atoms; a Cell; a SCOPE string of the form that the model was
-                trained on. A text is never taken for a path. A file of several structures gives a row each.
+            structures: one or many of: a `Path` of a file, folder, archive or table; the content of a file as
+                text or bytes; a JSON object; a pymatgen Structure; ASE Atoms; a Cell; a SCOPE string of the
+                form that the model was trained on. A text is never taken for a path. A file of several
+                structures gives a row each.
 
         Returns:
-            `scope`, then each target (a class: `<target>`, and `<target>_probability` of each class), its
-            `<target>_std` from an ensemble, `out_of_distribution` where the model knows its domain (None, or
-            why), and `error`: None, or why there is no prediction.
+            `formula`, `space_group`, `scope`, then each target (a class: `<target>`, and
+            `<target>_probability` of each class), its `<target>_std` from an ensemble, `out_of_distribution`
+            where the model knows its domain (None, or why), and `error`: None, or why there is no prediction.
         """
         return [row for _, _, row in self.predict_named(structures)]
+
+    def frame(self, structures: Any) -> "pd.DataFrame":
+        """`predict` as a table with a column `id`: the input's name or place, and the structure's name in it.
+
+        `attrs["units"]` has the unit of each quantity. A column of a DataFrame is given as it is; its index
+        gives the ids.
+        """
+        import pandas as pd
+
+        names: Sequence[Any] = []
+        if isinstance(structures, pd.Series):
+            names, structures = structures.index.astype(str).tolist(), structures.tolist()
+        inputs = [structures] if is_one(structures) else list(structures)
+        rows = []
+        for place, name, row in predict_together({"": self}, inputs):
+            given = inputs[place]
+            own = str(names[place]) if len(names) else str(given) if isinstance(given, Path) else str(place)
+            rows.append({"id": own + (f"/{name}" if name and name[0] != "#" else name)} | row)
+        found = pd.DataFrame(rows)
+        found.attrs["units"] = self.units
+        return found
 
     def predict_named(self, structures: Any) -> list[tuple[int, str, dict[str, Any]]]:
         """`predict`, each row with the place of its input among those given and its name there, as of
         `encode_all`: "" for a single structure."""
-        inputs = [structures] if _is_one(structures) else list(structures)
-        rows: list[tuple[int, str, dict[str, Any]]] = []
-        for place, name, scope, error in self._scopes(inputs):
-            rows.append((place, name, {"scope": scope, "error": error}))
-        good = [row for _, _, row in rows if row["error"] is None]
-        arrays = self.predict_texts([row["scope"] for row in good])
-        names = list(arrays)
-        for _, _, row in rows:
-            row |= dict.fromkeys(names)
-        for index, row in enumerate(good):
-            row |= {name: _plain(arrays[name][index]) for name in names}
-        keys = ("scope", *names, "error")
-        return [(place, name, {key: row[key] for key in keys}) for place, name, row in rows]
-
-    def _scopes(self, inputs: Sequence[Any]) -> Iterator[tuple[int, str, str | None, str | None]]:
-        """(place, name, SCOPE string in the model's form, None or why there is none) of each structure."""
-        places = [place for place, given in enumerate(inputs) if not is_scope_string(given)]
-        encoded = encode_inputs([inputs[place] for place in places], EncoderSettings(forms=(self.form,)))
-        outcome = next(encoded, None)
-        for place, given in enumerate(inputs):
-            if is_scope_string(given):
-                try:
-                    yield place, "", self._checked(given.strip()), None
-                except ScopeError as error:
-                    yield place, "", None, str(error)
-            while outcome is not None and places[outcome[0]] == place:
-                _, name, found = outcome
-                if isinstance(found, Refused):
-                    yield place, name, None, found.message
-                else:
-                    yield place, name, getattr(found.scope, self.form), None
-                outcome = next(encoded, None)
-
-    def _checked(self, text: str) -> str:
-        """A string of the model's form. Raises ScopeError for others."""
-        rules = {"canonical": canonicalise, "resolved": resolve}
-        rule = rules.get(self.form)
-        if rule is None:
-            if decode(text).occupants:
-                raise ScopeError(text, 0, f"a resolved string, and the model reads {self.form} ones")
-        elif rule(text) != text:
-            raise ScopeError(
-                text, 0, f"the model reads {self.form} strings, and this is none: pass {rule.__name__}(text)"
-            )
-        return text
+        return list(predict_together({"": self}, [structures] if is_one(structures) else structures))
 
     def predict_texts(self, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Arrays `[n]` by quantity for SCOPE strings of the model's form, unchecked: the fast path."""
@@ -172,47 +153,50 @@ class Predictor:
 
 
 def predict_together(
-    predictors: Mapping[str, Predictor], structures: Any
-) -> list[tuple[int, str, dict[str, Any]]]:
-    """`predict_named` of several models of one form by name, each structure encoded once.
+    predictors: Mapping[str, Predictor], structures: Iterable[Any]
+) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """`predict_named` of several models of one form by name, each structure encoded once, as they come.
 
     Where one knows its domain, `out_of_distribution` says of which models a crystal is outside, and why.
 
     Raises:
         CheckpointError: the models read different forms.
     """
-    first, *others = predictors.items()
     if len({predictor.form for predictor in predictors.values()}) > 1:
         raise CheckpointError(
             "models that predict together read one form of the strings; ask them one by one"
         )
-    rows = first[1].predict_named(structures)
-    good = [row for _, _, row in rows if row["error"] is None]
-    for name, predictor in others:
-        arrays = predictor.predict_texts([row["scope"] for row in good])
-        reasons = arrays.pop(OUTSIDE, np.full(len(good), None, dtype=object))
-        for _, _, row in rows:
-            error = row.pop("error")
-            row |= dict.fromkeys(arrays) | {"error": error}
-        for index, row in enumerate(good):
-            row |= {quantity: _plain(values[index]) for quantity, values in arrays.items()}
-            if reasons[index] is not None:
-                before = f"{row[OUTSIDE]}; " if row.get(OUTSIDE) else ""
-                row[OUTSIDE] = f"{before}{name}: {reasons[index]}"
-    return rows
+    form = next(iter(predictors.values())).form
+    asked = strings_of(structures, form)
+    while chunk := list(islice(asked, ROWS_AT_ONCE)):
+        arrays = _together(predictors, [each.scope for each in chunk if each.scope is not None])
+        number = 0
+        for each in chunk:
+            row: dict[str, Any] = {"formula": None, "space_group": None, "scope": each.scope}
+            row |= dict.fromkeys(arrays)
+            if each.scope is not None:
+                row |= {"formula": formula_of(each.scope), "space_group": decode(each.scope).space_group}
+                row |= {name: _plain(values[number]) for name, values in arrays.items()}
+                number += 1
+            yield each.place, each.name, row | {"error": each.error}
 
 
-def is_scope_string(given: Any) -> bool:
-    """Whether an input is meant as a SCOPE string: one line of three fields."""
-    return isinstance(given, str) and given.count("|") == 2 and "\n" not in given.strip()
-
-
-def _is_one(given: Any) -> bool:
-    """Whether an input is one structure, or file of structures, and no collection of them. A pymatgen
-    Structure and ASE's Atoms are collections too, of sites."""
-    if isinstance(given, str | bytes | Path | Mapping | Cell) or not isinstance(given, Iterable):
-        return True
-    return hasattr(given, "frac_coords") or hasattr(given, "get_atomic_numbers")
+def _together(predictors: Mapping[str, Predictor], texts: list[str]) -> dict[str, NDArray[Any]]:
+    """Arrays `[n]` of all models by quantity; the remarks on their domains in one."""
+    arrays: dict[str, NDArray[Any]] = {}
+    remarks: list[list[str]] = [[] for _ in texts]
+    knows = False
+    for name, predictor in predictors.items():
+        found = predictor.predict_texts(texts)
+        outside = found.pop(OUTSIDE, None)
+        knows |= outside is not None
+        for remark, reason in zip(remarks, outside if outside is not None else (), strict=False):
+            if reason is not None:
+                remark.append(f"{name}: {reason}" if len(predictors) > 1 else reason)
+        arrays |= found
+    if knows:
+        arrays[OUTSIDE] = np.array(["; ".join(remark) or None for remark in remarks], dtype=object)
+    return arrays
 
 
 def _plain(value: Any) -> Any:

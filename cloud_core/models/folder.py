@@ -86,8 +86,9 @@ def weights_digest(folder: str | Path) -> str:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
+    """Names of the models that come with the package, that of formation energies first."""
+    names = (path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
+    return sorted(names, key=lambda name: (name != "formation_energy", name))
 
 
 def model_folder(address: str | Path) -> Path:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -408,15 +408,24 @@ def debye(
 
 @app.command()
 def predict(
-    files: Annotated[list[str], typer.Argument(help="Structure files, or SCOPE strings in quotes.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Structure files, folders, archives, tables (CSV, Parquet, or of `cloud encode`), or SCOPE "
+            "strings in quotes."
+        ),
+    ],
     model: Annotated[
         str | None,
         typer.Option(
-            help="Model folder, models:/NAME@champion, runs:/ID/PATH, or a model of the package; may stand "
-            "first without --model, but for the last. Default: all that come with the package."
+            help="A model of the package, a model folder or its URL, models:/NAME@champion, runs:/ID/PATH or "
+            "hf:OWNER/NAME; a folder, models:/ and runs:/ may stand first, without --model. Default: all "
+            "of the package."
         ),
     ] = None,
     as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Write a .csv or .parquet file instead.")] = None,
 ) -> None:
     """Predict structures with a trained model, or with all that come with the package.
 
@@ -424,35 +433,23 @@ def predict(
     """
     from cloud_core.inference.predictor import Predictor, predict_together
     from cloud_core.models.folder import CONFIG, shipped_models
+    from flows.cli.predictions import write_predictions
 
-    if model is None and (files[0].startswith(("models:/", "runs:/")) or Path(files[0], CONFIG).is_file()):
+    if model is None and (
+        files[0].startswith(("models:/", "runs:/", "hf:")) or Path(files[0], CONFIG).is_file()
+    ):
         model, *files = files
     if not files:
         raise CloudError("no structures to predict: name files after the model")
-    folders: list[str | Path] = list(shipped_models()) if model is None else [model]
-    if model is not None and model.startswith(("models:/", "runs:/")):
-        from tasks.registry import resolve
-
-        folders = [resolve(model)]
+    models = shipped_models() if model is None else [model]
     for file in files:
-        if "|" not in file and Path(file).is_dir():
-            raise CloudError(f"{file}: is a folder; name its files, or use `cloud screen`")
-        if "|" not in file and not Path(file).is_file():
-            raise CloudError(f"{file}: no such file")
-    predictors = {str(folder): Predictor.load(folder) for folder in folders}
+        if "|" not in file and not Path(file).exists():
+            raise CloudError(f"{file}: no such file or folder")
+    predictors = {name: Predictor.load(name) for name in models}
     rows = predict_together(predictors, [file if "|" in file else Path(file) for file in files])
     units = {name: unit for predictor in predictors.values() for name, unit in predictor.units.items()}
-    if as_json:
-        answers = [
-            {"input": files[place], "name": name.removeprefix("#"), **plain(row)} for place, name, row in rows
-        ]
-        print(json.dumps(answers))
-    else:
-        for place, name, row in rows:
-            known = ((k, f"{v:.6g}" if isinstance(v, float) else v) for k, v in row.items() if v is not None)
-            values = ", ".join(f"{k} {v} {units.get(k, '')}".rstrip() for k, v in known)
-            print(f"{files[place]}{name}: {values}")
-    if any(row["error"] is not None for _, _, row in rows):
+    shape: Literal["json", "csv", "text"] = "json" if as_json else "csv" if as_csv else "text"
+    if not write_predictions(rows, files, units, to or shape):
         raise typer.Exit(1)
 
 

@@ -10,7 +10,6 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition
 
 from cloud_core.evaluation.discovery import DiscoveryError, subset_metrics
-from cloud_core.evaluation.screening.candidates import reduced_formula
 from cloud_core.evaluation.screening.hull import Hull
 from cloud_core.evaluation.screening.lift import lifts
 from cloud_core.evaluation.screening.shortlist import ShortlistError, Window, eligible, mark_known, rank
@@ -23,6 +22,7 @@ from cloud_core.evaluation.screening.wbm import (
     write_submission,
 )
 from cloud_core.files import FrameError
+from cloud_core.scope.formulas import reduced_formula
 
 
 def candidates() -> pd.DataFrame:

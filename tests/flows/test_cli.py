@@ -3,6 +3,7 @@
 Some tests start processes (`cloud`); the others call `main` in this one (`shell`), whose imports are done.
 """
 
+import io
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -149,8 +151,8 @@ def test_encode_status_and_a_second_run(tmp_path: Path, shell: Shell, prefect_se
         (["predict", "models:/nothing@champion", str(DATA / "held_out.cif")], "models:/nothing@champion"),
         (["encode"], "give SOURCE and --to TABLE, or --config FILE"),
         (["encode", "x.csv", "--config", "x.yaml"], "a configuration names all"),
-        (["predict", "no-model", str(DATA)], "no-model: no such file"),
-        (["predict", str(DATA)], "is a folder; name its files"),
+        (["predict", "no-model", str(DATA)], "no-model: no such file or folder"),
+        (["predict", str(DATA / "held_out.cif"), "--to", "table.xlsx"], "ends in .csv or .parquet"),
         (["debye"], "give --config FILE to train"),
         (["export", "no-model", "out"], "no-model"),
         (["import", "no-folder", "out"], "no-folder"),
@@ -164,6 +166,28 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("cloud: ") and named in lines[0]
+
+
+def test_predictions_of_an_archive_are_printed_or_written(tmp_path: Path, shell: Shell) -> None:
+    """One broken file costs itself alone; the command fails where nothing could be predicted."""
+    (tmp_path / "cifs").mkdir()
+    shutil.copy(DATA / "held_out.cif", tmp_path / "cifs" / "salt.cif")
+    (tmp_path / "cifs" / "broken.cif").write_text("data_x")
+    done = shell("predict", str(tmp_path / "cifs"), "--model", "moduli")
+    assert done.returncode == 0, done.stderr
+    assert "salt.cif: NaCl, space group 225" in done.stdout and " GPa" in done.stdout
+    assert "broken.cif: " in done.stdout and "1 of 2 structures predicted" in done.stderr
+    printed = pd.read_csv(io.StringIO(shell("predict", str(tmp_path / "cifs"), "--csv").stdout))
+    for name in ("out.csv", "out.parquet"):
+        done = shell("predict", str(tmp_path / "cifs"), "--to", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        read = pd.read_csv if name.endswith("csv") else pd.read_parquet
+        again = pd.read_csv(io.StringIO(read(tmp_path / name).to_csv(index=False)))
+        pd.testing.assert_frame_equal(again, printed)
+    assert printed[printed["error"].isna()]["id"].tolist() == ["salt.cif"]
+    assert "formation_energy (eV/atom)" in printed and "bulk_modulus_std (GPa)" in printed
+    nothing = shell("predict", str(tmp_path / "cifs" / "broken.cif"), "--json")
+    assert nothing.returncode == 1 and json.loads(nothing.stdout)[0]["error"]
 
 
 @pytest.mark.integration

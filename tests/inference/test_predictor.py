@@ -1,12 +1,22 @@
 """From structures, files and strings to properties."""
 
+import itertools
+import shutil
 from pathlib import Path
 
+import fsspec
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from pymatgen.core import Lattice, Structure
 
+from cloud_core.errors import CloudError
 from cloud_core.inference import Predictor
+from cloud_core.inference.predictor import predict_together
+from cloud_core.lake.schemas import STRUCTURES
+from cloud_core.lake.table import Table
 from cloud_core.models.checkpoint import save_encoder
 from cloud_core.models.debye_model import DebyeModel
 from cloud_core.models.encoder import MaskedLanguageModel
@@ -130,3 +140,71 @@ def test_code_in_a_document_is_not_run(folder: Path, tmp_path: Path) -> None:
         }
     (row,) = Predictor.load(folder).predict(document)
     assert row["error"] is None and not marker.exists()
+
+
+def test_folders_archives_and_tables_give_a_row_for_each_structure(folder: Path, tmp_path: Path) -> None:
+    """One that is broken costs itself alone; ids are those of the source."""
+    text = SALT.to(fmt="cif")
+    cifs = tmp_path / "cifs"
+    (cifs / "deep").mkdir(parents=True)
+    for name in ("a.cif", "deep/Li0.5CoO2.cif"):
+        (cifs / name).write_text(text)
+    (cifs / "broken.cif").write_text("data_x")
+    archive = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", cifs))
+    table = tmp_path / "mine.csv"
+    pd.DataFrame({"id": ["0012", "NA"], "cif": [text, "no crystal"]}).to_csv(table, index=False)
+    predictor = Predictor.load(folder)
+    for source in (cifs, archive):
+        rows = {name: row for _, name, row in predictor.predict_named(source)}
+        assert set(rows) == {"a.cif", "broken.cif", "deep/Li0.5CoO2.cif"}
+        assert {name for name, row in rows.items() if row["error"]} == {"broken.cif"}
+        assert (rows["a.cif"]["formula"], rows["a.cif"]["space_group"]) == ("NaCl", 225)
+    found = [(name, row["error"] is None) for _, name, row in predictor.predict_named([table, SALT])]
+    assert found == [("0012", True), ("NA", False), ("", True)]
+
+
+def test_an_encoded_table_is_asked_by_its_strings(folder: Path, tmp_path: Path) -> None:
+    text = encode(SALT).canonical
+    table = Table.create(str(tmp_path / "table"))
+    columns = {"structure_id": ["mine:salt"], "status": ["encoded"], "canonical": [text], "revision": [1]}
+    rows = pa.table(columns).select(columns)
+    filled = [rows[f.name] if f.name in columns else pa.nulls(1, f.type) for f in STRUCTURES]
+    write_deltalake(table.uri, pa.table(filled, schema=STRUCTURES), mode="append")
+    ((_, name, row),) = Predictor.load(folder).predict_named(Path(table.uri))
+    assert (name, row["scope"], row["error"]) == ("mine:salt", text, None)
+
+
+def test_a_frame_has_ids_units_and_a_row_for_each_entry(folder: Path, tmp_path: Path) -> None:
+    SALT.to(str(tmp_path / "salt.cif"))
+    text = (tmp_path / "salt.cif").read_text()
+    predictor = Predictor.load(folder)
+    frame = predictor.frame([tmp_path / "salt.cif", "nothing"])
+    assert frame["id"].tolist() == [str(tmp_path / "salt.cif"), "1"]
+    assert frame["error"].isna().tolist() == [True, False]
+    assert frame.attrs["units"] == {"gap": "eV", "metal": ""}
+    column = pd.DataFrame({"structure": [text, text]}, index=["x", "y"])["structure"]
+    assert predictor.frame(column)["id"].tolist() == ["x", "y"]
+
+
+def test_structures_are_taken_as_they_are_needed(folder: Path) -> None:
+    """Of an endless input the first rows come: memory does not grow with the number of structures."""
+    endless = (encode(SALT).canonical for _ in itertools.count())
+    rows = predict_together({"": Predictor.load(folder)}, endless)
+    assert [row["formula"] for _, _, row in itertools.islice(rows, 1500)] == ["NaCl"] * 1500
+
+
+def test_addresses_of_models(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUD_RUNS", str(tmp_path / "runs"))
+    store = fsspec.filesystem("memory")
+    store.put(str(folder), "/models/gap", recursive=True)
+    assert Predictor.load("memory://models/gap").units == Predictor.load(folder).units
+    for address, message in (
+        ("memory://models/none", "cannot be fetched"),
+        ("nothing:/x", "cannot be fetched"),
+        ("models:/nothing@champion", "models:/nothing@champion"),
+    ):
+        with pytest.raises(CloudError, match=message):
+            Predictor.load(address)
+    monkeypatch.setattr("cloud_core.inference.addresses.entry_points", lambda group, name: ())
+    with pytest.raises(CheckpointError, match="install"):
+        Predictor.load("models:/gap@champion")

@@ -75,6 +75,6 @@ def test_an_address_that_is_nothing_names_the_models_there_are() -> None:
 def test_a_refused_structure_has_every_column(tmp_path: Path) -> None:
     models = {name: Predictor.load(name) for name in shipped_models()}
     (tmp_path / "broken.cif").write_text("not a crystal")
-    rows = predict_together(models, [SALT, tmp_path / "broken.cif"])
+    rows = list(predict_together(models, [SALT, tmp_path / "broken.cif"]))
     assert [row["error"] is None for _, _, row in rows] == [True, False]
     assert rows[0][2].keys() == rows[1][2].keys()

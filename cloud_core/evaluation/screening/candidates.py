@@ -6,9 +6,7 @@ and one that was killed goes on with those that are missing.
 """
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,13 +27,11 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.folder import CONFIG, weights_digest
 from cloud_core.scope import ScopeError, canonicalise, decode, resolve
-from cloud_core.scope.sites import element_properties
-from cloud_core.scope.tables import ATOMIC_NUMBERS
+from cloud_core.scope.formulas import reduced_formula
 
 Precision = Literal["float32", "bfloat16"]
 CANDIDATES = "candidates.parquet"
 _COMPOSITION = ("elements", "fractions", "n_atoms_primitive")
-_MOST_ATOMS = 200  # of a reduced formula
 
 _SCHEMA = pa.schema(
     [
@@ -189,36 +185,6 @@ def write_once(table: pa.Table, path: Path, row_group_size: int | None = None) -
 
 def shard_path(folder: Path, number: int) -> Path:
     return folder / "shards" / f"{number:05d}.parquet"
-
-
-def reduced_formula(amounts: Mapping[str, float], rounded: bool = False) -> str:
-    """The formula with the smallest whole numbers, as "LiFePO4": elements in order of electronegativity.
-
-    Where no 200 atoms or fewer have the composition (a disordered crystal), its numbers are atomic fractions.
-
-    Args:
-        amounts: element -> amount, at any scale.
-        rounded: they are atomic fractions, rounded to hundredths, as SCOPE strings have them.
-    """
-    total, tolerance = (1.0, 0.0051) if rounded else (sum(amounts.values()), 1e-6)
-    shares = {element: amounts[element] / total for element in sorted(amounts, key=_electronegativity)}
-    counts = {element: round(amounts[element]) for element in shares}
-    if any(abs(amounts[element] - count) > 1e-3 for element, count in counts.items()):
-        for n in range(1, _MOST_ATOMS + 1):
-            counts = {element: round(share * n) for element, share in shares.items()}
-            if all(c and abs(c / n - shares[element]) <= tolerance for element, c in counts.items()):
-                break
-        else:
-            return "".join(f"{element}{share:.3g}" for element, share in shares.items())
-    divisor = math.gcd(*counts.values())
-    return "".join(e + (f"{count // divisor}" if count > divisor else "") for e, count in counts.items())
-
-
-@cache
-def _electronegativity(element: str) -> tuple[float, str]:
-    names, values = element_properties()
-    value = float(values[ATOMIC_NUMBERS.get(element, 0), names.index("electronegativity")])
-    return (math.inf if math.isnan(value) else value, element)
 
 
 def _crystals(reference: Reference) -> Iterator[tuple[dict[str, float], str | None, float | None]]:
