@@ -2,7 +2,6 @@
 
 import getpass
 import importlib.metadata
-import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -22,9 +21,6 @@ from cloud_core.evaluation.metrics.gate import GateDecision
 from cloud_core.evaluation.promotion import Champion
 from cloud_core.models.folder import CheckpointError, model_folder, shipped_models
 from tasks.tracking import mlflow_client, tracking_uri
-
-# its bars would cut through ours
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 CHALLENGER = "challenger"
 CHAMPION = "champion"

@@ -32,10 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# a new SQLite store would tell each of its migrations
-for _name in ("mlflow.store.db.utils", "alembic"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
-
 RUNS_VARIABLE = "CLOUD_RUNS"
 LOCAL_UI = "http://127.0.0.1:5000"  # where `make ui` serves the embedded store
 
@@ -75,6 +71,8 @@ def mlflow_client() -> MlflowClient:
 def _prepare(uri: str) -> None:
     """Make the tables of an embedded store: two processes that open a new one at once would collide."""
     if uri.startswith("sqlite:///"):
+        for name in ("mlflow.store.db.utils", "alembic"):  # a new store logs each of its migrations
+            logging.getLogger(name).setLevel(logging.WARNING)
         with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
             MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
 

@@ -8,7 +8,7 @@ notice at their next step and do the same.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from cloud_core.models.folder import CONFIG, read_config
+from cloud_core.models.geometry import Geometry
+from cloud_core.training.corpus import CorpusConfig, split_corpus
 from cloud_core.training.job import RESULT
 from cloud_core.training.launch import LOG, Launch, TrainingError, last_lines, launched
 from cloud_core.training.progress import METRICS, read_lines
@@ -107,6 +109,14 @@ def train(launch: Launch, module: str, job: str, log: Path, follow: Callable[[],
             time.sleep(POLL_S)
     follow()
     return int(process.returncode)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def prepare_corpus(
+    config: CorpusConfig, encoder: Geometry, files: Sequence[str], folder: str
+) -> dict[str, Any]:
+    """Tokenize and split once, before the ranks start; see `split_corpus`."""
+    return split_corpus(config, encoder, files, folder)
 
 
 @task(cache_policy=NO_CACHE, cache_result_in_memory=False, persist_result=False)

@@ -6,6 +6,12 @@ import time
 from dataclasses import dataclass
 
 import httpx
+import pytest
+
+# For tests whose kind another test covers on S3: there only among the slow ones.
+local_first = pytest.mark.parametrize(
+    "uri", ["local", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @dataclass(frozen=True)

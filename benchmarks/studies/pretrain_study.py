@@ -47,14 +47,15 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=["strings", "with-held-out"])
     options = parser.parse_args()
     use_embedded_prefect()
-    from flows.pretrain import PretrainConfig, pretrain, read_lines_of
+    from cloud_core.training.corpus import read_texts
+    from flows.pretrain import PretrainConfig, pretrain
 
-    held_out = Batches.distinct(read_lines_of(options.corpus / "held-out.txt"))
+    held_out = Batches.distinct(read_texts(options.corpus / "held-out.txt"))
     recipe = PretrainConfig.from_yaml(options.config)
-    print(f"{len(held_out)} held-out strings; encoder {recipe.encoder}")
+    print(f"{len(held_out)} held-out strings; encoder {recipe.training.encoder}")
     print(f"| trained on | strings | steps | loss | perplexity | {' | '.join(REPORTED)} |\n|{'---|' * 9}")
     for variant in options.variants:
-        texts = read_lines_of(options.corpus / f"{variant}.txt")
+        texts = read_texts(options.corpus / f"{variant}.txt")
         changes: dict[str, Any] = {"table": None, "texts": options.corpus / f"{variant}.txt"}
         changes |= {"name": f"{recipe.name}-{variant}", "experiment": "pretrain-study"}
         changes |= {"steps": options.steps, "epochs": None} if options.steps else {}

@@ -1,6 +1,5 @@
 """The demo: the pipeline of deployments/configs/pipeline.yaml, on the real structures in flows/demo_data."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -50,7 +49,7 @@ def demo(as_json: bool = False) -> None:
     result = pipeline(demo_config())
     seconds = time.monotonic() - started
     if as_json:
-        print(json.dumps(result.model_dump(mode="json"), default=str))
+        print(result.model_dump_json())
     else:
         show(result, seconds, Console())
 

@@ -3,7 +3,6 @@
 Heavy imports wait until a command needs them.
 """
 
-import dataclasses
 import json
 import os
 import sys
@@ -11,6 +10,8 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_jsonable_python
 
 from cloud_core.errors import CloudError
 
@@ -78,24 +79,14 @@ def fail_in_one_line(command: Callable[[], Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Results (dataclasses, pydantic models, paths) as what JSON knows."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if hasattr(value, "item") and callable(value.item):
-        return value.item()
-    return str(value) if isinstance(value, Path) else value
+    """Results (dataclasses, pydantic models, paths, NumPy's numbers) as what JSON knows."""
+    return to_jsonable_python(value, fallback=lambda number: number.item())
 
 
 def show(result: Any, as_json: bool) -> None:
     """A result as one JSON document, or for people: a line a value, rows as a table."""
     values = plain(result)
-    print(json.dumps(values, default=str) if as_json else "\n".join(lines(values)))
+    print(json.dumps(values) if as_json else "\n".join(lines(values)))
 
 
 def lines(values: Any, indent: str = "") -> Iterator[str]:

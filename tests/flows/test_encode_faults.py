@@ -20,7 +20,7 @@ from cloud_core.lake.status import status
 from cloud_core.lake.table import Table
 from flows.encode import EncodeConfig, encode
 from tests.flows.test_encode import start
-from tests.servers import free_port, stop, wait_until_healthy
+from tests.servers import free_port, local_first, stop, wait_until_healthy
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(280)]
 
@@ -87,6 +87,7 @@ def wait_for_commits(uri: str, n: int, process: "subprocess.Popen[str]") -> None
     raise TimeoutError(f"{uri}: fewer than {n} commits by {process.args}")
 
 
+@local_first
 def test_a_flow_killed_at_random_moments(
     folder: Path,
     tmp_path: Path,
@@ -121,6 +122,7 @@ def test_a_flow_killed_at_random_moments(
     assert status(uri)["unfinished"] is None
 
 
+@local_first
 def test_a_scheduler_killed_at_a_random_moment(
     folder: Path,
     tmp_path: Path,

@@ -26,7 +26,7 @@ from cloud_core.lake.schemas import STRUCTURES
 from cloud_core.lake.table import Table
 from cloud_core.models.checkpoint import load_encoder
 from cloud_core.models.folder import WEIGHTS, CheckpointError
-from cloud_core.models.geometry import EncoderConfig
+from cloud_core.models.geometry import EncoderConfig, SitesConfig
 from cloud_core.models.hugging_face import to_hugging_face
 from cloud_core.scope import encode
 from cloud_core.scope.tokenizer import Tokenizer
@@ -194,7 +194,7 @@ def test_a_file_counts_by_what_it_holds(
 
 def test_held_out_strings_are_neither_trained_on_nor_validated_with(tmp_path: Path) -> None:
     from cloud_core.training.batches import Batches
-    from flows.pretrain import prepare_corpus
+    from cloud_core.training.corpus import split_corpus
 
     texts = demo_strings(200)
     (tmp_path / "all.txt").write_text("\n".join(["cloud", *texts]))
@@ -206,7 +206,7 @@ def test_held_out_strings_are_neither_trained_on_nor_validated_with(tmp_path: Pa
         steps=1,
         validation_fraction=0.2,
     )
-    about = prepare_corpus.fn(config, [], str(tmp_path))
+    about = split_corpus(config, config.training.encoder, [], str(tmp_path))
     parts = [Batches.load(about[part]) for part in ("training", "validation")]
     held = set(Batches.distinct(texts[:50]).row_hashes().tolist())
     seen = {h for part in parts for h in part.row_hashes().tolist()}
@@ -217,7 +217,7 @@ def test_held_out_strings_are_neither_trained_on_nor_validated_with(tmp_path: Pa
 def test_strings_of_another_form_than_named_are_refused(tmp_path: Path, project: Path) -> None:
     """Nothing is labelled as resolved that does not say what sits where, and nothing else as such."""
     from cloud_core.training.batches import CorpusError
-    from flows.pretrain import prepare_corpus
+    from cloud_core.training.corpus import split_corpus
 
     file, table = tmp_path / "texts.txt", tmp_path / "a.parquet"
     texts = demo_strings(40)
@@ -225,13 +225,15 @@ def test_strings_of_another_form_than_named_are_refused(tmp_path: Path, project:
     pq.write_table(pa.table({"canonical": texts, "resolved": pa.nulls(40, pa.string())}), table)
     resolved = PretrainConfig(texts=file, steps=1)
     with pytest.raises(CorpusError, match=r"texts\.txt: '.*' is no resolved string; name the form"):
-        prepare_corpus.fn(resolved, [], str(tmp_path))
+        split_corpus(resolved, resolved.training.encoder, [], str(tmp_path))
     with pytest.raises(CorpusError, match=r"no row has a resolved string; encode the structures with forms"):
-        prepare_corpus.fn(PretrainConfig(table=str(tmp_path), steps=1), [str(table)], str(tmp_path))
+        split_corpus(
+            PretrainConfig(table=str(tmp_path), steps=1), SitesConfig("sites"), [str(table)], tmp_path
+        )
     file.write_text(encode(project / "flows/demo_data/held_out.cif", forms=("resolved",)).resolved or "")
     canonical = PretrainConfig(texts=file, column="canonical", steps=1)
     with pytest.raises(CorpusError, match="is no canonical string"):
-        prepare_corpus.fn(canonical, [], str(tmp_path))
+        split_corpus(canonical, canonical.training.encoder, [], str(tmp_path))
 
 
 def test_a_table_made_anew_does_not_hand_back_the_model_of_the_old_one(
@@ -252,7 +254,7 @@ def test_a_table_made_anew_does_not_hand_back_the_model_of_the_old_one(
 def test_other_forms_are_split_and_excluded_by_their_canonical_strings(tmp_path: Path) -> None:
     """Whatever its official strings, a crystal is on the side of its canonical one, once."""
     from cloud_core.training.batches import Batches, CorpusError
-    from flows.pretrain import prepare_corpus
+    from cloud_core.training.corpus import split_corpus
 
     texts = demo_strings(400)
     canonical, official = texts[:200], texts[200:]
@@ -265,7 +267,7 @@ def test_other_forms_are_split_and_excluded_by_their_canonical_strings(tmp_path:
             table=str(tmp_path), column=column, exclude=(tmp_path / "out.txt",), steps=1,
             validation_fraction=0.3,
         )  # fmt: skip
-        about = prepare_corpus.fn(config, [str(tmp_path / "a.parquet")], str(tmp_path))
+        about = split_corpus(config, config.training.encoder, [str(tmp_path / "a.parquet")], str(tmp_path))
         loaded = [Batches.load(about[part]) for part in ("training", "validation")]
         return about, [set(part.row_hashes().tolist()) for part in loaded]
 

@@ -98,6 +98,7 @@ def test_a_killed_sync_leaves_the_last_good_version_and_is_resumed(
     assert Table.open(first.table).content_hash() == undisturbed.content_hash()
 
 
+@pytest.mark.slow  # a server for each change; the test of the Materials Project is its fast sibling
 def test_a_feed_is_read_from_the_last_change_on(tmp_path: Path, scheduler: str, prefect_server: str) -> None:
     port = free_port()
     config = SyncConfig.model_validate(

@@ -199,8 +199,8 @@ def test_a_child_that_somebody_stops_or_kills_costs_nothing(
 ) -> None:
     """It is at work on a structure all the while, which another child then does."""
     # short where it is waited for, and long enough for a busy machine
-    monkeypatch.setattr(isolation, "_WALL_S", 10.0 if sent is signal.SIGSTOP else 120.0)
-    monkeypatch.setattr(isolation, "_WALL_FACTOR", 0.1)
+    monkeypatch.setattr(isolation, "_WALL_S", 6.0 if sent is signal.SIGSTOP else 120.0)
+    monkeypatch.setattr(isolation, "_WALL_FACTOR", 0.05)
     list(encode_many(items[:2], SETTINGS))  # a cold child would be met while it loads its libraries
     some = [SLOW, *items[:100]]
     stream = encode_many(iter(some), SETTINGS, timeout_s=60.0)

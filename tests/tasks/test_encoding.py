@@ -33,6 +33,7 @@ from cloud_core.sources.record import Partition, Record, Refusal, SourceError
 from cloud_core.structures.cell import Cell, Note
 from tasks.cluster import ClusterConfig, LazyCluster
 from tasks.encoding import Workers
+from tests.servers import local_first
 from tests.tasks.conftest import Listed
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
@@ -143,6 +144,7 @@ def test_another_encoder_encodes_again(records: list[Record], client: LazyCluste
     assert table.content_hash() == first
 
 
+@local_first
 def test_hanging_crashing_and_greedy_structures_go_to_quarantine_alone(
     undisturbed: Table, records: list[Record], client: LazyCluster, uri: str
 ) -> None:

@@ -38,6 +38,7 @@ from cloud_core.training.pretrain import Run, main
 from cloud_core.training.progress import read_lines, training_operations
 from tests.demo_cut import demo_strings
 from tests.servers import free_port
+from tests.training import forked
 
 CPU = torch.device("cpu")
 TINY = EncoderConfig(hidden_size=32, layers=2, heads=2, feed_forward=64)
@@ -79,31 +80,15 @@ def written(job: PretrainJob) -> str:
     return str(path)
 
 
-# One process group for all jobs: gloo's own thread has crashed while a second one was being made.
-RANK_CODE = """
-import sys
-from cloud_core.training.distributed import ranks
-from cloud_core.training.job import PretrainJob, PretrainSettings
-from cloud_core.training.pretrain import train
-with ranks() as group:
-    for path in sys.argv[1:]:
-        train(PretrainJob.read(path), group)
-"""
-
-
 def side_by_side(world: int, *jobs: PretrainJob, timeout_s: float = 200) -> None:
     """Run jobs one after the other in `world` gloo processes."""
     arguments = [written(job) for job in jobs]
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    group = meeting | {"WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK_CODE, *arguments], env=os.environ | group | {"RANK": str(rank)}
-        )
-        for rank in range(world)
-    ]
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
+    processes = [forked.start(group | {"RANK": str(rank)}, *arguments) for rank in range(world)]
     try:
-        assert [process.wait(timeout_s) for process in processes] == [0] * world
+        for process in processes:
+            process.join(timeout_s)
+        assert [process.exitcode for process in processes] == [0] * world
     finally:
         for process in processes:
             process.kill()
@@ -305,16 +290,19 @@ def test_a_process_killed_again_and_again_ends_as_if_it_was_not(corpora: Path, t
         for name in ("whole", "killed")
     )
     main(written(whole))
-    command = [sys.executable, "-m", "cloud_core.training.pretrain", written(run)]
+    path = written(run)
     for step in (2, 20):
-        process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        process = forked.start({}, path)
         try:
             wait_for_step(run, step)
         finally:
             process.kill()
-        assert process.wait() == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert not Path(run.model).exists()
-    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
+    last = forked.start({}, path)
+    last.join()
+    assert last.exitcode == 0
     assert_identical(run, whole)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap
 
 LEAST_ROWS = 20
 """test rows that a comparison needs: of fewer, a bootstrap tells too small intervals"""
@@ -26,6 +25,8 @@ def gain_bound(gains: ArrayLike, seed: int = 0) -> float:
     Args:
         gains: `[n]` absolute error of the other model less that of the model in question, row by row.
     """
+    from scipy.stats import bootstrap  # a second of imports, which every flow would pay
+
     values = np.asarray(gains, dtype=float)
     if np.ptp(values) == 0:
         return float(values[0])
