@@ -586,8 +586,8 @@ def ui(
 
 
 def main() -> None:
-    # OpenMP's threads wait a little for each other and then sleep. Where they spin for as long as another process
-    # has a core of theirs, the demo took six minutes on two cores of which one was busy, and two so.
+    # OpenMP's threads wait a little for each other and then sleep. Spinning for as long as another process has
+    # their core, the demo took six minutes where one of two cores was busy; so it takes two.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # so that what was started, a temporary Prefect server for one, is stopped as at any other end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
