@@ -239,6 +239,7 @@ def resolve(uri: str) -> Path:
                 f"{uri}: not a model folder (no config.json), not a models:/ or runs:/ address, and none of "
                 f"the models of the package: {', '.join(shipped_models())}"
             ) from error
+    mlflow_client()  # makes a store that is not there yet
     mlflow.set_tracking_uri(tracking_uri())  # a look-up by alias takes no address of its own
     try:
         downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))

@@ -6,10 +6,11 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from cloud_core.config import explain
-from cloud_core.sources.files import FilesSpec
+from cloud_core.sources.files import FilesSpec, holds_structures, is_sidecar
 from cloud_core.sources.materials_project import MaterialsProjectSpec
 from cloud_core.sources.opening import locate, open_text
 from cloud_core.sources.optimade import OptimadeSpec
+from cloud_core.sources.part import Part
 from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.sets import SetSpec, catalogue
@@ -32,7 +33,9 @@ def open_source(spec: str | Mapping[str, Any], secrets: SecretLookup = from_envi
     Raises:
         SourceError: the kind is unknown, a key is wrong, or the path cannot be opened.
     """
-    return parse_spec(spec).open(secrets)
+    checked = parse_spec(spec)
+    source = checked.open(secrets)
+    return source if checked.limit is checked.sample is None else Part(source, checked.limit, checked.sample)
 
 
 def parse_spec(spec: str | Mapping[str, Any]) -> AnySpec:
@@ -56,17 +59,30 @@ def _from_text(text: str) -> dict[str, Any]:
         return {"kind": "set", "set": text}
     format = format_by_name(text)
     is_glob = any(c in text for c in "*?[")
+    if is_glob and format in ("parquet", "csv"):
+        return {"kind": "table", "path": text}
     if is_glob or format is None:
         fs, path = locate(text)
         if not is_glob and not fs.exists(path):
             raise SourceError(
                 f"{text}: no such file or folder, and no public set of that name ({', '.join(catalogue())})"
             )
-        return {"kind": "files", "path": text}
+        is_table = not is_glob and fs.isdir(path) and _is_table_folder(text)
+        return {"kind": "table" if is_table else "files", "path": text}
     is_json = format in ("json", "jsonl") and not text.lower().endswith(".zip")
     if is_json and _holds_structures(text):
         return {"kind": "files", "path": text}
     return {"kind": "table", "path": text}
+
+
+def _is_table_folder(path: str) -> bool:
+    """Whether a folder is a Delta table, or holds Parquet or CSV files and no structures."""
+    fs, plain = locate(path)
+    if fs.exists(f"{plain.rstrip('/')}/_delta_log"):
+        return True
+    names = [name for name in fs.find(plain) if not is_sidecar(name)]
+    kinds = {format_by_name(name) for name in names}
+    return bool(kinds & {"parquet", "csv"}) and not any(holds_structures(name) for name in names)
 
 
 def _holds_structures(path: str) -> bool:

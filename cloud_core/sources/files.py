@@ -40,6 +40,23 @@ ZIP = (".zip",)
 TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tzst", *(f".tar{suffix}" for suffix in COMPRESSIONS))
 
 
+_SIDECARS = {
+    "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "metadata.json",
+    "_metadata.json", "manifest.json", "package.json",
+}  # fmt: skip
+
+
+def is_sidecar(name: str) -> bool:
+    """Whether a file tells of the data beside it: a log of Delta, a description of `datasets`, a manifest."""
+    parts = PurePosixPath(name).parts
+    return "_delta_log" in parts or (bool(parts) and parts[-1].lower() in _SIDECARS)
+
+
+def holds_structures(name: str) -> bool:
+    """Whether a file's name is that of structures or of an archive."""
+    return name.lower().endswith((*ZIP, *TAR)) or format_of_name(name) is not None
+
+
 class FilesSpec(SourceSpec):
     """A folder, a glob, a file or an archive of structure files."""
 
@@ -98,7 +115,7 @@ class FilesSource:
                 yield Partition(
                     relative, self._cursor(cursor), None, {"tar": uri, "prefix": self._prefix(relative)}
                 )
-            elif self._format(relative):
+            elif self._format(relative) and not is_sidecar(relative):
                 plain.append((relative, uri, cursor))
                 times[uri] = changed.isoformat() if changed else None
             elif not self._is_labels(uri):

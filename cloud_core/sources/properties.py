@@ -58,6 +58,8 @@ def labels_of(labels: Mapping[str, Label], values: Iterable[Any], missing: Conta
 def _number(value: Any) -> float:
     if isinstance(value, str) and value.lower() in ("true", "false"):
         return float(value.lower() == "true")
+    if isinstance(value, str) and "_" in value:  # which Python's float takes
+        raise ValueError(value)
     try:
         return float(value)
     except OverflowError:  # an integer beyond what a float holds

@@ -129,6 +129,16 @@ def parquet(path: str, columns: list[str], group: int, start: int, stop: int) ->
                 return
 
 
+def parquet_whole(path: str, columns: list[str]) -> Iterator[Row]:
+    """The wanted columns of all rows; lists of numbers come as arrays."""
+    with _parquet_file(path) as file:
+        missing = [column for column in columns if column.split(".")[0] not in file.schema_arrow.names]
+        if missing:
+            raise SourceError(f"{path}: no column {missing[0]!r}, which the other files of the table have")
+        for batch in file.iter_batches(4096, columns=columns):
+            yield from zip(*[_values(batch.column(column)) for column in columns], strict=True)
+
+
 def parquet_repeated(path: str, column: str) -> list[int]:
     """Numbers of the rows whose value in `column` an earlier row has."""
     with _parquet_file(path) as file:

@@ -2,8 +2,9 @@
 
 import re
 from pathlib import PurePosixPath
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cloud_core.config import ConfigSection
 from cloud_core.sources.record import UNKNOWN_LICENCE, short_hash
@@ -22,6 +23,14 @@ class SourceSpec(ConfigSection):
 
     name: str = Field("", description="name in structure ids (`name:native id`); default: from the path")
     licence: str = Field(UNKNOWN_LICENCE, description="licence of the data, written to each row")
+    limit: int | None = Field(None, ge=1, description="take the first so many records, to try things out")
+    sample: int | None = Field(None, ge=1, description="take so many records at random, the same each time")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.limit is not None and self.sample is not None:
+            raise ValueError("`limit` or `sample`, not both")
+        return self
 
     @field_validator("name")
     @classmethod
@@ -32,7 +41,7 @@ class SourceSpec(ConfigSection):
 
     def digest(self) -> str:
         """Hash of everything here that decides what a record holds; part of each cursor."""
-        return short_hash(self.model_dump(mode="json", exclude={"name", "path"}))
+        return short_hash(self.model_dump(mode="json", exclude={"name", "path", "limit", "sample"}))
 
 
 def stem(path: str) -> str:

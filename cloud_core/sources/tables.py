@@ -4,22 +4,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 from pydantic import Field, model_validator
 
 from cloud_core.config import ConfigSection
 from cloud_core.sources import rows
 from cloud_core.sources.arrays import cell_from_arrays, optimade_text
 from cloud_core.sources.cells import structures_in
-from cloud_core.sources.opening import cursor_of
+from cloud_core.sources.opening import cursor_of, locate, naming
 from cloud_core.sources.properties import Label, labels_of
 from cloud_core.sources.record import BadRow, Partition, Record, Refusal, Since, SourceError, short_hash
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.spec import SourceSpec, stem
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason, StructureError
-from cloud_core.structures.formats import COMPRESSIONS, TextFormat
+from cloud_core.structures.formats import COMPRESSIONS, SUFFIXES, TextFormat
 
 TableFormat = Literal["csv", "jsonl", "json", "parquet"]
 _SUFFIXES: dict[str, TableFormat] = {
@@ -97,7 +99,10 @@ class TableSpec(SourceSpec):
     """A table of structures and labels."""
 
     kind: Literal["table"] = "table"
-    path: str = Field(description="path or fsspec URI of the table, compressed or not")
+    path: str = Field(
+        description="path or fsspec URI of the table, compressed or not; a folder or glob of such files with "
+        "the same columns; or a Delta table"
+    )
     format: TableFormat | None = Field(None, description="by default told by the file's name")
     items: str = Field(
         "", description="JSON: where the rows are, e.g. `entries`; default: told by the file's head"
@@ -125,7 +130,8 @@ class TableSpec(SourceSpec):
 
     @model_validator(mode="after")
     def _format_is_known(self) -> Self:
-        table_format(self.path, self.format)
+        if PurePosixPath(self.path).suffix in SUFFIXES:
+            table_format(self.path, self.format)  # a structure file
         return self
 
     def open(self, secrets: SecretLookup = from_environment) -> "TableSource":
@@ -151,6 +157,65 @@ def format_by_name(path: str) -> TableFormat | None:
     return _SUFFIXES.get(PurePosixPath(name).suffix)
 
 
+class Shard(NamedTuple):
+    """A file of a table; `cursor` and `n_rows` where they are known without opening it."""
+
+    key: str
+    uri: str
+    cursor: str = ""
+    n_rows: int | None = None
+
+
+def shards_of(path: str, format: TableFormat | None = None) -> list[Shard]:
+    """The files of a table: itself, those of a folder or a glob, or the current ones of a Delta table.
+
+    Raises:
+        SourceError: there are none, or they are of several formats.
+    """
+    fs, plain = locate(path)
+    is_glob = any(c in plain for c in "*?[")
+    with naming(path):
+        if not is_glob and not fs.isdir(plain):
+            return [Shard("", path)]
+        if not is_glob and fs.exists(f"{plain.rstrip('/')}/_delta_log"):
+            return _delta_files(path)
+        names = sorted(fs.glob(plain) if is_glob else fs.find(plain))
+    tables = [name for name in names if format or format_by_name(name)]
+    formats = {format or format_by_name(name) for name in tables}
+    if "parquet" in formats and not format:  # what stands beside, dataset_info.json for one, is about them
+        formats, tables = {"parquet"}, [name for name in tables if format_by_name(name) == "parquet"]
+    if len(formats) != 1:
+        found = f"files of {' and '.join(sorted(map(str, formats)))}" if formats else "no table"
+        raise SourceError(
+            f"{path}: {found} here ({', '.join(_SUFFIXES)}); name one format as `format`, or a glob"
+        )
+    root = PurePosixPath(plain.split("*")[0]).parent if is_glob else PurePosixPath(plain)
+    return [Shard(_below(root, name), fs.unstrip_protocol(name)) for name in tables]
+
+
+def _below(root: PurePosixPath, name: str) -> str:
+    return str(PurePosixPath(name).relative_to(root)) if PurePosixPath(name).is_relative_to(root) else name
+
+
+def _delta_files(path: str) -> list[Shard]:
+    """Of the newest version. Files of a Delta table do not change: their names are their cursors."""
+    from cloud_core.lake.storage import Storage
+
+    try:
+        table = DeltaTable(path, storage_options=Storage.from_environment().for_delta(path))
+        actions = table.get_add_actions(flatten=True)
+        uris = {uri.rpartition("/")[2]: uri for uri in table.file_uris()}
+    except (DeltaError, OSError) as error:
+        raise SourceError(
+            f"{path}: a Delta table that cannot be read ({error}); check it, or export it"
+        ) from error
+    found = zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True)
+    shards = [Shard(name, uris[name.rpartition("/")[2]], name, n) for name, n in sorted(found)]
+    if not shards:
+        raise SourceError(f"{path}: a Delta table without rows")
+    return shards
+
+
 @dataclass(frozen=True)
 class _Mapping:
     """Where in a row of wanted values each part of a record stands."""
@@ -173,22 +238,36 @@ class TableSource:
         self.spec = spec
         self.name = spec.name or stem(spec.path)
         self.licence = spec.licence
-        self._format = table_format(spec.path, spec.format)
+        self._shards = shards_of(spec.path, spec.format)
+        self._format = table_format(self._shards[0].uri, spec.format)
         self._second: dict[str, tuple[Any, ...]] | None = None
 
     def partitions(self, since: Since = None) -> Iterator[Partition]:
-        """Row ranges of a Parquet file; one partition for a text file, which only reading can count.
+        """Row ranges of a Parquet file; of several files one each, and one of a text file, which only reading
+        can count.
 
         Raises:
             SourceError: the file is missing or damaged, or a column of the mapping is not there.
         """
-        cursor = short_hash([self.spec.digest(), *map(cursor_of, self._paths())])
         mapping = self._mapping()
+        joined = [cursor_of(self.spec.join.path)] if self.spec.join else []
+        if len(self._shards) > 1:
+            if "{" in self.spec.id:
+                raise SourceError(
+                    f"{self.spec.path}: rows of several files need a column of ids; name it as `id`"
+                )
+            for shard in self._shards:
+                cursor = short_hash([self.spec.digest(), shard.cursor or cursor_of(shard.uri), *joined])
+                yield Partition(shard.key, cursor, shard.n_rows, {"path": shard.uri})
+            return
+        cursor = short_hash([self.spec.digest(), cursor_of(self._shards[0].uri), *joined])
         if self._format != "parquet":
             yield Partition("rows", cursor, None, {})
             return
         repeated = self._repeated_ids(mapping)
-        for group, start, stop, first in rows.parquet_ranges(self.spec.path, self.spec.rows_per_partition):
+        for group, start, stop, first in rows.parquet_ranges(
+            self._shards[0].uri, self.spec.rows_per_partition
+        ):
             at = {"group": group, "start": start, "stop": stop, "first": first}
             again = [row for row in repeated if first <= row < first + stop - start]
             key = f"rows {first}-{first + stop - start}"
@@ -198,13 +277,16 @@ class TableSource:
         mapping = self._mapping()
         at = partition.at
         values: Iterator[tuple[Any, ...] | BadRow]
-        path, columns = self.spec.path, mapping.columns
-        if self._format == "parquet":
+        path, columns = at.get("path", self._shards[0].uri), mapping.columns
+        if self._format == "parquet" and "group" in at:
             values = rows.parquet(path, columns, at["group"], at["start"], at["stop"])
             repeated = set(at.get("repeated", ()))
             is_repeated: Callable[[int, str], bool] = lambda row, _: row in repeated  # noqa: E731
         else:
-            values = rows.READERS[self._format](path, columns, self.spec.items)
+            if self._format == "parquet":
+                values = rows.parquet_whole(path, columns)
+            else:
+                values = rows.READERS[self._format](path, columns, self.spec.items)
             seen: set[int] = set()
 
             def is_repeated(row: int, identifier: str) -> bool:
@@ -310,13 +392,10 @@ class TableSource:
 
     # -- columns
 
-    def _paths(self) -> list[str]:
-        return [self.spec.path] + ([self.spec.join.path] if self.spec.join else [])
-
     def _mapping(self) -> _Mapping:
         """Find the columns of the mapping in the table (and the joined one); every miss is an error."""
         spec = self.spec
-        own = rows.columns_of(spec.path, self._format, spec.items)
+        own = rows.columns_of(self._shards[0].uri, self._format, spec.items)
         other = _columns(spec.join.path) if spec.join else None
         columns: list[str] = []
         joined: list[str] = []
@@ -391,7 +470,7 @@ class TableSource:
         """Row numbers of a Parquet file whose id an earlier row has."""
         if mapping.id is None or mapping.id >= len(mapping.columns):
             return []
-        return rows.parquet_repeated(self.spec.path, mapping.columns[mapping.id])
+        return rows.parquet_repeated(self._shards[0].uri, mapping.columns[mapping.id])
 
 
 def _columns(path: str) -> list[str] | None:

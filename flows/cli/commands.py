@@ -139,6 +139,8 @@ def encode(
     label: Annotated[
         list[str] | None, typer.Option(help="Of a table: a column to keep as a label, and its unit: gap=eV.")
     ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Take the first so many records.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Take so many records at random.")] = None,
     setting: Settings = None,
     workers: LocalWorkers = None,
     config: Annotated[
@@ -162,33 +164,39 @@ def encode(
     }
     of_table = {key: value for key, value in given.items() if value}
     encoding = settings_given(setting)
-    if config is not None and (source or to or of_table or workers or encoding):
+    part = {key: n for key, n in (("limit", limit), ("sample", sample)) if n is not None}
+    if config is not None and (source or to or of_table or part or workers or encoding):
         raise CloudError("give SOURCE, --to and their options, or --config alone: a configuration names all")
     if config is None and (source is None or to is None):
         raise CloudError("give SOURCE and --to TABLE, or --config FILE")
     use_embedded_prefect()
     from cloud_core.config import checked
-    from cloud_core.sources.catalogue import open_source
-    from cloud_core.sources.tables import table_format
+    from cloud_core.sources.catalogue import open_source, parse_spec
+    from cloud_core.sources.tables import shards_of, table_format
     from flows.encode import EncodeConfig
     from flows.encode import encode as flow
 
     if config is not None:
         asked = EncodeConfig.from_yaml(config)
     else:
-        if of_table:
-            table_format(str(source))  # these options are for tables
-        origin = {"kind": "table", "path": source} | of_table if of_table else source
+        origin: Any = source
+        if of_table:  # these options are for tables
+            table_format(shards_of(str(source))[0].uri)
+            origin = {"kind": "table", "path": source} | of_table | part
+        elif part:
+            origin = parse_spec(str(source)).model_dump() | part
         values = {"source": origin, "table": to, "encoding": encoding} | local_cluster(workers)
         asked = checked(EncodeConfig, values, f"cloud encode {source}")
     open_source(asked.source)  # a wrong one is told before a server starts
     result = flow(asked)
     if as_json:
         show(result, as_json)
-        return
-    print(result.summary())
-    if result.reasons:
+    else:
+        print(result.summary())
+    if result.reasons and not as_json:
         show_quarantine(asked.table, asked.storage)
+    if result.n_quarantined and not result.n_encoded and not result.n_skipped:
+        raise typer.Exit(1)  # nothing of the source could be used
 
 
 @app.command()
