@@ -6,20 +6,26 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+BASE   := $(VENV)/base
 STAMP  := $(VENV)/installed
 
 .PHONY: install demo test test-all lint ui clean
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt tests/oracles/requirements.txt
+# what the demo needs, and no more
+$(BASE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; make PYTHON=python3.12 … names another")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(STAMP): $(BASE) tests/oracles/requirements.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,production]'
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/oracles --requirement tests/oracles/requirements.txt
 	@touch $@
 
-demo: $(STAMP)
+demo: $(BASE)
 	$(BIN)/cloud demo
 
 lint: $(STAMP)
@@ -33,7 +39,7 @@ test: $(STAMP) lint
 test-all: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu'
 
-ui: $(STAMP)
+ui: $(BASE)
 	$(BIN)/cloud ui
 
 clean:

@@ -16,6 +16,8 @@ from cloud_core.errors import CloudError
 from cloud_core.training.distributed import LAUNCHER_VARIABLE
 
 LOG = "torchrun.log"
+# Threads that spin at a barrier take a busy machine's cores from those that they wait for.
+SLEEPING_THREADS = {"GOMP_SPINCOUNT": "1000"}
 # torchrun 2.13 hands restarted ranks the store of the dead ones, and gloo finds their addresses in it.
 FRESH_STORE = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
@@ -73,7 +75,7 @@ class Launch(BaseModel):
     def environment(self) -> dict[str, str]:
         threads = self.threads or max(1, (os.cpu_count() or 1) // self.processes)
         launcher = {"OMP_NUM_THREADS": str(threads), LAUNCHER_VARIABLE: str(os.getpid())}
-        return os.environ | FRESH_STORE | launcher
+        return SLEEPING_THREADS | os.environ | FRESH_STORE | launcher
 
 
 class FitLaunch(Launch):
