@@ -586,7 +586,7 @@ def ui(
 
 
 def main() -> None:
-    # OpenMP's threads wait a little for each other and then sleep. Spinning for as long as another process has
+    # OpenMP threads wait a little for each other and then sleep. Spinning for as long as another process has
     # their core, the demo took six minutes where one of two cores was busy; so it takes two.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # so that what was started, a temporary Prefect server for one, is stopped as at any other end
