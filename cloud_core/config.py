@@ -109,7 +109,7 @@ def load_config(path: str | Path, model: type[Config]) -> Config:
 
 
 def moved(values: Any, keys: Collection[str], into: str) -> Any:
-    """A configuration of an earlier version: keys that stand in the section `into` by now are put there."""
+    """A configuration of an earlier version: keys that are in the section `into` by now are put there."""
     if not isinstance(values, Mapping) or not any(key in values for key in keys):
         return values
     section = values.get(into, {})
@@ -120,7 +120,7 @@ def moved(values: Any, keys: Collection[str], into: str) -> Any:
 
 
 def checked(model: type[Config], values: Mapping[str, Any], where: str) -> Config:
-    """A configuration of these values. Raises ConfigError, which says where they stand and what is wrong."""
+    """A configuration of these values. Raises ConfigError, which says where they are and what is wrong."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The base of errors that a user can mend."""
+"""The base of errors that a user can correct."""
 
 
 class CloudError(ValueError):

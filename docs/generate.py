@@ -49,7 +49,7 @@ def modules() -> str:
 
 
 def layer_of(path: Path) -> str:
-    """The box of the picture that a file stands in."""
+    """The box of the picture that a file is in."""
     parts = path.relative_to(PROJECT).with_suffix("").parts
     if parts[0] == "cloud_core":
         return parts[1]

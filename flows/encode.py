@@ -71,7 +71,7 @@ class EncodeResult(BaseModel):
     def summary(self) -> str:
         """As Markdown."""
         if self.wrote_nothing:
-            head = f"Nothing to do: all {self.n_records:,} structures stand in the table already."
+            head = f"Nothing to do: all {self.n_records:,} structures are in the table already."
         else:
             head = (
                 f"{self.n_encoded:,} encoded, {self.n_quarantined:,} quarantined, "

@@ -42,7 +42,7 @@ class ReplayConfig(TableConfig):
 
 
 class ReplayResult(BaseModel):
-    """What came of the quarantine. Structures that the source refused are mended at the source, not here."""
+    """The outcome of a replay. Structures that the source refused are corrected at the source, not here."""
 
     table: str
     version: int

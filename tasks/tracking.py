@@ -82,7 +82,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     existing = client.get_experiment_by_name(name)
     if existing is not None:
         return str(existing.experiment_id)
-    # Without a server, artifacts would go to ./mlruns of whatever folder the process happens to stand in.
+    # Without a server, artifacts would go to ./mlruns of whatever folder the process happens to be in.
     embedded = not tracking_uri().startswith(("http://", "https://"))
     configured_root = os.environ.get("MLFLOW_ARTIFACT_ROOT")
     location = configured_root or ((runs_folder() / "mlartifacts").as_uri() if embedded else None)

@@ -1,4 +1,4 @@
-"""The walls between the rooms: who may import whom (docs/architecture.md)."""
+"""Import rules between the layers (docs/architecture.md)."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ import pytest
 
 ORCHESTRATION = {"prefect", "prefect_dask", "dask", "distributed", "mlflow"}
 # Modules beside the packages, and then the packages: each imports those below it alone.
-FLOORS = [
+LAYERS = [
     {"errors", "units"},
     {"config", "files"},
     {"structures", "lake", "models"},
@@ -57,25 +57,25 @@ def test_tasks_know_no_flows_and_nothing_knows_deployments_or_benchmarks(project
         assert "flows" not in roots(path), path
 
 
-def test_each_floor_stands_only_on_those_below(project: Path) -> None:
-    floor_of = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+def test_each_layer_imports_only_those_below(project: Path) -> None:
+    layer_of = {package: level for level, packages in enumerate(LAYERS) for package in packages}
     problems = []
-    for room, level in floor_of.items():
-        module = project / "cloud_core" / f"{room}.py"
-        for path in [module] if module.is_file() else python_files(project, f"cloud_core/{room}"):
+    for package, level in layer_of.items():
+        module = project / "cloud_core" / f"{package}.py"
+        for path in [module] if module.is_file() else python_files(project, f"cloud_core/{package}"):
             for name in imports(path):
                 parts = name.split(".")
-                if parts[0] != "cloud_core" or len(parts) < 2 or parts[1] == room:
+                if parts[0] != "cloud_core" or len(parts) < 2 or parts[1] == package:
                     continue
-                if floor_of.get(parts[1], len(FLOORS)) >= level:
+                if layer_of.get(parts[1], len(LAYERS)) >= level:
                     problems.append(f"{path.relative_to(project)} imports {name}")
     assert not problems
 
 
-def test_no_module_stands_outside_the_floors(project: Path) -> None:
+def test_no_module_is_outside_the_layers(project: Path) -> None:
     inside = (project / "cloud_core").iterdir()
-    rooms = {p.stem for p in inside if (p.is_dir() or p.suffix == ".py") and not p.name.startswith("_")}
-    assert rooms == set().union(*FLOORS)
+    packages = {p.stem for p in inside if (p.is_dir() or p.suffix == ".py") and not p.name.startswith("_")}
+    assert packages == set().union(*LAYERS)
 
 
 def test_files_of_tasks_and_flows_hold_what_their_folder_says(project: Path) -> None:
@@ -114,3 +114,16 @@ def test_what_a_person_starts_from_a_shell_imports_late(module: str, heavy: list
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"
+
+
+def test_no_import_sets_variables_log_levels_filters_or_limits(project: Path) -> None:
+    forbidden = {"setLevel", "basicConfig", "setrlimit", "filterwarnings", "simplefilter", "putenv"}
+    for path in python_files(project, "cloud_core", "tasks", "flows"):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        at_import = [node for node in body if not isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        for node in (inner for top in at_import for inner in ast.walk(top)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                assert node.func.attr not in forbidden, f"{path}:{node.lineno}"
+                assert ast.unparse(node.func) not in ("os.environ.setdefault", "os.environ.update"), path
+            if isinstance(node, ast.Assign):
+                assert not any("os.environ" in ast.unparse(target) for target in node.targets), path

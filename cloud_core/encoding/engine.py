@@ -285,7 +285,7 @@ class Encoding:
     # -- the account
 
     def check(self, uri: str, storage: Storage | None = None) -> None:
-        """Read the table anew: every record that was read stands in it, encoded or quarantined, once.
+        """Read the table anew: every record that was read is in it, encoded or quarantined, once.
 
         Raises:
             EncodeError: some are missing, or a partition could not be read to its end.
@@ -298,7 +298,7 @@ class Encoding:
         if found != len(self.seen) or self.counts.n_records != len(self.seen):
             raise EncodeError(
                 f"{uri}: {len(self.seen)} records were read, {self.counts.n_records} accounted "
-                f"for, and {found} stand in the table at version {table.version}; run the same encoding "
+                f"for, and {found} are in the table at version {table.version}; run the same encoding "
                 "again, and report this if it stays"
             )
         if failed := self.failed:

@@ -39,7 +39,7 @@ class Quarantine:
         """reasons: codes of those that are tried again; None for all."""
         self._table = table
         self._reasons = reasons
-        self.n_refused_by_source = 0  # have no payload: they are mended at the source
+        self.n_refused_by_source = 0  # have no payload: they are corrected at the source
 
     def chunks(self, encoding: Encoding) -> Iterator[Chunk]:
         """For `encoding`, whose sink is an `Again` of this table."""

@@ -213,7 +213,7 @@ def align(predictions: pd.Series, labels: pd.DataFrame, *, drop_unknown: bool = 
         if index.has_duplicates:
             twice = index[index.duplicated()]
             raise DiscoveryError(
-                f"{name}: {len(twice)} ids stand twice, such as {twice[0]}; keep one row each"
+                f"{name}: {len(twice)} ids appear twice, such as {twice[0]}; keep one row each"
             )
     unknown = predictions.index.difference(labels.index)
     if len(unknown) and not drop_unknown:

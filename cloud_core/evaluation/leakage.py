@@ -1,4 +1,4 @@
-"""Crystals that stand in both the training and the test part of a fold."""
+"""Crystals that are in both the training and the test part of a fold."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

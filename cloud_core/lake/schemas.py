@@ -51,7 +51,7 @@ STRUCTURES = pa.schema(
 # What says how a row came into the table, not what it is: left out of a table's content hash.
 # (The encoder's version is part of the fingerprint.)
 PROVENANCE = ("modified_at", "encoded_at", "chunk_key", "revision", "encoder_version")
-# Raised with every change of the columns; stands in the table's description.
+# Raised with every change of the columns; is in the table's description.
 SCHEMA_VERSION = 2
 DESCRIPTION = f"structures and their SCOPE strings, schema version {SCHEMA_VERSION}"
 # Columns that tables written by earlier versions lack: null there, and added by the next commit.

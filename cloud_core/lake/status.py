@@ -1,4 +1,4 @@
-"""What stands in a table, for people."""
+"""What is in a table, for people."""
 
 from collections import Counter, defaultdict
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where tables lie, and what each of the three storage clients needs to know to get there."""
+"""Where tables lie, and what each of the two storage clients needs to know to get there."""
 
 import os
 from typing import Self
@@ -10,7 +10,6 @@ from pydantic import Field
 from cloud_core.config import ConfigSection
 
 S3 = ("s3://", "s3a://")
-OTHER_STORES = ("gs://", "gcs://", "az://", "abfs://", "abfss://")
 
 
 class Storage(ConfigSection):
@@ -68,8 +67,3 @@ class Storage(ConfigSection):
         """fsspec's file system of a table, and the table's path in it without a slash at its end."""
         fs, path = url_to_fs(uri, **self.for_fsspec(uri))
         return fs, path.rstrip("/")
-
-    def for_mlflow(self) -> dict[str, str]:
-        """Environment variables of MLflow's artifact client."""
-        variables = {"AWS_DEFAULT_REGION": self.region or "us-east-1"}
-        return variables | ({"MLFLOW_S3_ENDPOINT_URL": self.endpoint_url} if self.endpoint_url else {})

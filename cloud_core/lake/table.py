@@ -254,7 +254,7 @@ class Table:
     def claim(self, inputs: pa.Table, place: str, again: bool = False) -> Claim:
         """What of `inputs` is to be done (all, if `again`), and a key for it: the begin of a chunk's work.
 
-        The key names the inputs and the place in a source where they stand: two writers that claim the same
+        The key names the inputs and the place in a source where they are: two writers that claim the same
         ones of the same state of the table get the same key, so that only one of them commits. `inputs` is as
         in `unchanged`.
         """

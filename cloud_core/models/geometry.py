@@ -30,21 +30,7 @@ class EncoderConfig:
     norm_epsilon: float = 1e-12
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one of them"
-            )
-        for name in (
-            "vocabulary_size",
-            "hidden_size",
-            "layers",
-            "heads",
-            "positions",
-            "feed_forward",
-            "segments",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        _check(self, "vocabulary_size", "layers", "positions", "segments")
 
     @property
     def vector_size(self) -> int:
@@ -70,18 +56,23 @@ class SitesConfig:
     norm_epsilon: float = 1e-5
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; change one of them"
-            )
-        for name in ("hidden_size", "heads", "feed_forward"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        _check(self)
 
     @property
     def vector_size(self) -> int:
         """Of the vector of a crystal: mean over the atoms, and the crystal's own token."""
         return 2 * self.hidden_size
+
+
+def _check(geometry: "EncoderConfig | SitesConfig", *counts: str) -> None:
+    for name in ("hidden_size", "heads", "feed_forward", *counts):
+        if getattr(geometry, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(geometry, name)}")
+    if geometry.hidden_size % geometry.heads:
+        raise ValueError(
+            f"hidden_size {geometry.hidden_size} is not a multiple of heads {geometry.heads}; "
+            "change one of them"
+        )
 
 
 Geometry = EncoderConfig | SitesConfig

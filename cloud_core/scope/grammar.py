@@ -200,7 +200,7 @@ def _pairs(text: str, words: Sequence[tuple[int, str]]) -> tuple[tuple[str, ...]
         position, word = words[-1]
         raise ScopeError(text, position + len(word), f"the fraction of {word} is missing")
     if repeated is not None:
-        raise ScopeError(text, repeated, "an element stands twice")
+        raise ScopeError(text, repeated, "an element appears twice")
     return tuple(elements), tuple(fractions)
 
 
@@ -235,7 +235,7 @@ def _check_once(text: str, words: Sequence[tuple[int, str]]) -> None:
     seen = set()
     for position, symbol in words:
         if symbol in seen:
-            raise ScopeError(text, position, f"{symbol} stands twice in the reduced form")
+            raise ScopeError(text, position, f"{symbol} appears twice in the reduced form")
         seen.add(symbol)
 
 

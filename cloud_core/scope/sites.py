@@ -146,7 +146,7 @@ def site_symmetries() -> Mapping[int, Mapping[str, str]]:
 def element_properties() -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Names of the properties, and their values `[119, properties]` by atomic number.
 
-    NaN where there is no value; row 0 is no element. Units stand in data/elements.json.
+    NaN where there is no value; row 0 is no element. Units are in data/elements.json.
     """
     table = load("elements")
     values = np.full((len(ATOMIC_NUMBERS) + 1, len(table["properties"])), np.nan, dtype=np.float32)

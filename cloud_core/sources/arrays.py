@@ -48,7 +48,7 @@ def json_value(text: str) -> Any:
 
 
 def optimade_text(values: Iterable[tuple[str, Any]]) -> str:
-    """The JSON of an OPTIMADE structure whose values stand in columns, as lists or as JSON text."""
+    """The JSON of an OPTIMADE structure whose values are in columns, as lists or as JSON text."""
     return json.dumps({name: _listed(name, value) for name, value in values}, separators=(",", ":"))
 
 

@@ -103,5 +103,5 @@ def _holds_structures(path: str) -> bool:
 
 
 def _inside(text: str) -> str:
-    """What stands in a list, from its first element on."""
+    """What is in a list, from its first element on."""
     return text.partition("[")[2]

@@ -1,4 +1,4 @@
-"""Labels of structures that stand in files of their own: one table beside a folder or archive."""
+"""Labels of structures that are in files of their own: one table beside a folder or archive."""
 
 from collections.abc import Iterator
 from dataclasses import replace

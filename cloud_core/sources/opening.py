@@ -57,7 +57,7 @@ def read_text(uri: str, name: str, limit: int) -> str:
     """The text of the structure file at `uri`, decompressed; `name` stands for it in messages.
 
     Raises:
-        SourceError: it cannot be read, or an HTML page stands in its place.
+        SourceError: it cannot be read, or an HTML page is in its place.
         StructureError: it is damaged, or longer than `limit` bytes.
     """
     with open_raw(uri) as stream:
@@ -72,7 +72,7 @@ def open_bytes(uri: str) -> Iterator["DataStream"]:
     member of a .zip).
 
     Raises:
-        SourceError: the file is missing, unreadable, truncated, or an HTML page stands in its place.
+        SourceError: the file is missing, unreadable, truncated, or an HTML page is in its place.
     """
     with open_raw(uri, "zip" if uri.lower().endswith(".zip") else None) as stream:
         yield DataStream(decompressing(stream)[0], uri)
@@ -128,7 +128,7 @@ def refuse_html(content: str | bytes, uri: str) -> None:
     head = content[:256]
     start = (head if isinstance(head, str) else head.decode("utf-8", "replace")).lstrip("\ufeff \t\r\n")
     if start.lower().startswith(("<!doctype html", "<html")):
-        raise SourceError(f"{uri}: an HTML page stands where data was expected; check the address")
+        raise SourceError(f"{uri}: an HTML page was found where data was expected; check the address")
 
 
 def cursor_of(uri: str) -> str:

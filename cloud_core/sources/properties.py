@@ -1,4 +1,4 @@
-"""Labels: the numbers that stand beside a structure."""
+"""Labels: the numbers that are beside a structure."""
 
 import math
 from collections.abc import Container, Iterable, Mapping

@@ -35,7 +35,7 @@ class Refusal(StrEnum):
         "missing_structure",
         "fill the structure column, or name another one: `--structure`, or `structure` in a configuration",
     )
-    MALFORMED_ROW = "malformed_row", "mend the row; the message names its place"
+    MALFORMED_ROW = "malformed_row", "correct the row; the message names its place"
     BAD_LABEL = "bad_label", "make the label a number, or leave it empty"
     UNREADABLE = "unreadable", "check that the file is whole and readable, then sync again"
     UNSAFE_PATH = "unsafe_path", "rename the archive's member to a relative path without '..'"

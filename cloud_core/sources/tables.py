@@ -223,7 +223,7 @@ class _Mapping:
     columns: list[str]  # wanted columns of the table itself
     id: int | None  # position of the id, None for a template
     structure: list[int]  # positions of the structure's column or columns
-    is_text: bool  # whether it stands in one column
+    is_text: bool  # whether it is in one column
     optimade: tuple[str, ...]  # OPTIMADE's names of the columns, if they make an OPTIMADE structure
     labels: list[int]
     modified_at: int | None

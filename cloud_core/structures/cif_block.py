@@ -202,7 +202,7 @@ def split_blocks(text: str) -> list[tuple[str, str]]:
 
 def to_ascii(text: str) -> str:
     """The text with ASCII signs and digits for those of Unicode, and "_" for everything else beyond ASCII
-    (it stands in names and comments, on which no structure depends)."""
+    (it is in names and comments, on which no structure depends)."""
     if text.isascii():
         return text
     text = _OVERLINED.sub(r"-\1", unicodedata.normalize("NFKD", text).translate(_SIGNS))
@@ -252,7 +252,7 @@ def _add(block: Block, tag: str, values: list[str]) -> None:
         _note_symmetry(block, name, values)
         return
     if name in block.values:
-        raise StructureError(Reason.PARSE_ERROR, f"CIF: {tag} stands twice in block {block.name!r}")
+        raise StructureError(Reason.PARSE_ERROR, f"CIF: {tag} appears twice in block {block.name!r}")
     as_string = _gemmi().as_string
     block.values[name] = [as_string(value) if value[:1] in "'\";" else value for value in values]
 

@@ -175,7 +175,7 @@ def _mismatch(reading: Reading, evidence: Evidence, comparison: Comparison) -> N
 
 @dataclass(slots=True)
 class _Place:
-    """A position of the list with all that stands on it."""
+    """A position of the list with all that is on it."""
 
     position: tuple[float, float, float]
     images: FloatArray
@@ -212,7 +212,7 @@ def _first(notes: Sequence[Note]) -> tuple[Note, ...]:
 
 
 def _places(reading: Reading) -> list[_Place]:
-    """Sites that stand on one position are one place."""
+    """Sites that are on one position are one place."""
     places: list[_Place] = []
     positions = np.zeros((0, 3))
     for site, found in zip(reading.sites, reading.orbits, strict=True):

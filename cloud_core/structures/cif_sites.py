@@ -1,4 +1,4 @@
-"""The atoms of a CIF block: what stands on each listed site, where, and to how many digits."""
+"""The atoms of a CIF block: what is on each listed site, where, and to how many digits."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -38,7 +38,7 @@ class Reason(StrEnum):
 
 
 _REMEDIES = {
-    Reason.PARSE_ERROR: "mend the input where the message says",
+    Reason.PARSE_ERROR: "correct the input where the message says",
     Reason.UNKNOWN_FORMAT: "name the format: cif, poscar, extxyz, pymatgen, ase, jarvis, optimade",
     Reason.FILE_NOT_FOUND: "check the path and that this process may read it",
     Reason.UNREADABLE: "check that the file is whole; fetch it again",
@@ -53,7 +53,7 @@ _REMEDIES = {
     Reason.UNKNOWN_SYMMETRY: "give the symmetry operators, or a symbol of International Tables",
     Reason.AMBIGUOUS_SETTING: "give the operators, or a symbol with its origin or axes (:1 :2 :H :R)",
     Reason.CONTRADICTORY_SYMMETRY: "leave one statement of the symmetry that is right, best the operators",
-    Reason.FORMULA_MISMATCH: "mend formula or sites; the setting formula=flag encodes the sites as given",
+    Reason.FORMULA_MISMATCH: "correct formula or sites; the setting formula=flag encodes the sites as given",
     Reason.OVERLAPPING_SITES: "remove duplicate sites, or merge alternatives of one site as occupancies; "
     "the setting overlaps=flag encodes the sites as given",
     Reason.TOO_MANY_SITES: "reduce to the primitive cell, or raise the setting max_sites",

@@ -166,7 +166,7 @@ def _key_values(comment: str) -> dict[str, str]:
             value, at = comment[at + 1 : end].replace('\\"', '"'), end + 1
         key = found[1].lower()
         if key in values and key in _OURS:
-            raise _error(2, f"{found[1][:40]} stands twice")
+            raise _error(2, f"{found[1][:40]} appears twice")
         values[key] = value
     return values
 

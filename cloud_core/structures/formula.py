@@ -72,7 +72,7 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 def _parse_groups(text: str) -> Mapping[str, Amount] | None:
     """A formula with brackets and parts, each of which a factor may precede."""
     whole: dict[str, Amount] = {}
-    stack: list[tuple[str, dict[str, Amount]]] = []  # what closes a group, and what stands in it
+    stack: list[tuple[str, dict[str, Amount]]] = []  # what closes a group, and what is in it
     part: dict[str, Amount] = {}
     factor, is_first = 1.0, True  # of the part; whether a number may be its factor
     last: dict[str, Amount] | None = None  # what a number that follows multiplies

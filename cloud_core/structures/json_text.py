@@ -20,7 +20,7 @@ _SCALAR = re.compile(r'[^\s,:"\[\]{}]*+')
 def loads(text: str) -> Any:
     """The value of a JSON text.
 
-    Raises StructureError for what is none, for a key that stands twice in an object, and for what is nested
+    Raises StructureError for what is none, for a key that appears twice in an object, and for what is nested
     too deeply to be built.
     """
     try:
@@ -36,7 +36,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+        raise ValueError(f"the key {shown(twice)} appears twice in one object")
     return found
 
 

@@ -41,7 +41,7 @@ def text_of(stream: IO[bytes], name: str, limit: int = MAX_BYTES) -> str:
 
 
 def decompressed(stream: IO[bytes], name: str, limit: int = MAX_BYTES) -> bytes:
-    """The content of a stream; gzip, bzip2, xz and Zstandard are told by their first bytes.
+    """The content of a stream; gzip, bzip2, xz and Zstandard are recognised by their first bytes.
 
     Raises StructureError where it is damaged, or longer than the limit (which is told without reading on).
     """
@@ -145,7 +145,7 @@ class _Zstandard(io.RawIOBase):
 
 def decode(data: bytes) -> str:
     """Text of a structure file, as `plain_text` leaves it: UTF-8 or UTF-16, told by its mark or zeros, else
-    Latin-1 (what goes beyond ASCII stands in comments and names, which no structure depends on)."""
+    Latin-1 (what goes beyond ASCII is in comments and names, which no structure depends on)."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return plain_text(data.decode("utf-16", "replace"))
     first, second = data[:64:2], data[1:64:2]

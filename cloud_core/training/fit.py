@@ -90,7 +90,7 @@ def run(
 ) -> dict[str, Any]:
     """Do the job, or return what it left when it was done before.
 
-    `on_epoch` is called after each epoch, on rank 0, whose figures stand in the metrics file by then.
+    `on_epoch` is called after each epoch, on rank 0, whose figures are in the metrics file by then.
     `stopping` is asked after each step, on every rank.
 
     Raises:
@@ -149,4 +149,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    record(main)(sys.argv[1])  # an error stands in the last lines of torchrun
+    record(main)(sys.argv[1])  # an error is in the last lines of torchrun

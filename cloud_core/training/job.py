@@ -78,7 +78,7 @@ class PretrainSettings:
 class FitSettings:
     """How a model is fitted to labels; the defaults are for the encoder of sites that comes with the package.
 
-    frozen_epochs: the encoder stands still for so many. patience: epochs without a better validation loss
+    frozen_epochs: the encoder is frozen for so many. patience: epochs without a better validation loss
     after which to stop, frozen ones counted too (None: never). objective: what regression minimises, in
     scaled units; classification has its cross-entropy. pooling: the vector of a string, its first token's as
     published, or the mean over its tokens. dropout: while it is fitted; None is the encoder's own.

@@ -273,4 +273,4 @@ def main(path: str) -> None:
 
 
 if __name__ == "__main__":
-    record(main)(sys.argv[1])  # an error stands in the last lines of torchrun
+    record(main)(sys.argv[1])  # an error is in the last lines of torchrun

@@ -599,5 +599,5 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     # so that what was started, a temporary Prefect server for one, is stopped as at any other end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # would cut through the CLI's bars
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would cut through ours
     fail_in_one_line(app)

@@ -58,7 +58,7 @@ def use_embedded_prefect() -> None:
 
 
 def fail_in_one_line(command: Callable[[], Any]) -> None:
-    """Run a command; what its user can mend becomes one line on stderr and exit code 1.
+    """Run a command; what its user can correct becomes one line on stderr and exit code 1.
 
     `CLOUD_TRACEBACK=1` shows the trace; faults of the program show it always.
     """

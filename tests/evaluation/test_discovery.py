@@ -248,5 +248,5 @@ def test_align_refuses_unknown_absent_and_double_ids() -> None:
     with pytest.raises(DiscoveryError, match="as d"):
         align(pd.Series(1.0, index=list("abcd")), labels)
     assert len(align(pd.Series(1.0, index=list("abcd")), labels, drop_unknown=True)) == 3
-    with pytest.raises(DiscoveryError, match="stand twice"):
+    with pytest.raises(DiscoveryError, match="appear twice"):
         align(pd.Series(1.0, index=list("abca")), labels)

@@ -118,7 +118,7 @@ def test_encode_status_and_a_second_run(tmp_path: Path, shell: Shell, prefect_se
     assert result["passed_over"] == ["notes.txt"]
     (tmp_path / "encode.yaml").write_text(f"source: {folder}\ntable: {table}\n")
     told = shell("encode", "--config", str(tmp_path / "encode.yaml"))
-    assert told.stdout.startswith("Nothing to do: all 2 structures stand in the table already."), told.stderr
+    assert told.stdout.startswith("Nothing to do: all 2 structures are in the table already."), told.stderr
     second = shell("encode", str(folder), "--to", table, "--workers", "1", "--json")
     assert json.loads(second.stdout)["n_skipped"] == 2
     shown = shell("status", table).stdout

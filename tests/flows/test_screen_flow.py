@@ -472,7 +472,7 @@ def test_bad_input_is_named(tmp_path: Path, model: Path, scope_file: Path, mlflo
         candidates_of_file(ScopeFile(path=str(scope_file), scope="cloud"), "canonical")
     frame = pd.read_csv(scope_file)
     frame.assign(name="same").to_csv(tmp_path / "twice.csv")
-    with pytest.raises(ValueError, match="id same stands twice"):
+    with pytest.raises(ValueError, match="id same appears twice"):
         candidates_of_file(ScopeFile(path=str(tmp_path / "twice.csv"), id="name", scope="cloud"), "canonical")
 
 

@@ -283,7 +283,7 @@ def test_a_deployment_is_started_by_a_changed_table_and_not_by_an_unchanged_one(
 def test_the_materials_project_with_a_key_from_a_secret_block(
     tmp_path: Path, scheduler: str, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The key is found in the block, and stands in no log, artifact, parameter or state of the server."""
+    """The key is found in the block, and appears in no log, artifact, parameter or state of the server."""
     from prefect.blocks.system import Secret
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId

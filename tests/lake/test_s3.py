@@ -57,15 +57,11 @@ def test_a_missing_bucket_is_named(s3: S3Server):
         Table.create("s3://no-such-bucket/structures")
 
 
-def test_options_of_the_three_clients():
+def test_options_of_the_two_clients():
     storage = Storage(endpoint_url="http://minio:9000", region="eu-central-1")
     assert storage.for_delta("s3://a/b")["aws_conditional_put"] == "etag"
     assert storage.for_delta("s3://a/b")["AWS_ALLOW_HTTP"] == "true"
     assert storage.for_fsspec("s3://a/b")["endpoint_url"] == "http://minio:9000"
-    assert storage.for_mlflow() == {
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "MLFLOW_S3_ENDPOINT_URL": "http://minio:9000",
-    }
     assert storage.for_delta("/data/lake") == storage.for_fsspec("/data/lake") == {}
     assert not {"aws_access_key_id", "aws_secret_access_key"} & {
         k.lower() for k in storage.for_delta("s3://a/b")

@@ -25,7 +25,7 @@ def write(table: Table, rows: pa.Table, name: str) -> int:
 
 
 def held(table: Table) -> dict[str, tuple[str, str]]:
-    """Structure id -> (content hash, status); fails where an id stands twice."""
+    """Structure id -> (content hash, status); fails where an id appears twice."""
     rows = table.rows(columns=["structure_id", "content_hash", "status"]).to_pylist()
     values = {row["structure_id"]: (row["content_hash"], row["status"]) for row in rows}
     assert len(values) == len(rows)

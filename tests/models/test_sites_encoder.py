@@ -166,5 +166,7 @@ def test_an_ensemble_reads_one_kind_of_input() -> None:
 def test_impossible_geometries_are_refused() -> None:
     with pytest.raises(ValueError, match="hidden_size 10 is not a multiple of heads 4"):
         SitesConfig("sites", hidden_size=10)
+    with pytest.raises(ValueError, match="heads must be at least 1"):
+        SitesConfig("sites", heads=0)
     with pytest.raises(ValueError, match="feed_forward must be at least 1"):
         SitesConfig("sites", feed_forward=0)

@@ -250,7 +250,7 @@ TEXT = f"{SPINEL} | 8a Al 16d Al 0.5 Mg 0.5 32e O | Al 0.29 Mg 0.14 O 0.57"
         ("16d Al", "16e Al", "16e", "no Wyckoff symbol of space group 227"),
         ("Al 0.5 Mg 0.5", "Al Mg", "Mg 32e", "'Mg' is no fraction"),
         ("Al 0.5 Mg 0.5", "Al 0.5 Mg", " 32e", "the fraction of Mg is missing"),
-        ("Al 0.5 Mg 0.5", "Al 0.5 Al 0.5", "Al 0.5 32e", "an element stands twice"),
+        ("Al 0.5 Mg 0.5", "Al 0.5 Al 0.5", "Al 0.5 32e", "an element appears twice"),
         ("Al 0.5 Mg 0.5", "Al 0.5 Mg 0.6", "Al 0.5 Mg", "the occupancies sum to 1.10"),
         ("Al 0.5 Mg 0.5", "Al 0.5 Mg 0.500", "0.500", "'0.500' is no fraction"),
         ("8a Al", "8a Al 1.0", "1.0", "left out"),

@@ -140,7 +140,7 @@ def test_a_wrong_checksum_is_an_error_and_nothing_stays(phonons: FileServer, run
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((200, b"<!DOCTYPE html><html>blocked</html>"), "an HTML page stands where data was expected"),
+        ((200, b"<!DOCTYPE html><html>blocked</html>"), "an HTML page was found where data was expected"),
         ((404, b"gone"), "HTTP 404; check the address"),
         ((503, b"busy"), "HTTP 503, 3 times; try again later"),
     ],

@@ -442,7 +442,12 @@ def test_each_bad_row_is_refused_alone(tmp_path: Path) -> None:
         ("t.csv", "id,b\n1,2\n", {"structure": "cif"}, "no column 'cif' for structure"),
         ("t.csv", "", {}, "no header line"),
         ("t.csv", "id,id\n1,2\n", {}, "two columns have one name"),
-        ("t.csv", "<!DOCTYPE html>\n<html>Sign in</html>", {}, "an HTML page stands where data was expected"),
+        (
+            "t.csv",
+            "<!DOCTYPE html>\n<html>Sign in</html>",
+            {},
+            "an HTML page was found where data was expected",
+        ),
         ("t.csv", 'id,cif\n1,"data_x\n', {}, "a truncated file or a stray quote"),
         ("t.csv", "id,cif,g\n1,x,2\n", {"labels": {"g": {}}}, "'labels.g.unit' is missing"),
         ("t.json", '[{"id": "a", "cif": "x"}, {"id": ', {}, "the JSON ends too early or is damaged"),

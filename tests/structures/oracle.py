@@ -1,8 +1,8 @@
 """A reader of CIF that shares nothing with ours: gemmi's small structures, and spglib for their symmetry.
 
 gemmi takes the symmetry from the block, applies it to each site, and drops the images of a site that come
-closer than 0.4 Å to it (`SmallStructure.get_all_unit_cell_sites`), whatever else is there. Nothing is mended
-here: where it is weaker than our rules, the difference is what `test_oracle.py` explains.
+closer than 0.4 Å to it (`SmallStructure.get_all_unit_cell_sites`), whatever else is there. Nothing is
+corrected here: where it is weaker than our rules, the difference is what `test_oracle.py` explains.
 """
 
 import math

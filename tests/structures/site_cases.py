@@ -20,7 +20,7 @@ from tests.structures.small_cif import (
 
 
 def atoms() -> Iterator[Case]:
-    """What stands in an element's place."""
+    """What is in an element's place."""
     of_hydrogen = {
         "OH": "O",
         "OH2": "O",

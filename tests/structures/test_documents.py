@@ -417,7 +417,7 @@ def test_a_key_that_stands_twice_is_refused() -> None:
     text = json.dumps(rutile().as_dict())
     twice = text.replace('"lattice"', '"lattice": {"matrix": [9, 0, 0, 0, 9, 0, 0, 0, 9]}, "lattice"', 1)
     assert json.loads(twice) == json.loads(text)
-    assert "'lattice' stands twice" in str(refusal(twice))
+    assert "'lattice' appears twice" in str(refusal(twice))
 
 
 @pytest.mark.parametrize(

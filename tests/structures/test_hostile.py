@@ -370,7 +370,7 @@ def silent_damage(text: str, rng: np.random.Generator) -> Iterator[tuple[str, st
     yield "a digit of the formula is another", changed(formula, other_digit(lines[formula]))
     site = sites[int(rng.integers(len(sites)))]
     yield "a site is gone", changed(site, None)
-    yield "a site stands twice", changed(site, f"{lines[site]}\n{lines[site]}")
+    yield "a site appears twice", changed(site, f"{lines[site]}\n{lines[site]}")
     label, element, rest = lines[site].split(" ", 2)
     yield "a site has another element", changed(site, f"{label} {'Kr' if element != 'Kr' else 'Xe'} {rest}")
 

@@ -114,7 +114,7 @@ EXPLAINED = {
     ),
     "pymatgen-core/test-files/cif/FePO4.cif": (
         "2 Fe4 O16 P4",
-        "an angle stands in a loop of one row; the loop holds its value. gemmi takes pairs alone",
+        "an angle is in a loop of one row; the loop holds its value. gemmi takes pairs alone",
     ),
     "pymatgen-core/test-files/cif/PF_sd_1002871.cif": (
         "139 Br4 Cu2 N12; 139 Br8 Cu4 N24",

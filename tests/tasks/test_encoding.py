@@ -164,7 +164,7 @@ def test_hanging_crashing_and_greedy_structures_go_to_quarantine_alone(
     for identifier, canonical in zip(*table.scope(columns).to_pydict().values(), strict=True):
         assert expected[identifier] == canonical
 
-    counts = run(Listed(records), table, client)  # the four are mended at their source
+    counts = run(Listed(records), table, client)  # the four are corrected at their source
     assert (counts.n_encoded, counts.n_skipped) == (4, 296)
     assert table.content_hash() == undisturbed.content_hash()
 
@@ -294,7 +294,7 @@ def test_rows_that_vanish_fail_the_run(records: list[Record], client: LazyCluste
         encoding.encode(encoding.chunks(source, shard))
     encoding.check(table.uri)
     table.delta.delete(f"structure_id = 'listed:{records[7].id}'")
-    with pytest.raises(EncodeError, match="20 records were read, 20 accounted for, and 19 stand"):
+    with pytest.raises(EncodeError, match="20 records were read, 20 accounted for, and 19 are"):
         encoding.check(table.uri)
 
 

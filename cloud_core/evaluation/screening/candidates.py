@@ -139,7 +139,7 @@ def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
         )
     if frame[file.id].duplicated().any():
         twice = frame[file.id][frame[file.id].duplicated()].iloc[0]
-        raise ScreeningError(f"{file.path}: id {twice} stands twice; give each candidate one of its own")
+        raise ScreeningError(f"{file.path}: id {twice} appears twice; give each candidate one of its own")
     rows: list[dict[str, Any]] = []
     for name, text in zip(frame[file.id].astype(str), frame[file.scope].astype(str), strict=True):
         row: dict[str, Any] = {"id": name, "structure_id": name}

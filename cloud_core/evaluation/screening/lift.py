@@ -81,7 +81,7 @@ def lifts(
 
 
 def _among_first(stable: NDArray[np.int64], weights: NDArray[np.int64], taken: int) -> float:
-    """The share of stable ones among the first `taken`, where each row stands there `weights` times."""
+    """The share of stable ones among the first `taken`, where each row is there `weights` times."""
     total = np.cumsum(weights)
     last = int(np.searchsorted(total, taken))
     hits = int(weights[:last] @ stable[:last])

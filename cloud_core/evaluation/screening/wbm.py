@@ -54,7 +54,7 @@ def read_labels(
     The defaults are the columns of the published `wbm-summary.csv.gz`; its 256,963 rows are `expected_rows`.
 
     Raises:
-        DiscoveryError: a column is missing, an id stands twice or is empty, or the number of rows is another.
+        DiscoveryError: a column is missing, an id is empty or appears twice, or the number of rows differs.
     """
     table = read_frame(path)
     for column in (id_column, formation_energy):
@@ -65,7 +65,7 @@ def read_labels(
     ids = table[id_column]
     if ids.isna().any() or ids.duplicated().any():
         bad = ids[ids.isna() | ids.duplicated()]
-        raise DiscoveryError(f"{path}: {len(bad)} ids are empty or stand twice, such as {bad.iloc[0]}")
+        raise DiscoveryError(f"{path}: {len(bad)} ids are empty or appear twice, such as {bad.iloc[0]}")
     labels = pd.DataFrame({"formation_energy": table[formation_energy].to_numpy(dtype=float)}, index=ids)
     if hull_distance is not None and hull_distance in table.columns:
         labels["hull_distance"] = table[hull_distance].to_numpy(dtype=float)
@@ -94,7 +94,7 @@ def write_submission(
         predictions: indexed by material id.
 
     Raises:
-        DiscoveryError: another number of rows, an id stands twice, or the name does not end in .csv.gz.
+        DiscoveryError: another number of rows, an id appears twice, or the name does not end in .csv.gz.
     """
     path = Path(path)
     if not path.name.endswith(".csv.gz"):
@@ -105,7 +105,7 @@ def write_submission(
             "with an empty value for a crystal that could not be"
         )
     if predictions.index.has_duplicates:
-        raise DiscoveryError("an id stands twice among the predictions")
+        raise DiscoveryError("an id appears twice among the predictions")
     table = pd.DataFrame({prediction_column(model_key): predictions.round(4)})
     table.index.name = ID
     with (

@@ -120,7 +120,7 @@ def assemble(
             row = int(np.argmin(good))
             raise ThermalError(
                 f"row {row + 1} ({texts[row]!r}): {rule}: {values[row]}, {n_atoms[row]}, "
-                f"{temperatures[row]}; mend or remove the row"
+                f"{temperatures[row]}; correct or remove the row"
             )
     levels = np.unique(temperatures)
     if ids is None:
