@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from functools import cache
 
-from cloud_core.scope.grammar import decode
+from cloud_core.scope.grammar import Parts, decode
 from cloud_core.scope.sites import element_properties
 from cloud_core.scope.tables import ATOMIC_NUMBERS
 
@@ -48,10 +48,17 @@ def formula_of(text: str) -> str:
         ScopeError: an invalid string.
     """
     parts = decode(text)
+    amounts = amounts_of(parts)
+    return reduced_formula(amounts or parts.composition, rounded=amounts is None)
+
+
+def amounts_of(parts: Parts) -> dict[str, float] | None:
+    """Atoms in the conventional cell by element, of a resolved or full string; None of others, whose
+    fractions are rounded to hundredths."""
     if not parts.occupants:
-        return reduced_formula(parts.composition, rounded=True)
+        return parts.composition if parts.is_full else None
     amounts: dict[str, float] = {}
     for symbol, occupants in zip(parts.wyckoff, parts.occupants, strict=True):
         for element, occupancy in occupants:
             amounts[element] = amounts.get(element, 0.0) + int(symbol[:-1]) * occupancy
-    return reduced_formula(amounts)
+    return amounts

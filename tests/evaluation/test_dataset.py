@@ -125,6 +125,17 @@ def test_rows_of_a_table(tmp_path: Path) -> None:
     assert np.isnan(by_id["s:1"][1])
     assert data.left_out == {"no label": 1}
     assert (snapshot.n_rows, snapshot.version) == (3, table.version)
+    # units that the table declares: of another scale they are converted, of another quantity refused
+    columns = {name: rows[name] for name in ("status", "official", "labels")}
+    again = {"structure_id": ["u:1", "u:2", "u:3"], "canonical": [f"{text}"] * 3}
+    units = [[("gap", "meV")], [("energy", "eV/atom"), ("gap", "eV")], None]
+    declared = {"label_units": pa.array(units, pa.map_(pa.string(), pa.string()))}
+    other = Table.create(str(tmp_path / "units"))
+    other.append_chunk(pa.table(again | columns | declared), "chunk")
+    data, _ = from_table(other.uri, [Target("gap", "eV"), Target("energy", "kJ/mol/atom")][:1])
+    assert sorted(data.labels[:, 0]) == [0.0015, 2.5]
+    with pytest.raises(DatasetError, match="'gap' is in meV, and the configuration says GPa"):
+        from_table(other.uri, [Target("gap", "GPa")])
     with pytest.raises(DatasetError, match="labels: energy, gap"):
         from_table(str(tmp_path / "structures"), [Target("bulk")])
     with pytest.raises(DatasetError, match="official"):

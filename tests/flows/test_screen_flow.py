@@ -26,11 +26,13 @@ from cloud_core.evaluation.screening.candidates import (
     Reference,
     ScopeFile,
     candidates_of_file,
+    hull_distances,
     reference_hull,
     run_folder,
     shard_path,
 )
 from cloud_core.evaluation.screening.evaluation import Labels, evaluate_labels
+from cloud_core.evaluation.screening.hull import Hull
 from cloud_core.inference.predictor import Predictor
 from cloud_core.lake.pins import pins
 from cloud_core.lake.table import Table
@@ -474,6 +476,25 @@ def test_bad_input_is_named(tmp_path: Path, model: Path, scope_file: Path, mlflo
     frame.assign(name="same").to_csv(tmp_path / "twice.csv")
     with pytest.raises(ValueError, match="id same appears twice"):
         candidates_of_file(ScopeFile(path=str(tmp_path / "twice.csv"), id="name", scope="cloud"), "canonical")
+
+
+def test_hull_distances_go_by_exact_compositions(tmp_path: Path) -> None:
+    """Resolved strings say them; of others, which round them, there is no distance."""
+    frame = pd.DataFrame({"id": ["a"], "scope": ["0 0 0 | 1a Cl 1a Cl 1a Na | Cl 0.67 Na 0.33"]})
+    frame.to_csv(tmp_path / "resolved.csv", index=False)
+    frame.assign(scope="0 0 0 | 1a | Cl 0.67 Na 0.33").to_csv(tmp_path / "canonical.csv", index=False)
+    hull = Hull([{"Na": 1}, {"Cl": 1}, {"Na": 1, "Cl": 1}], [0.0, 0.0, -2.0])
+    resolved = candidates_of_file(
+        ScopeFile(path=str(tmp_path / "resolved.csv"), id="id", scope="scope"), "resolved"
+    )
+    exact = hull.distance({"Na": 1, "Cl": 2}, -1.0)
+    assert hull_distances(hull, resolved, [-1.0]).tolist() == [pytest.approx(exact, abs=1e-12)]
+    assert abs(hull.distance({"Na": 0.33, "Cl": 0.67}, -1.0) - exact) > 0.01
+    rounded = candidates_of_file(
+        ScopeFile(path=str(tmp_path / "canonical.csv"), id="id", scope="scope"), "canonical"
+    )
+    with pytest.raises(ValueError, match="round their composition"):
+        hull_distances(hull, rounded, [-1.0])
 
 
 def test_the_example_configurations_are_valid(project: Path) -> None:

@@ -129,6 +129,7 @@ def test_assemble_divides_by_atoms_and_brings_temperatures_together() -> None:
         ({"n_atoms": np.array([1.0, 0, 3, 4, 5, 6])}, r"row 2 .* n_atoms must be at least 1"),
         ({"temperatures": np.zeros(6)}, r"row 1 .* above 0 K"),
         ({"texts": []}, "no rows"),
+        ({"n_atoms": np.array([1.0, 2, 3, 4, 0.1, 6]) + 0.9, "values": np.arange(1.0, 7) * 20}, "above 3R"),
         ({"ids": list("aabbcd")}, "two labels at 300 K"),
     ],
 )

@@ -25,6 +25,7 @@ from cloud_core.scope.isolation import Encoded, encode_many
 from cloud_core.scope.settings import Form
 from cloud_core.training.batches import Batches
 from cloud_core.training.job import LABELS
+from cloud_core.units import conversion
 
 
 class DatasetError(CloudError):
@@ -116,12 +117,14 @@ def from_table(
         LakeError: there is no such table or version.
     """
     snapshot = Snapshot.of(uri, version)
-    columns = list(dict.fromkeys(["structure_id", form, "canonical", "official", "labels"]))
+    columns = list(dict.fromkeys(["structure_id", form, "canonical", "official", "labels", "label_units"]))
     rows = Table.open(uri, version=snapshot.version).scope(columns)
     labels = np.full((rows.num_rows, len(targets)), np.nan)
     for place, target in enumerate(targets):
         found = pc.map_lookup(rows["labels"].combine_chunks(), target.name, "first")
-        labels[:, place] = found.to_numpy(zero_copy_only=False)
+        units = pc.map_lookup(rows["label_units"].combine_chunks(), target.name, "first")
+        factors = _factors(units, target, uri)
+        labels[:, place] = found.to_numpy(zero_copy_only=False) * factors
     any_label = [bool((~np.isnan(labels[:, place])).any()) for place in range(len(targets))]
     if not all(any_label):
         empty = [t.name for t, has in zip(targets, any_label, strict=True) if not has]
@@ -134,6 +137,23 @@ def from_table(
         raise DatasetError(f"{uri}: {missing} rows have no {form} string; encode the table with that form")
     frame["official"] = rows["official"].to_pylist()
     return _assemble(uri, frame, rows["canonical"].to_pylist(), labels, targets, form, {}), snapshot
+
+
+def _factors(units: pa.Array, target: Target, uri: str) -> NDArray[np.float64]:
+    """`[n]` from the units that the table declares to the target's; 1 where either says none.
+
+    Raises:
+        DatasetError: they are units of something else.
+    """
+    factors: dict[str | None, float] = {None: 1.0, "": 1.0}
+    for unit in units.unique().to_pylist():
+        if unit and target.unit and (factor := conversion(unit, target.unit)) is None:
+            raise DatasetError(
+                f"{uri}: label '{target.name}' is in {unit}, and the configuration says {target.unit}; "
+                "correct the one that is wrong"
+            )
+        factors[unit] = 1.0 if not unit or not target.unit else float(factor or 1.0)
+    return np.array([factors[unit] for unit in units.to_pylist()])
 
 
 def from_file(

@@ -27,7 +27,7 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.folder import CONFIG, weights_digest
 from cloud_core.scope import ScopeError, canonicalise, decode, resolve
-from cloud_core.scope.formulas import reduced_formula
+from cloud_core.scope.formulas import amounts_of, reduced_formula
 
 Precision = Literal["float32", "bfloat16"]
 CANDIDATES = "candidates.parquet"
@@ -130,7 +130,10 @@ def candidates_of_table(uri: str, version: int | None, form: str, run: str) -> t
 
 
 def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
-    """SCOPE strings of a file, in the form that the model takes; invalid ones with a reason."""
+    """SCOPE strings of a file, in the form that the model takes; invalid ones with a reason.
+
+    Elements and fractions are those of resolved and full strings; others round them to hundredths.
+    """
     frame = read_frame(file.path)
     missing = [column for column in (file.id, file.scope) if column not in frame.columns]
     if missing:
@@ -146,15 +149,16 @@ def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
         try:
             parts = decode(text)
             canonical = canonicalise(text)
+            amounts = amounts_of(parts)
             forms = {"canonical": canonical, "resolved": resolve(text) if form == "resolved" else None}
             row |= {
-                "formula": reduced_formula(parts.composition, rounded=True),
+                "formula": reduced_formula(amounts or parts.composition, rounded=amounts is None),
                 "space_group": parts.space_group,
                 "canonical": canonical,
                 "scope": forms.get(form, text),
                 "key": canonical,
-                "elements": list(parts.composition),
-                "fractions": list(parts.composition.values()),
+                "elements": list(amounts) if amounts else None,
+                "fractions": [n / sum(amounts.values()) for n in amounts.values()] if amounts else None,
             }
         except ScopeError as error:
             row["reason"] = f"invalid_scope: {error}"
@@ -264,7 +268,16 @@ def reference_hull(reference: Reference) -> Hull:
 
 
 def hull_distances(hull: Hull, candidates: pa.Table, energies: Sequence[float]) -> np.ndarray:
-    """Predicted distance [n] to the reference's hull, eV/atom; nan where there is no prediction."""
+    """Predicted distance [n] to the reference's hull, eV/atom; nan where there is no prediction.
+
+    Raises:
+        ScreeningError: of no candidate the exact composition is known.
+    """
+    if candidates["elements"].null_count == len(candidates):
+        raise ScreeningError(
+            "strings of these candidates round their composition to hundredths, which moves a distance to "
+            "the hull by up to 0.5 eV/atom; give resolved strings, structures, or a table of `cloud encode`"
+        )
     distances = np.full(len(candidates), np.nan)
     compositions = zip(candidates["elements"].to_pylist(), candidates["fractions"].to_pylist(), strict=True)
     for i, (elements, fractions) in enumerate(compositions):
@@ -276,10 +289,13 @@ def hull_distances(hull: Hull, candidates: pa.Table, energies: Sequence[float]) 
 def property_of(predictions: pd.DataFrame, name: str | None) -> str:
     """The column that is the formation energy: the one named, else the only one there is."""
     names = [column for column in predictions.columns if column != "id" and not column.endswith("_std")]
+    energies = [column for column in names if column.startswith("formation_energy")]
     if name is not None:
         if name not in names:
             raise ScreeningError(f"the model predicts {', '.join(names)}, not {name}")
         return name
+    if len(energies) == 1:
+        return energies[0]
     if len(names) != 1:
         raise ScreeningError(f"the model predicts {', '.join(names)}; say which is the formation energy")
     return names[0]

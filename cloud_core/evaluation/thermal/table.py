@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cloud_core.errors import CloudError
 from cloud_core.models.debye_model import Quantity, best_theta, evaluate
 from cloud_core.training.job import Basis
+from cloud_core.units import GAS_CONSTANT
 
 
 class ThermalError(CloudError):
@@ -113,6 +114,12 @@ def assemble(
         "n_atoms must be at least 1": np.isfinite(n_atoms) & (n_atoms >= 1),
         "temperatures must be above 0 K": np.isfinite(temperatures) & (temperatures > 0),
     }
+    if quantity == "heat_capacity":
+        per_atom = values / np.maximum(n_atoms, 1) if basis == "cell" else values
+        limit = f"{3 * GAS_CONSTANT:.2f} J/(mol K) per mole of atoms"
+        checks[f"a heat capacity is not far above 3R = {limit}; look at n_atoms and `basis`"] = (
+            per_atom < 1.5 * 3 * GAS_CONSTANT
+        )
     if not len(texts):
         raise ThermalError("no rows with a label; look at the column names")
     for rule, good in checks.items():
