@@ -20,6 +20,18 @@ from cloud_core.structures.text import decompressing, text_of
 # What the readers below raise where a compressed file or an archive ends early or is damaged.
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
 
+_CLIENTS = (
+    "httpx",
+    "httpx2",
+    "requests",
+    "aiohttp",
+    "huggingface_hub",
+    "botocore",
+    "gcsfs",
+    "azure",
+    "adlfs",
+)
+
 
 @contextmanager
 def naming(uri: str) -> Iterator[None]:
@@ -34,6 +46,13 @@ def naming(uri: str) -> Iterator[None]:
         raise SourceError(f"{uri}: truncated or damaged ({error}); fetch it again") from error
     except OSError as error:
         raise SourceError(f"{uri}: cannot be read ({error}); check the path and the connection") from error
+    except Exception as error:  # clients of stores have errors of their own, and each its own kinds
+        if type(error).__module__.partition(".")[0] not in _CLIENTS:
+            raise
+        raise SourceError(
+            f"{uri}: cannot be read ({type(error).__name__}: {error}); check the address and the network, or "
+            "download the files and name their folder"
+        ) from error
 
 
 def locate(uri: str) -> tuple[AbstractFileSystem, str]:

@@ -36,9 +36,10 @@ class RemoteFile(ConfigSection):
 
 
 class SetEntry(ConfigSection):
-    """One set of the catalogue."""
+    """One set of the catalogue: a `file` that is downloaded, or an `address` that fsspec reads in place."""
 
-    file: RemoteFile
+    file: RemoteFile | None = None
+    address: str = ""
     labels_file: RemoteFile | None = None
     table: dict[str, Any] | None = None
     files: dict[str, Any] | None = None
@@ -85,21 +86,31 @@ class SetSource:
             raise SourceError(f"{spec.set}: this set has no file of labels apart; leave `labels_file` out")
 
     def partitions(self, since: Since = None) -> Iterator[Partition]:
-        """One a file."""
+        """One a file; of an address those of its table."""
+        if self._in_place:
+            yield from self._source(self.entry.address).partitions()
+            return
         for number, file in enumerate(self._files()):
             n_rows = self.entry.rows if file.url else None  # a given file may be a part of the set
             yield Partition(file.path.name, file.cursor, n_rows, {"number": number})
 
     def read(self, partition: Partition) -> Iterator[Record]:
+        if self._in_place:
+            yield from self._source(self.entry.address).read(partition)
+            return
         file = self._files()[partition.at["number"]]
         remote = self.entry.file
-        if file.url:
+        if file.url and remote is not None:
             fetch(file.url, file.path, remote.sha256, remote.md5, self.spec.politeness)
-        source = self._source(file.path)
+        source = self._source(str(file.path))
         for inner in source.partitions():
             yield from source.read(inner)
 
     # -- inside
+
+    @property
+    def _in_place(self) -> bool:
+        return bool(self.entry.address) and not self.spec.file
 
     def _files(self) -> list["_File"]:
         """The given file, or what the catalogue names: where it is or will be."""
@@ -107,6 +118,7 @@ class SetSource:
         if self.spec.file:
             return [_File(Path(self.spec.file), "", short_hash([cursor_of(self.spec.file), how]))]
         remote = self.entry.file
+        assert remote is not None
         folder = self._folder
         if remote.moves:
             if not self._tag:
@@ -119,8 +131,8 @@ class SetSource:
             found.append(_File(remote.path(folder, url), url, short_hash([content, self._tag, how])))
         return found
 
-    def _source(self, path: Path) -> Source:
-        values: dict[str, Any] = {"name": self.name, "licence": self.licence, "path": str(path)}
+    def _source(self, path: str) -> Source:
+        values: dict[str, Any] = {"name": self.name, "licence": self.licence, "path": path}
         if self.entry.table is None:
             return FilesSpec.model_validate(values | (self.entry.files or {})).open()
         table = dict(self.entry.table)

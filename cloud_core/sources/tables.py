@@ -404,10 +404,13 @@ class TableSource:
 
         def wanted(column: str, what: str) -> str:
             """`column`, noted as one to read from the table that has it."""
-            if own is None or column in own or column.split(".")[0] in own:
+            of_labels = what.startswith("label ")  # of rows whose columns are not known, they may be joined
+            if own is not None and (column in own or column.split(".")[0] in own):
                 names = columns
-            elif other is not None and column in other:
+            elif other is not None and column in other and (own is not None or of_labels):
                 names = joined
+            elif own is None:
+                names = columns
             else:
                 raise SourceError(
                     f"{spec.path}: no column {column!r} for {what}; columns here: {shown}. Name the right one"

@@ -200,6 +200,33 @@ def encode(
 
 
 @app.command()
+def sources(as_json: AsJson = False) -> None:
+    """List the public sets that can be encoded by name: rows, licence, what they are and where they lie.
+
+    Example: cloud sources
+    """
+    from cloud_core.sources.sets import catalogue
+
+    rows = [
+        {
+            "set": name,
+            "rows": entry.rows,
+            "licence": entry.licence,
+            "about": entry.about,
+            "address": entry.address or (entry.file.url if entry.file else ""),
+            "reference": entry.reference,
+        }
+        for name, entry in catalogue().items()
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    for row in rows:
+        count = f"{row['rows']:,}" if row["rows"] else ""
+        print(f"{row['set']:<26} {count:>10}  {row['licence']}\n    {row['about']}\n    {row['address']}")
+
+
+@app.command()
 def status(
     table: TableUri,
     version: Annotated[int | None, typer.Option(help="A past version.")] = None,

@@ -168,6 +168,13 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert len(lines) == 1 and lines[0].startswith("cloud: ") and named in lines[0]
 
 
+def test_public_sets_are_listed_with_licence_and_address(shell: Shell) -> None:
+    rows = {row["set"]: row for row in json.loads(shell("sources", "--json").stdout)}
+    assert rows["lemat_bulk"]["rows"] == 5_335_299 and rows["lemat_bulk"]["address"].startswith("hf://")
+    assert all(row["licence"] and row["address"] and row["reference"] for row in rows.values())
+    assert "CC-BY-4.0" in shell("sources").stdout
+
+
 def test_predictions_of_an_archive_are_printed_or_written(tmp_path: Path, shell: Shell) -> None:
     """One broken file costs itself alone; the command fails where nothing could be predicted."""
     (tmp_path / "cifs").mkdir()

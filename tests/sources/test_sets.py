@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pymatgen.core import Structure
 
+from cloud_core.scope import encode
 from cloud_core.sources import sets
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Record, SourceError
@@ -223,17 +226,90 @@ def test_jarvis_and_alexandria_from_files_of_their_schema(tmp_path: Path) -> Non
     assert not any(r.refusal for r in found)
 
 
+def test_lemat_bulk_from_shards_of_its_schema(tmp_path: Path) -> None:
+    """Cartesian positions, species as JSON text; a folder of shards in place of the address."""
+    rows = demo_structures(20)
+    table = []
+    for number, row in enumerate(rows):
+        structure = Structure.from_dict(pymatgen_dictionary(row))
+        species = [{"name": e, "chemical_symbols": [e], "concentration": [1.0]} for e in structure.symbol_set]
+        table.append(
+            {
+                "immutable_id": f"agm{number:09d}",
+                "lattice_vectors": structure.lattice.matrix.tolist(),
+                "cartesian_site_positions": structure.cart_coords.tolist(),
+                "species": json.dumps(species),
+                "species_at_sites": [site.specie.symbol for site in structure],
+                "nsites": len(structure),
+                "energy": -1.5 * number,
+                "functional": "pbe",
+                "cross_compatibility": True,
+            }
+        )
+    for shard in (0, 1):
+        pd.DataFrame(table[shard::2]).to_parquet(tmp_path / f"train-{shard:05d}-of-00002.parquet")
+    found = {r.id: r for r in records({"kind": "set", "set": "lemat_bulk", "file": str(tmp_path)})}
+    assert len(found) == 20 and not any(r.refusal for r in found.values())
+    for number, row in enumerate(rows):
+        record = found[f"agm{number:09d}"]
+        expected = encode(Structure.from_dict(pymatgen_dictionary(row))).canonical
+        assert encode(read(record.payload, record.format)).canonical == expected
+        assert record.labels == {"energy": -1.5 * number} and record.licence == "CC-BY-4.0"
+
+
+def test_mp2022_matpes_and_gnome_from_files_of_their_schema(project: Path, tmp_path: Path) -> None:
+    rows = demo_structures(8)
+    names = [f"mp-{n}" for n in range(8)]
+    entries = [
+        {"@class": "ComputedStructureEntry", "energy": -1.0, "structure": pymatgen_dictionary(row)}
+        for row in rows
+    ]
+    columns = {"material_id": dict(enumerate(names)), "entry": dict(enumerate(entries))}
+    with gzip.open(tmp_path / "entries.json.gz", "wt") as file:
+        json.dump(columns, file)
+    energies = {"material_id": names, "formation_energy_per_atom": [-0.1] * 8, "energy_above_hull": [0.0] * 8}
+    pd.DataFrame(energies).to_csv(tmp_path / "energies.csv.gz", index=False)
+    spec = {"kind": "set", "set": "mp2022", "file": str(tmp_path / "entries.json.gz")}
+    found = records(spec | {"labels_file": str(tmp_path / "energies.csv.gz")})
+    assert [r.id for r in found] == names and not any(r.refusal for r in found)
+    assert found[0].labels == {"formation_energy_per_atom": -0.1, "energy_above_hull": 0.0}
+    assert read(found[3].payload, found[3].format).fractions.ravel().tolist() == rows[3]["abc"]
+
+    document = [
+        {"matpes_id": f"matpes-{n}", "structure": pymatgen_dictionary(row), "formation_energy_per_atom": None,
+         "cohesive_energy_per_atom": -3.0, "bandgap": 0.5}
+        for n, row in enumerate(rows)
+    ]  # fmt: skip
+    (tmp_path / "matpes.json").write_text(json.dumps(document))
+    found = records({"kind": "set", "set": "matpes:pbe", "file": str(tmp_path / "matpes.json")})
+    assert found[2].id == "matpes-2" and found[2].labels == {"cohesive_energy_per_atom": -3.0, "bandgap": 0.5}
+    with zipfile.ZipFile(tmp_path / "by_id.zip", "w") as archive:
+        archive.write(project / "flows/demo_data/held_out.cif", "by_id/000006a8c4.CIF")
+    (record,) = records({"kind": "set", "set": "gnome", "file": str(tmp_path / "by_id.zip")})
+    assert (record.id, record.refusal) == ("000006a8c4", None)
+
+
+def test_a_set_that_is_read_in_place_says_so_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(SourceError, match=r"hf:.*name their folder"):
+        records("lemat_bulk")
+
+
 def test_the_catalogue_is_whole() -> None:
     entries = catalogue()
     assert {"matbench:phonons", "wbm", "jarvis:dft_3d", "alexandria", "cod"} <= set(entries)
     for name, entry in entries.items():
         assert entry.licence and entry.reference.startswith("https://"), name
         assert (entry.table is None) != (entry.files is None), name
-        for digits, checksum in ((64, entry.file.sha256), (32, entry.file.md5)):
-            assert checksum is None or re.fullmatch(rf"[0-9a-f]{{{digits}}}", checksum), name
-        assert open_source({"kind": "set", "set": name}).name == name.replace(":", "_")
-    unchecked = {name for name, entry in entries.items() if not (entry.file.sha256 or entry.file.md5)}
-    assert unchecked == {"jarvis:dft_2d", "alexandria", "cod"}  # whose publishers give no checksum
+        assert (entry.file is None) == bool(entry.address), name
+        for file in filter(None, (entry.file, entry.labels_file)):
+            for digits, checksum in ((64, file.sha256), (32, file.md5)):
+                assert checksum is None or re.fullmatch(rf"[0-9a-f]{{{digits}}}", checksum), name
+        if not entry.address:
+            assert open_source({"kind": "set", "set": name}).name == name.replace(":", "_")
+    unchecked = {name for name, e in entries.items() if e.file and not (e.file.sha256 or e.file.md5)}
+    # whose publishers give no checksum
+    assert unchecked == {"jarvis:dft_2d", "alexandria", "cod", "gnome", "matpes:pbe", "matpes:r2scan"}
     assert sum("matbench:" in name for name in entries) == 9  # the other four tasks have compositions only
     assert len(list(open_source("alexandria").partitions())) == 58
 
