@@ -1,5 +1,6 @@
 """Where a model lies: with the package, in a folder, at a URL, on Hugging Face, in a registry."""
 
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -35,19 +36,24 @@ def local_folder(address: str | Path) -> Path:
             f"{text}: an address of MLflow's registry; install the pipeline (cloud-pipeline)"
         )
     if scheme == "hf":
-        return _hugging_face(rest)
+        return hugging_face_folder(rest)
     return _fetched(text)
 
 
-def _hugging_face(name: str) -> Path:
+def hugging_face_folder(name: str, suffixes: Sequence[str] = _FILES) -> Path:
+    """A copy of the files of these suffixes in a repository `owner/name` of Hugging Face, in its own cache.
+
+    Raises:
+        CheckpointError: it cannot be fetched, or the package huggingface_hub is not installed.
+    """
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise CheckpointError(f"hf:{name}: needs the package huggingface_hub: pip install it") from error
     try:
-        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in _FILES]))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in suffixes]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise CheckpointError(
             f"hf:{name}: cannot be fetched ({why}); check the name and the network, or give a local folder"

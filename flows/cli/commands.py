@@ -562,7 +562,12 @@ def export_model(
 
 @app.command("import")
 def import_model(
-    folder: Annotated[Path, typer.Argument(help="Folder that transformers wrote (BertForMaskedLM).")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder that transformers wrote (BertForMaskedLM), or hf:OWNER/NAME; its `ckpt`."
+        ),
+    ],
     model: Annotated[Path, typer.Argument(help="Model folder to write.")],
     words: Annotated[int | None, typer.Option(help="Keep the first rows of the vocabulary only.")] = None,
     form: Annotated[str | None, typer.Option(help="Of its strings, where it does not say which.")] = None,
@@ -570,15 +575,23 @@ def import_model(
 ) -> None:
     """Take a BERT that transformers wrote, the published CLOUD checkpoint for one, as an encoder.
 
-    Example: cloud import published-cloud runs/models/published --words 564 --form official
+    Examples: cloud import published-cloud runs/models/published --words 564 --form official
+
+    cloud import hf:ChangwenXu/CLOUD runs/models/published --words 564 --form official
     """
+    from cloud_core.inference.addresses import hugging_face_folder
     from cloud_core.models.checkpoint import save_encoder
     from cloud_core.models.hugging_face import from_hugging_face
     from cloud_core.scope.tokenizer import Tokenizer
 
     if form is not None:
         check_form(form)
-    imported, metadata = from_hugging_face(folder, Tokenizer().words, words)
+    source = Path(folder)
+    if folder.startswith("hf:"):
+        source = hugging_face_folder(folder.removeprefix("hf:"), (".json", ".safetensors", ".bin", ".txt"))
+    if not (source / "config.json").is_file() and (source / "ckpt").is_dir():
+        source /= "ckpt"  # as the published weights lie
+    imported, metadata = from_hugging_face(source, Tokenizer().words, words)
     metadata["form"] = form or metadata.get("form")
     written = save_encoder(model, imported, metadata)
     show({"folder": str(written), "form": metadata["form"]}, as_json)

@@ -25,7 +25,7 @@ from cloud_core.config import ConfigError
 from cloud_core.lake.schemas import STRUCTURES
 from cloud_core.lake.table import Table
 from cloud_core.models.checkpoint import load_encoder
-from cloud_core.models.folder import WEIGHTS, CheckpointError
+from cloud_core.models.folder import WEIGHTS, CheckpointError, weights_digest
 from cloud_core.models.geometry import EncoderConfig, SitesConfig
 from cloud_core.models.hugging_face import to_hugging_face
 from cloud_core.scope import encode
@@ -146,6 +146,11 @@ def test_export_and_import_from_the_shell(
     for name, tensor in ours.state_dict().items():
         assert torch.equal(theirs.state_dict()[name], tensor), name
     assert (metadata["parent"], metadata["snapshot"]) == ("export", about["snapshot"])
+    # as the published weights lie in their repository
+    shutil.copytree(exported, tmp_path / "published" / "ckpt")
+    shown = shell.invoke(app, ["import", str(tmp_path / "published"), str(tmp_path / "again"), "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert weights_digest(tmp_path / "again") == weights_digest(back)
 
 
 def test_the_same_again_trains_nothing(
