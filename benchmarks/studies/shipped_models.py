@@ -84,8 +84,8 @@ def shipped_fits(to: Path, frame: pd.DataFrame, names: Collection[str] = tuple(F
     return planned
 
 
-def finish(to: Path, frame: pd.DataFrame) -> None:
-    """The folders of the package, with σ, domain, training keys and a card each."""
+def finish(to: Path, frame: pd.DataFrame, into: Path = SHIPPED) -> None:
+    """The folders of the package, or others below `into`, with σ, domain, training keys and a card each."""
     first = [to / "starts" / f"energies-{seed}" for seed in SEEDS]
     members = {"formation_energy": first} if all(folder.is_dir() for folder in first) else {}
     for name in FITTED:
@@ -99,7 +99,7 @@ def finish(to: Path, frame: pd.DataFrame) -> None:
                 )
             ]
     for name, folders in members.items():
-        ship(name, folders, to, frame)
+        ship(name, folders, to, frame, into)
     if "formation_energy" in members:
         held_out(frame)
 
@@ -135,7 +135,7 @@ def held_out(frame: pd.DataFrame) -> None:
     rows.round(4).to_csv("tests/inference/held_out.csv", index=False)
 
 
-def ship(name: str, folders: list[Path], to: Path, frame: pd.DataFrame) -> None:
+def ship(name: str, folders: list[Path], to: Path, frame: pd.DataFrame, into: Path = SHIPPED) -> None:
     models = [PropertyModel.load(folder / "model")[0] for folder in folders]
     quantities = [target.name for target in models[0].targets]
     first = name == "formation_energy"
@@ -144,7 +144,7 @@ def ship(name: str, folders: list[Path], to: Path, frame: pd.DataFrame) -> None:
         labels, parts = energies(frame)
     else:
         labels, parts = frame[quantities].to_numpy(np.float64), parts_of(frame, tuple(quantities))
-    folder = SHIPPED / name
+    folder = into / name
     metadata = {
         "form": "resolved",
         "recipe": "benchmarks/studies/shipped_models.py",

@@ -8,11 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.studies import shipped_models as shipped_models_study
+from cloud_core.evaluation.data.folds import split_by_group
+from cloud_core.evaluation.thermal.data import ThermalData, read_thermal
 from cloud_core.inference import Predictor
 from cloud_core.inference.predictor import OUTSIDE, predict_together
+from cloud_core.models.debye_model import HIGHEST, LOWEST
 from cloud_core.models.folder import SHIPPED, CheckpointError, model_folder, shipped_models
 from cloud_core.models.training_keys import read_training_keys
 from cloud_core.scope import canonicalise
+from cloud_core.training import fit
 
 HELD_OUT = Path(__file__).parent / "held_out.csv"  # 300 crystals that no training saw, by shipped_models.py
 SALT = Path(__file__).parents[2] / "flows" / "demo_data" / "held_out.cif"
@@ -40,6 +45,45 @@ def test_formation_energies_of_crystals_held_out_are_those_of_the_card() -> None
         assert of_source.mean() == pytest.approx(mean, abs=3 * of_source.std() / np.sqrt(len(of_source)))
     within = (error < found["formation_energy_std"]).mean()
     assert 0.6 < within < 0.85
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_a_model_that_beats_its_baselines(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of Debye temperatures, by C_v at 300 K of the demo's 1,208 crystals: jobs, folder, keys, card."""
+    monkeypatch.setattr(shipped_models_study, "SEEDS", (0,))
+    one = ThermalData(
+        path=str(project / "flows/demo_data/heat_capacity.csv"), scope="resolved", form="resolved"
+    )
+    table = read_thermal(one)
+    keys = [canonicalise(text) for text in table.texts]
+    parts = np.full(len(table), "", dtype=object)
+    for name, rows in split_by_group(keys, 0.2, 0.1, 0)._asdict().items():
+        parts[rows] = name
+    frame = pd.DataFrame(
+        {
+            "resolved": table.texts,
+            "canonical": keys,
+            "source": "heat_capacity",
+            "debye_temperature": table.best_theta(LOWEST, HIGHEST),
+            "part debye_temperature": parts,
+        }
+    )
+    (planned,) = shipped_models_study.shipped_fits(tmp_path, frame, ["debye_temperature"])
+    fit.run(planned.job)
+    shipped_models_study.finish(tmp_path, frame, tmp_path)
+    folder = tmp_path / "debye_temperature"
+    test = frame[frame["part debye_temperature"] == "test"]
+    found = Predictor.load(folder).predict_texts(test["resolved"].tolist())
+    error = np.abs(found["debye_temperature"] - test["debye_temperature"]).mean()
+    baselines = shipped_models_study.baselines(tmp_path, frame, "debye_temperature")
+    others = {name: np.abs(values - test["debye_temperature"]).mean() for name, values in baselines.items()}
+    assert error < min(others.values()), others
+    assert (found["debye_temperature_std"] > 0).all() and OUTSIDE in found
+    seen = read_training_keys(folder)
+    assert seen is not None and seen.seen("debye_temperature", keys).sum() >= len(frame) - len(test)
+    assert f"| {len(test)} |" in (folder / "CARD.md").read_text(encoding="utf-8")
 
 
 def test_all_predict_one_file_without_torch_prefect_or_mlflow() -> None:
