@@ -5,6 +5,7 @@ cloud encode --config deployments/configs/encode.yaml
 
 import time
 from typing import Any
+from uuid import uuid4
 
 from prefect import flow
 from pydantic import BaseModel, Field
@@ -21,7 +22,7 @@ from cloud_core.scope.settings import fingerprint
 from cloud_core.sources.catalogue import open_source
 from cloud_core.sources.record import Listing, count_rows
 from tasks.cluster import ClusterConfig, LazyCluster, default_cluster
-from tasks.encoding import Workers, encode_shards
+from tasks.encoding import encode_shards, submit_to
 from tasks.reporting import Progress, flow_run_link, publish_markdown, publish_table
 
 SHOWN = 3  # names of files passed over
@@ -98,7 +99,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
     shards = plan(source.partitions(), config.encoding.shard_rows)
     table = Table.create(config.table, config.storage)
     intent = runs.Plan(
-        run=flow_run_link()[0] or "",
+        run=flow_run_link()[0] or str(uuid4()),  # none outside a flow
         source=source.name,
         fingerprint=fingerprint(config.encoding.settings),
         chunk_rows=config.encoding.chunk_rows,
@@ -117,7 +118,7 @@ def encode(config: EncodeConfig) -> EncodeResult:
         at_once = max(2, workers // 8)
         encoding = Encoding(
             table,
-            Workers(client, config.encoding).submit,
+            submit_to(client, config.encoding),
             config.encoding,
             run=intent.run,
             on_progress=show,

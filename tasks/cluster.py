@@ -27,9 +27,10 @@ class ClusterConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["local", "address", "slurm", "kubernetes"] = Field(
+    kind: Literal["local", "address", "slurm", "kubernetes", "none"] = Field(
         default="local",
-        description="local: processes of this machine; address: a scheduler that runs already",
+        description="local: processes of this machine; address: a scheduler that runs already; none: this "
+        "process alone, for some thousands of structures",
     )
     workers: int = Field(
         default=2, ge=1, description="worker processes, one thread each; on Slurm and Kubernetes at most"

@@ -11,7 +11,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 
-from cloud_core.encoding.engine import Counts, EncodeError, Encoding, Shard
+from cloud_core.encoding.engine import Counts, EncodeError, Encoding, Shard, Submit
+from cloud_core.encoding.local import ThisProcess
 from cloud_core.encoding.memory import many_records
 from cloud_core.encoding.options import EncodingOptions
 from cloud_core.encoding.replay import Quarantine
@@ -19,6 +20,7 @@ from cloud_core.encoding.rows import Item, encode_packed, outcome_table, pack, r
 from cloud_core.sources.record import Source
 from cloud_core.structures.errors import Reason
 from tasks.cluster import LazyCluster
+from tasks.reporting import in_prefect_run
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -39,6 +41,13 @@ def scheduler_errors() -> Iterator[None]:
             "the Dask scheduler was lost in the midst of the run; what was committed is kept: start a "
             "scheduler and run the same encoding again"
         ) from error
+
+
+def submit_to(client: LazyCluster, options: EncodingOptions) -> Submit:
+    """Where items are encoded: by the cluster's workers, or in this process where there are none."""
+    if client.config.kind == "none":
+        return ThisProcess(options).submit
+    return Workers(client, options).submit
 
 
 class Workers:
@@ -104,8 +113,11 @@ def encode_quarantine(encoding: Encoding, quarantine: Quarantine) -> Counts:
 
 
 def encode_shards(encoding: Encoding, source: Source, shards: Sequence[Shard], at_once: int = 2) -> Counts:
-    """Each shard as a Prefect task, `at_once` of them submitted at a time. Call it inside a flow."""
+    """Each shard as a Prefect task, `at_once` of them submitted at a time; outside a flow one by one."""
     total = Counts()
+    if not in_prefect_run():
+        with many_records():
+            return sum((encode_shard.fn(encoding, source, shard) for shard in shards), total)
     running: deque[PrefectFuture[Counts]] = deque()
     waiting = deque(shards)
     failure: Any = None

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,11 +16,15 @@ from cloud_core.errors import CloudError
 from flows.cli.shell import (
     embedded_prefect_home,
     fail_in_one_line,
+    has_prefect_server,
     plain,
     show,
     show_quarantine,
     use_embedded_prefect,
 )
+
+if TYPE_CHECKING:
+    from cloud_core.sources.record import Source
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,8 +32,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Crystal structures to SCOPE strings, and models of them.",
 )
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"cloud-pipeline {version('cloud-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback(help="Crystal structures to SCOPE strings, and models of them.")
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file; examples in deployments/configs/.")]
@@ -49,6 +69,18 @@ LocalWorkers = Annotated[
 def local_cluster(workers: int | None) -> dict[str, Any]:
     """A configuration's `cluster` where workers were asked for; its own default otherwise."""
     return {"cluster": {"workers": workers}} if workers is not None else {}
+
+
+def is_small(source: "Source") -> bool:
+    """Whether a source is encoded sooner in this process than workers start."""
+    from itertools import islice
+
+    from cloud_core.encoding.local import MOST
+    from cloud_core.sources.record import count_rows
+
+    partitions = list(islice(source.partitions(), 100))
+    rows = count_rows(partitions)
+    return len(partitions) < 100 and rows is not None and rows <= MOST
 
 
 def check_form(form: str) -> None:
@@ -143,6 +175,9 @@ def encode(
     sample: Annotated[int | None, typer.Option(min=1, help="Take so many records at random.")] = None,
     setting: Settings = None,
     workers: LocalWorkers = None,
+    as_flow: Annotated[
+        bool, typer.Option("--flow", help="As a Prefect flow on Dask, where some thousands would do without.")
+    ] = False,
     config: Annotated[
         Path | None, typer.Option(help="Instead of all these: a YAML file; docs/sources.md, docs/lake.md.")
     ] = None,
@@ -169,26 +204,33 @@ def encode(
         raise CloudError("give SOURCE, --to and their options, or --config alone: a configuration names all")
     if config is None and (source is None or to is None):
         raise CloudError("give SOURCE and --to TABLE, or --config FILE")
-    use_embedded_prefect()
     from cloud_core.config import checked
     from cloud_core.sources.catalogue import open_source, parse_spec
     from cloud_core.sources.tables import shards_of, table_format
-    from flows.encode import EncodeConfig
-    from flows.encode import encode as flow
 
-    if config is not None:
-        asked = EncodeConfig.from_yaml(config)
-    else:
-        origin: Any = source
+    origin: Any = source
+    alone = False
+    if config is None:
         if of_table:  # these options are for tables
             table_format(shards_of(str(source))[0].uri)
             origin = {"kind": "table", "path": source} | of_table | part
         elif part:
             origin = parse_spec(str(source)).model_dump() | part
-        values = {"source": origin, "table": to, "encoding": encoding} | local_cluster(workers)
+        # a wrong one is told before a server starts
+        alone = not as_flow and workers is None and is_small(open_source(origin)) and not has_prefect_server()
+    if not alone:
+        use_embedded_prefect()
+    from flows.encode import EncodeConfig
+    from flows.encode import encode as flow
+
+    if config is not None:
+        asked = EncodeConfig.from_yaml(config)
+        open_source(asked.source)
+    else:
+        where = {"cluster": {"kind": "none"}} if alone else local_cluster(workers)
+        values = {"source": origin, "table": to, "encoding": encoding} | where
         asked = checked(EncodeConfig, values, f"cloud encode {source}")
-    open_source(asked.source)  # a wrong one is told before a server starts
-    result = flow(asked)
+    result = flow.fn(asked) if alone else flow(asked)
     if as_json:
         show(result, as_json)
     else:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -168,6 +169,11 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert len(lines) == 1 and lines[0].startswith("cloud: ") and named in lines[0]
 
 
+def test_the_version_is_that_of_the_package(shell: Shell) -> None:
+    done = shell("--version")
+    assert (done.returncode, done.stdout) == (0, f"cloud-pipeline {version('cloud-pipeline')}\n")
+
+
 def test_public_sets_are_listed_with_licence_and_address(shell: Shell) -> None:
     rows = {row["set"]: row for row in json.loads(shell("sources", "--json").stdout)}
     assert rows["lemat_bulk"]["rows"] == 5_335_299 and rows["lemat_bulk"]["address"].startswith("hf://")
@@ -226,10 +232,41 @@ def test_a_server_that_does_not_answer_is_named_with_the_remedy(tmp_path: Path) 
 
 
 @pytest.mark.integration
+def test_a_small_source_is_encoded_without_a_server(
+    tmp_path: Path, dask_workers: dict[str, str], prefect_server: str
+) -> None:
+    """The same table as the flow on Dask writes; killed and run again too."""
+    from cloud_core.lake.table import Table
+    from flows.encode import EncodeConfig, encode
+
+    source, runs = str(DATA / "structures.zip"), tmp_path / "runs"
+    first = cloud("encode", source, "--to", str(tmp_path / "alone"), runs=runs)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("1,000 encoded, 6 quarantined, 0 there already")
+    assert not (runs / "prefect").exists()
+    again = cloud("encode", source, "--to", str(tmp_path / "alone"), runs=runs)
+    assert "Nothing to do: all 1,006" in again.stdout and again.returncode == 0
+    encode(EncodeConfig(source=source, table=str(tmp_path / "flow"), cluster=dask_workers))
+    own = {key: value for key, value in os.environ.items() if key not in ("PREFECT_API_URL", "PREFECT_HOME")}
+    process = subprocess.Popen(
+        [*CLOUD, "encode", source, "--to", str(tmp_path / "killed")], env=own | {"CLOUD_RUNS": str(runs)}
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed/_delta_log/00000000000000000001.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert cloud("encode", source, "--to", str(tmp_path / "killed"), runs=runs).returncode == 0
+    hashes = {Table.open(str(tmp_path / name)).content_hash() for name in ("alone", "flow", "killed")}
+    assert len(hashes) == 1
+
+
+@pytest.mark.integration
 def test_a_command_that_is_ended_leaves_no_server_behind(tmp_path: Path) -> None:
     own = {key: value for key, value in os.environ.items() if key not in ("PREFECT_API_URL", "PREFECT_HOME")}
     process = subprocess.Popen(
-        [*CLOUD, "encode", str(DATA / "structures.zip"), "--to", str(tmp_path / "table")],
+        [*CLOUD, "encode", str(DATA / "structures.zip"), "--to", str(tmp_path / "table"), "--flow"],
         env=own | {"CLOUD_RUNS": str(tmp_path / "runs"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
