@@ -1,6 +1,7 @@
 """What a model is asked about, as SCOPE strings: objects, texts, files, folders, archives and tables."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,14 @@ from cloud_core.scope.inputs import encode_inputs
 from cloud_core.scope.isolation import Refused, encode_many
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.formats import SUFFIXES
+
+
+@dataclass(frozen=True)
+class TableOf:
+    """A table with the names of its columns, as of `sources.tables.TableSpec`."""
+
+    path: str
+    columns: Mapping[str, str]
 
 
 class Asked(NamedTuple):
@@ -26,7 +35,8 @@ def strings_of(inputs: Iterable[Any], form: str) -> Iterator[Asked]:
     """The string of each structure of each input, in order; inputs are taken as they are needed.
 
     inputs: what `structures.read` takes; a SCOPE string of the form; and `Path`s of folders, archives and
-    tables (CSV, JSON lines, Parquet with a column of structures, or a table that `cloud encode` wrote).
+    tables (CSV, JSON lines, Parquet with a column of structures, or a table that `cloud encode` wrote); a
+    `TableOf` whose columns have other names.
     """
     settings = EncoderSettings(forms=(form,))
     for rule, group in groupby(enumerate(inputs), key=lambda each: _rule_of(each[1])):
@@ -40,14 +50,25 @@ def strings_of(inputs: Iterable[Any], form: str) -> Iterator[Asked]:
 def _rule_of(given: Any) -> Any:
     if is_scope_string(given):
         return _string
+    if isinstance(given, TableOf):
+        return _source
     if not isinstance(given, Path) or (given.is_file() and given.suffix.lower() in _STRUCTURES):
         return _structures
-    if (given / "_delta_log").is_dir():
+    if _is_encoded_table(given):
         return _encoded_table
     return _source if given.is_dir() or _is_collection(given) else _structures
 
 
 _STRUCTURES = set(SUFFIXES) - {".json", ".jsonl", ".ndjson"}
+
+
+def _is_encoded_table(path: Path) -> bool:
+    if not (path / "_delta_log").is_dir():
+        return False
+    from deltalake import DeltaTable
+
+    names = {field.name for field in DeltaTable(str(path)).schema().fields}
+    return {"structure_id", "status", "canonical"} <= names
 
 
 def _is_collection(path: Path) -> bool:
@@ -82,10 +103,22 @@ def _structures(group: Iterable[tuple[int, Any]], form: str, settings: EncoderSe
             yield Asked(places[number], name, getattr(found.scope, form), None)
 
 
-def _source(place: int, given: Path, form: str, settings: EncoderSettings) -> Iterator[Asked]:
+def _source(place: int, given: Path | TableOf, form: str, settings: EncoderSettings) -> Iterator[Asked]:
+    from cloud_core.sources.record import SourceError
+
+    try:
+        yield from _of_source(place, given, form, settings)
+    except SourceError as error:
+        yield Asked(place, "", None, str(error))
+
+
+def _of_source(place: int, given: Path | TableOf, form: str, settings: EncoderSettings) -> Iterator[Asked]:
     from cloud_core.sources.catalogue import open_source
 
-    source = open_source(str(given))
+    spec: Any = str(given)
+    if isinstance(given, TableOf):
+        spec = {"kind": "table", "path": given.path, **given.columns}
+    source = open_source(spec)
     records = (record for partition in source.partitions() for record in source.read(partition))
     for refused, group in groupby(records, key=lambda record: record.refusal is not None):
         if refused:
@@ -130,6 +163,6 @@ def is_scope_string(given: Any) -> bool:
 def is_one(given: Any) -> bool:
     """Whether an input is one structure, or file of structures, and no collection of them. A pymatgen
     Structure and ASE's Atoms are collections too, of sites."""
-    if isinstance(given, str | bytes | Path | Mapping | Cell) or not isinstance(given, Iterable):
+    if isinstance(given, str | bytes | Path | Mapping | Cell | TableOf) or not isinstance(given, Iterable):
         return True
     return hasattr(given, "frac_coords") or hasattr(given, "get_atomic_numbers")

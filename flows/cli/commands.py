@@ -501,6 +501,11 @@ def predict(
         ),
     ] = None,
     as_json: AsJson = False,
+    id: Annotated[str | None, typer.Option(help="Of tables: the column with the ids.")] = None,
+    structure: Annotated[str | None, typer.Option(help="Of tables: the column with the structures.")] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="Of tables: the column with SCOPE strings in the model's form.")
+    ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     to: Annotated[Path | None, typer.Option(help="Write a .csv or .parquet file instead.")] = None,
 ) -> None:
@@ -508,9 +513,10 @@ def predict(
 
     Example: cloud predict NaCl.cif
     """
+    from cloud_core.inference.inputs import TableOf
     from cloud_core.inference.predictor import Predictor, predict_together
     from cloud_core.models.folder import CONFIG, shipped_models
-    from flows.cli.predictions import write_predictions
+    from flows.cli.predictions import scope_column, write_predictions
 
     if model is None and (
         files[0].startswith(("models:/", "runs:/", "hf:")) or Path(files[0], CONFIG).is_file()
@@ -523,7 +529,14 @@ def predict(
         if "|" not in file and not Path(file).exists():
             raise CloudError(f"{file}: no such file or folder")
     predictors = {name: Predictor.load(name) for name in models}
-    rows = predict_together(predictors, [file if "|" in file else Path(file) for file in files])
+    inputs: list[Any] = [file if "|" in file else Path(file) for file in files]
+    if scope is not None:
+        files, inputs = scope_column(files, scope, id)
+    elif id or structure:
+        named = {"id": id, "structure": structure}
+        columns = {key: column for key, column in named.items() if column is not None}
+        inputs = [TableOf(file, columns) for file in files]
+    rows = predict_together(predictors, inputs)
     units = {name: unit for predictor in predictors.values() for name, unit in predictor.units.items()}
     shape: Literal["json", "csv", "text"] = "json" if as_json else "csv" if as_csv else "text"
     if not write_predictions(rows, files, units, to or shape):

@@ -49,6 +49,28 @@ def write_predictions(
     return counts["predicted"] > 0
 
 
+def scope_column(files: Sequence[str], column: str, id: str | None) -> tuple[list[str], list[str]]:
+    """Ids and SCOPE strings of tables; without a column of ids, rows are numbered.
+
+    Raises:
+        CloudError: a file cannot be read, or has no such column.
+    """
+    from cloud_core.files import read_frame
+
+    names: list[str] = []
+    texts: list[str] = []
+    for file in files:
+        frame = read_frame(file)
+        for wanted in filter(None, (column, id)):
+            if wanted not in frame.columns:
+                there = ", ".join(map(str, frame.columns))
+                raise CloudError(f"{file}: no column {wanted!r}; columns: {there}")
+        named = frame[id].astype(str) if id else [f"{file}/{row}" for row in range(len(frame))]
+        names += list(named)
+        texts += ["" if value != value else str(value) for value in frame[column]]
+    return names, texts
+
+
 def _identified(rows: Iterable[Named], files: Sequence[str]) -> Iterator[dict[str, Any]]:
     for place, name, row in rows:
         of_several = name.startswith("#") or not name

@@ -199,6 +199,10 @@ def test_predictions_of_an_archive_are_printed_or_written(tmp_path: Path, shell:
         pd.testing.assert_frame_equal(again, printed)
     assert printed[printed["error"].isna()]["id"].tolist() == ["salt.cif"]
     assert "formation_energy (eV/atom)" in printed and "bulk_modulus_std (GPa)" in printed
+    table = ["predict", str(DATA / "heat_capacity.csv"), "--scope", "resolved", "--model", "moduli"]
+    strings = pd.read_csv(io.StringIO(shell(*table, "--csv").stdout))
+    assert len(strings) == 1213 and strings["error"].isna().sum() == 1208  # the others have none
+    assert "no column 'nothing'" in shell(*table, "--id", "nothing").stderr
     nothing = shell("predict", str(tmp_path / "cifs" / "broken.cif"), "--json")
     assert nothing.returncode == 1 and json.loads(nothing.stdout)[0]["error"]
 

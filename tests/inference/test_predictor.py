@@ -14,6 +14,7 @@ from pymatgen.core import Lattice, Structure
 
 from cloud_core.errors import CloudError
 from cloud_core.inference import Predictor
+from cloud_core.inference.inputs import TableOf
 from cloud_core.inference.predictor import predict_together
 from cloud_core.lake.schemas import STRUCTURES
 from cloud_core.lake.table import Table
@@ -159,6 +160,15 @@ def test_folders_archives_and_tables_give_a_row_for_each_structure(folder: Path,
         assert set(rows) == {"a.cif", "broken.cif", "deep/Li0.5CoO2.cif"}
         assert {name for name, row in rows.items() if row["error"]} == {"broken.cif"}
         assert (rows["a.cif"]["formula"], rows["a.cif"]["space_group"]) == ("NaCl", 225)
+    other = tmp_path / "other.parquet"
+    pd.DataFrame({"name": ["p"], "text": [text]}).to_parquet(other)
+    given = TableOf(str(other), {"id": "name", "structure": "text"})
+    assert [(name, row["formula"]) for _, name, row in predictor.predict_named(given)] == [("p", "NaCl")]
+    ((_, _, row),) = predictor.predict_named(other)  # whose columns nobody named
+    assert "which column holds the id" in row["error"]
+    delta = tmp_path / "delta"
+    write_deltalake(str(delta), pd.read_csv(table, dtype=str, keep_default_na=False))
+    assert {name for _, name, _ in predictor.predict_named(delta)} == {"0012", "NA"}
     found = [(name, row["error"] is None) for _, name, row in predictor.predict_named([table, SALT])]
     assert found == [("0012", True), ("NA", False), ("", True)]
 
