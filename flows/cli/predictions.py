@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,22 +79,13 @@ def _identified(rows: Iterable[Named], files: Sequence[str]) -> Iterator[dict[st
 
 
 def _counted(rows: Iterable[dict[str, Any]], counts: dict[str, int]) -> Iterator[dict[str, Any]]:
-    """Rows as they are; progress on a terminal's stderr."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    """Rows as they are; how many on a terminal's stderr."""
+    from tqdm import tqdm
 
-    rows = iter(rows)
-    first = list(islice(rows, 2))
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.completed} structures"), TimeElapsedColumn()
-    hidden = len(first) < 2 or not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task("", total=None)
-        for row in chain(first, rows):
-            counts["rows"] += 1
-            counts["predicted"] += row["error"] is None
-            progress.advance(task)
-            yield row
+    for row in tqdm(rows, unit=" structures", delay=1.0, leave=False, disable=None):
+        counts["rows"] += 1
+        counts["predicted"] += row["error"] is None
+        yield row
 
 
 def _text(row: dict[str, Any], units: Mapping[str, str]) -> str:
