@@ -20,6 +20,7 @@ from cloud_core.structures.text import decompressing, text_of
 # What the readers below raise where a compressed file or an archive ends early or is damaged.
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
 
+_EXTRAS = {"hf": "hub", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "adl": "azure"}
 _CLIENTS = (
     "httpx",
     "httpx2",
@@ -59,7 +60,13 @@ def locate(uri: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URI (or local path) and the path in it. Credentials come from the environment."""
     try:
         fs, path = url_to_fs(uri)
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        extra = _EXTRAS.get(uri.partition(":")[0])
+        how = f"pip install 'cloud-pipeline[{extra}]'" if extra else "install the package that it names"
+        raise SourceError(
+            f"{uri}: its client is not installed ({error}); {how}, or name a local copy"
+        ) from error
+    except ValueError as error:
         raise SourceError(f"{uri}: not a path or URI that can be opened ({error})") from error
     return fs, path
 

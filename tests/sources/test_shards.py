@@ -1,5 +1,6 @@
 """Tables of several files: folders, globs and Delta tables; parts of a source."""
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,15 @@ def test_what_stands_beside_data_is_no_structure(tmp_path: Path) -> None:
     source = open_source({"kind": "files", "path": str(tmp_path)})
     assert [record.id for p in source.partitions() for record in source.read(p)] == ["salt.cif"]
     assert is_sidecar("a/_delta_log/0.json") and not is_sidecar("structures/mp-1.json")
+
+
+@pytest.mark.parametrize(("address", "extra"), [("gs://bucket/x.cif", "gcs"), ("az://bucket/x.cif", "azure")])
+def test_a_client_that_is_not_installed_is_named_by_its_extra(address: str, extra: str) -> None:
+    module = {"gcs": "gcsfs", "azure": "adlfs"}[extra]
+    if importlib.util.find_spec(module) is not None:
+        pytest.skip(f"{module} is installed")
+    with pytest.raises(SourceError, match=rf"cloud-pipeline\[{extra}\]"):
+        open_source(address)
 
 
 def test_the_first_or_some_random_records(shards: Path, tmp_path: Path) -> None:
