@@ -49,7 +49,7 @@ class SyncConfig(FlowConfig):
     """One database, the table that follows it, and how."""
 
     name: str = Field(
-        pattern=r"^[\w.+-]+$", description="name of this sync: its state, pin and event go by it"
+        pattern=r"^[\w+-][\w.+-]*$", description="name of this sync: its state, pin and event go by it"
     )
     source: str | dict[str, Any] = Field(description="as in docs/sources.md")
     table: TableUri = Field(DEFAULT_TABLE, description="the table: a folder or an s3:// address")

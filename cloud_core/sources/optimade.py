@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from pydantic import Field, model_validator
 
@@ -42,7 +42,9 @@ _STRUCTURE_FIELDS = (
 class Provider(ConfigSection):
     """One OPTIMADE server."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = Field(description="goes before its ids: `name/id`")
+    name: Annotated[str, Field(pattern=r"^[\w+-][\w.+-]*$")] = Field(
+        description="goes before its ids: `name/id`"
+    )
     url: str = Field(description="base address, with or without /v1")
     filter: str = Field("", description="OPTIMADE filter, added to the source's own")
     licence: str = Field("", description="licence of its data; default: the source's")
@@ -140,8 +142,10 @@ class OptimadeSource:
         filter = _both(self.spec.filter, provider.filter)
         with closing(JsonClient(self.spec.politeness)) as client:
             url: str | None = _query(provider.url, filter, "id", self.spec.page_limit)
+            followed = _Followed(provider.url)
             while url:
-                page, url = self._page(client, provider, url)
+                page, following = self._page(client, provider, url)
+                url = followed.once(url, following)
                 for entry in page["data"]:
                     yield f"{provider.name}/{entry['id']}"
 
@@ -167,12 +171,14 @@ class OptimadeSource:
         spool = self._spool(provider, state)
         spool.discard_others()
         url: str | None = _query(provider.url, filter, self._fields, self.spec.page_limit)
+        followed = _Followed(provider.url)
         for page in spool.pages():
             yield page
-            url = page["next"]
+            url = followed.once(url, page["next"])
         with closing(JsonClient(self.spec.politeness)) as client:
             while url:
-                page, url = self._page(client, provider, url)
+                page, following = self._page(client, provider, url)
+                url = followed.once(url, following)
                 spool.append(page, url)
                 yield page
 
@@ -236,6 +242,25 @@ class OptimadeSource:
             refusal,
             f"{provider.name}/{identifier}: {message}" if refusal else labels.message,
         )
+
+
+class _Followed:
+    """Addresses of the pages of a listing: one that comes again would go on for ever."""
+
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._asked: set[str] = set()
+
+    def once(self, asked: str | None, following: str | None) -> str | None:
+        """`following`, the page after `asked`. Raises SourceError where it was asked before."""
+        if asked:
+            self._asked.add(asked)
+        if following in self._asked:
+            raise SourceError(
+                f"{self._provider}: the link to the next page leads back to {following}, which was read; "
+                "report it to the provider"
+            )
+        return following
 
 
 class _Spool:
@@ -303,9 +328,16 @@ def _smaller(url: str) -> str | None:
 
 
 def _same_origin(link: str, url: str) -> str:
-    """`links.next`, on the host that was asked: servers behind a proxy name themselves by inner addresses."""
+    """`links.next`, on the host that was asked: servers behind a proxy name themselves by inner addresses.
+
+    Some leave `response_fields` out of it, and then give entries without structures: it is asked again.
+    """
     asked, given = urlsplit(url), urlsplit(link)
-    return urlunsplit(given._replace(scheme=asked.scheme, netloc=asked.netloc))
+    fields = [pair for pair in parse_qsl(asked.query) if pair[0] == "response_fields"]
+    query = given.query
+    if fields and not any(name == "response_fields" for name, _ in parse_qsl(given.query)):
+        query = "&".join(filter(None, (query, urlencode(fields))))
+    return urlunsplit(given._replace(scheme=asked.scheme, netloc=asked.netloc, query=query))
 
 
 def _announced(answer: dict[str, Any]) -> int | None:

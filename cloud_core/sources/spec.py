@@ -35,8 +35,8 @@ class SourceSpec(ConfigSection):
     @field_validator("name")
     @classmethod
     def _name(cls, name: str) -> str:
-        if name and not re.fullmatch(r"[\w.+-]+", name):
-            raise ValueError("a source's name has letters, digits, '_', '-', '+' and '.' only")
+        if name and not re.fullmatch(r"[\w+-][\w.+-]*", name):
+            raise ValueError("a source's name has letters, digits, '_', '-', '+' and, not first, '.' only")
         return name
 
     def digest(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cloud_core.sources.catalogue import open_source
-from cloud_core.sources.optimade import _smaller
+from cloud_core.sources.optimade import _same_origin, _smaller
 from cloud_core.sources.record import Feed, Record, Source, SourceError
 from cloud_core.structures.errors import Reason, StructureError
 from cloud_core.structures.formats import read
@@ -176,6 +176,35 @@ def test_one_provider_that_answers_html_stops_no_other(faulty_optimade: Proxy, t
     assert len(good) == 17 and {r.licence for r in good} == {"CC0-1.0"}
     assert "text/html, not JSON" in problems["broken"]
     assert "no answer" in problems["gone"] and "try again" in problems["gone"]
+
+
+def test_a_next_page_that_was_read_already_ends_that_provider(faulty_optimade: Proxy, tmp_path: Path) -> None:
+    import httpx
+
+    def circle(path: str, number: int) -> tuple[int, str, bytes] | None:
+        if "lattice_vectors" not in path or "page_offset=8" not in path:
+            return None
+        answer = httpx.get(faulty_optimade.upstream + path).json()
+        answer["links"]["next"] = faulty_optimade.url + path
+        return 200, "application/json", httpx.Response(200, json=answer).content
+
+    faulty_optimade.fault = circle
+    with pytest.raises(SourceError, match="leads back to"):
+        records(source(faulty_optimade.url, tmp_path))
+
+
+def test_fields_that_the_next_page_drops_are_asked_again() -> None:
+    asked = "http://x/v1/structures?response_fields=a%2Cb&page_limit=4"
+    following = "http://inner:8080/v1/structures?page_offset=4&page_limit=4"
+    assert _same_origin(following, asked) == f"http://x{following[17:]}&response_fields=a%2Cb"
+    kept = f"{following}&response_fields=c"
+    assert _same_origin(kept, asked).endswith("page_limit=4&response_fields=c")
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../x", ".hidden"])
+def test_a_providers_name_stays_in_its_folder(name: str) -> None:
+    with pytest.raises(SourceError, match="name"):
+        open_source({"kind": "optimade", "providers": [{"name": name, "url": "http://x"}]})
 
 
 def test_a_listing_that_loses_entries_is_an_error(faulty_optimade: Proxy, tmp_path: Path) -> None:
