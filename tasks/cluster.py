@@ -71,6 +71,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
+    "PYTHONSAFEPATH": "1",  # no module is taken from the folder that somebody stands in
     "DASK_LOGGING__DISTRIBUTED": "error",  # a worker would tell each connection it makes
 }
 _DASK = {

@@ -75,7 +75,11 @@ class Launch(BaseModel):
     def environment(self) -> dict[str, str]:
         threads = self.threads or max(1, (os.cpu_count() or 1) // self.processes)
         launcher = {"OMP_NUM_THREADS": str(threads), LAUNCHER_VARIABLE: str(os.getpid())}
-        return SLEEPING_THREADS | os.environ | FRESH_STORE | launcher
+        # Ranks run the code of their launcher, and no module of the folder that somebody stands in.
+        here = str(Path(__file__).parents[2])
+        paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+        code = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
+        return SLEEPING_THREADS | os.environ | FRESH_STORE | launcher | code
 
 
 class FitLaunch(Launch):

@@ -692,6 +692,8 @@ def main() -> None:
     # OpenMP threads wait a little for each other and then sleep. Spinning for as long as another process has
     # their core, the demo took six minutes where one of two cores was busy; so it takes two.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # no child takes a module from the folder that somebody stands in
+    os.environ["PYTHONSAFEPATH"] = "1"
     # so that what was started, a temporary Prefect server for one, is stopped as at any other end
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # it would cut through ours

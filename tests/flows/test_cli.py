@@ -236,6 +236,38 @@ def test_a_server_that_does_not_answer_is_named_with_the_remedy(tmp_path: Path) 
 
 
 @pytest.mark.integration
+def test_no_module_of_the_working_folder_is_run(tmp_path: Path, prefect_server: str) -> None:
+    """In the command, its children under limits, Dask's workers and torchrun's ranks."""
+    for name in (
+        "orjson",
+        "torch",
+        "numpy",
+        "gemmi",
+        "distributed",
+        "safetensors",
+        "sitecustomize",
+        "pebble",
+    ):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'a').write({name!r})")
+    (tmp_path / "fit.yaml").write_text(
+        f"file: {DATA / 'heat_capacity.csv'}\nscope_column: resolved\ntargets: [{{label: cv}}]\n"
+        "fit: {epochs: 1}\nbaselines: [mean]\nscratch_baseline: false\nregistered: false\n"
+        "launch: {processes: 1}\n"
+    )
+    environment = os.environ | {"CLOUD_RUNS": str(tmp_path / "runs"), "PREFECT_API_URL": prefect_server}
+    for arguments in (
+        ["scope", str(DATA / "held_out.cif"), str(DATA / "held_out.cif")],
+        ["predict", str(DATA / "held_out.cif"), str(DATA / "held_out.cif")],
+        ["encode", str(DATA / "structures.zip"), "--limit", "20", "--to", "table", "--workers", "1"],
+        ["finetune", "--config", "fit.yaml"],
+    ):
+        command = [str(Path(sys.executable).with_name("cloud")), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert not (tmp_path / "mark").exists(), (arguments, (tmp_path / "mark").read_text())
+
+
+@pytest.mark.integration
 def test_a_small_source_is_encoded_without_a_server(
     tmp_path: Path, dask_workers: dict[str, str], prefect_server: str
 ) -> None:
