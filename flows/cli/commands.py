@@ -544,6 +544,60 @@ def predict(
 
 
 @app.command()
+def embed(
+    table: TableUri,
+    to: Annotated[Path, typer.Option(help="Parquet file of the vectors; rows that it has already stay.")],
+    model: Annotated[str, typer.Option(help="Whose vectors: one that reads sites.")] = "formation_energy",
+    as_json: AsJson = False,
+) -> None:
+    """Write a vector for each structure of a table, for `cloud similar`.
+
+    Example: cloud embed runs/lake/structures --to runs/vectors.parquet
+    """
+    from cloud_core.inference.embedding import embed as run
+
+    found = run(table, to, model)
+    show({"file": str(to), "rows": found.rows, "new": found.new}, as_json)
+
+
+@app.command()
+def similar(
+    files: Annotated[
+        list[str], typer.Argument(help="Structure files or SCOPE strings, then the vectors' file.")
+    ],
+    count: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Show the structures of a table that are nearest to others, by the vectors of `cloud embed`.
+
+    Example: cloud similar NaCl.cif runs/vectors.parquet -n 5
+    """
+    from cloud_core.inference.embedding import Neighbour
+    from cloud_core.inference.embedding import similar as run
+
+    *asked, vectors = files
+    if not asked:
+        raise CloudError("name structures, then the file that `cloud embed` wrote")
+    for file in asked:
+        if "|" not in file:
+            check_file(Path(file))
+    answers = list(run([file if "|" in file else Path(file) for file in asked], Path(vectors), count))
+    near = [answer._asdict() for answer in answers if isinstance(answer, Neighbour)]
+    if as_json:
+        print(json.dumps(near))
+    for answer in answers:
+        if not isinstance(answer, Neighbour):
+            print(f"cloud: {answer[0]}: {answer[1]}", file=sys.stderr)
+        elif not as_json:
+            print(
+                f"{answer.rank:>3}  {answer.distance:<8.3f} {answer.id:<24} {answer.formula:<14} "
+                f"{answer.space_group:>3}  {answer.scope}"
+            )
+    if not near:
+        raise typer.Exit(1)
+
+
+@app.command()
 def models(as_json: AsJson = False) -> None:
     """List the models of the package, and those in MLflow's registry with their alias and gate.
 
