@@ -437,6 +437,30 @@ def run(
     run_flow(flow, config, as_json)
 
 
+@app.command()
+def schema(
+    flow: Annotated[str, typer.Argument(metavar="NAME", help=f"Of a flow, out of: {', '.join(FLOWS)}.")],
+    as_json: AsJson = False,
+) -> None:
+    """List the keys of a flow's configuration: type, default, meaning. With --json, its JSON schema.
+
+    Example: cloud schema finetune
+    """
+    if flow not in FLOWS:
+        raise CloudError(f"no flow named {flow!r}; there are: {', '.join(FLOWS)}")
+    from importlib import import_module
+    from typing import get_type_hints
+
+    from flows.cli.keys import keys_of
+
+    config = get_type_hints(getattr(import_module(f"flows.{_MODULES.get(flow, flow)}"), flow).fn)["config"]
+    if as_json:
+        print(json.dumps(config.model_json_schema()))
+        return
+    for key, kind, default, meaning in keys_of(config.model_json_schema()):
+        print(f"{key:<34} {kind:<22} {default:<18} {meaning}".rstrip())
+
+
 def _add(name: str, help: str) -> None:
     def command(config: ConfigFile, as_json: AsJson = False) -> None:
         run_flow(name, config, as_json)

@@ -169,6 +169,15 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert len(lines) == 1 and lines[0].startswith("cloud: ") and named in lines[0]
 
 
+def test_the_keys_of_a_configuration_are_listed(shell: Shell) -> None:
+    lines = {line.split()[0]: line for line in shell("schema", "finetune").stdout.splitlines()}
+    assert "required" in lines["targets"] and "auto|force|never" in lines["promote"]
+    assert "share of the rows" in lines["test_fraction"] and "0.2" in lines["test_fraction"]
+    assert "section" in lines["fit"] and "number" in lines["fit.optimiser.learning_rate"]
+    assert "targets" in json.loads(shell("schema", "finetune", "--json").stdout)["properties"]
+    assert "no flow named 'nothing'" in shell("schema", "nothing").stderr
+
+
 def test_the_version_is_that_of_the_package(shell: Shell) -> None:
     done = shell("--version")
     assert (done.returncode, done.stdout) == (0, f"cloud-pipeline {version('cloud-pipeline')}\n")
