@@ -169,6 +169,13 @@ def test_a_mistake_is_one_line_and_exit_code_1(
     assert len(lines) == 1 and lines[0].startswith("cloud: ") and named in lines[0]
 
 
+def test_the_shell_completes_commands() -> None:
+    asked = {"_CLOUD_COMPLETE": "complete_bash", "COMP_WORDS": "cloud pre", "COMP_CWORD": "1"}
+    command = str(Path(sys.executable).with_name("cloud"))
+    done = subprocess.run([command], env=os.environ | asked, capture_output=True, text=True)
+    assert done.stdout.split() == ["pretrain", "predict"]
+
+
 def test_the_keys_of_a_configuration_are_listed(shell: Shell) -> None:
     lines = {line.split()[0]: line for line in shell("schema", "finetune").stdout.splitlines()}
     assert "required" in lines["targets"] and "auto|force|never" in lines["promote"]
