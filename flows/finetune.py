@@ -98,6 +98,29 @@ class FinetuneResult:
     """models:/<name>/<version>"""
     promoted: bool = False
 
+    def summary(self) -> str:
+        """As text: errors beside the baselines', the gate, and where the model is."""
+        shown = ("target", "unit", "model", "test_rows", *METRICS)
+        columns = [key for key in shown if any(key in row for row in self.comparison)]
+        cells = [[_shown(row.get(key, "")) for key in columns] for row in self.comparison]
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in [columns, *cells]
+        ]
+        rows = ", ".join(f"{n:,} {part}" for part, n in self.rows.items())
+        lines += ["", f"{rows} rows; the model {self.gate}"]
+        lines += [f"registered as {self.registered}"] if self.registered else []
+        lines += [f"predictions of the test rows: {self.predictions}"]
+        return "\n".join([*lines, f"to ask it: cloud predict --model {self.model_folder} FILE"])
+
+
+METRICS = ("mae", "rmse", "r2", "mae_over_mad", "accuracy", "roc_auc", "f1")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
 
 @flow(name="finetune", persist_result=False, validate_parameters=True)
 def finetune(config: FinetuneConfig) -> FinetuneResult:

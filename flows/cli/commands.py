@@ -418,7 +418,11 @@ def run_flow(name: str, config: Path, as_json: bool) -> None:
     from cloud_core.config import load_config
 
     flow = getattr(import_module(f"flows.{_MODULES.get(name, name)}"), name)
-    show(flow(load_config(config, get_type_hints(flow.fn)["config"])), as_json)
+    result = flow(load_config(config, get_type_hints(flow.fn)["config"]))
+    if as_json or not hasattr(result, "summary"):
+        show(result, as_json)
+    else:
+        print(result.summary())
 
 
 @app.command()

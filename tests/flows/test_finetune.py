@@ -93,6 +93,9 @@ def test_model_is_shown_beside_its_baselines_and_serves(
             mae = mean_absolute_error(table[target][has], table[f"{target}: {name}"][has])
             assert result.metrics[f"{key}/{target}/mae"] == pytest.approx(mae, rel=1e-6)
         assert result.metrics[f"baseline/mean/{target}/mae_over_mad"] == pytest.approx(1.0)
+    told = result.summary()
+    assert f"cloud predict --model {result.model_folder} FILE" in told and result.gate in told
+    assert f"{result.metrics['test/n/mae']:.4g}" in told and "composition random forest" in told
     # shared strings are counted by both forms, target by target
     counted = {(row["target"], row["form"]) for row in result.leakage}
     assert counted == {(name, form) for name in ("n", "gap") for form in ("official", "canonical")}

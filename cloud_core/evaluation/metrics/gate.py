@@ -53,6 +53,10 @@ def decide(errors: ArrayLike, references: Mapping[str, ArrayLike], unit: str = "
     if not others or any(values.shape != own.shape or own.ndim != 1 for values in others.values()):
         raise ValueError(f"the gate needs references with errors of the same {own.shape} rows")
     counted = np.isfinite(own)
+    if counted.sum() < LEAST_ROWS:
+        return GateDecision(
+            False, f"is not promoted: {counted.sum()} test rows to compare on, {LEAST_ROWS} are needed"
+        )
     passed, parts = True, []
     for name, values in others.items():
         rows = counted & np.isfinite(values)
