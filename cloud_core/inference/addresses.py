@@ -6,7 +6,6 @@ from pathlib import Path
 
 from cloud_core.files import json_digest
 from cloud_core.models.folder import CONFIG, CheckpointError, model_folder
-from cloud_core.sources.download import cache_folder
 
 GROUP = "cloud_core.models"
 """entry points, by scheme, of functions that make a local folder of an address"""
@@ -63,6 +62,8 @@ def hugging_face_folder(name: str, suffixes: Sequence[str] = _FILES) -> Path:
 def _fetched(url: str) -> Path:
     """A copy of the folder at a URL, under `cache_folder("models")`; made anew where its files changed."""
     import fsspec
+
+    from cloud_core.sources.download import cache_folder
 
     try:
         fs, path = fsspec.url_to_fs(url)

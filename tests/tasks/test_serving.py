@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -18,11 +21,12 @@ from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.heads import PropertyModel
 from cloud_core.models.targets import Target
 from cloud_core.scope import encode
-from tasks.registry import register
+from tasks.registry import SERVING_REQUIREMENTS, register
 from tests.servers import free_port, stop, wait_until_healthy
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 GEOMETRY = EncoderConfig(hidden_size=16, layers=1, heads=2, feed_forward=32)
+SALT_FILE = Path(__file__).parents[2] / "flows" / "demo_data" / "held_out.cif"
 Ask = Callable[[list[str]], list[dict[str, Any]]]
 
 
@@ -153,3 +157,34 @@ def test_hostile_input_costs_its_row_and_leaves_no_mark(ask: Ask, tmp_path: Path
             assert row["scope"] is None and row["error"], name
     assert not marker.exists()
     assert ask([good])[0]["error"] is None
+
+
+def test_what_a_served_model_imports_is_among_its_requirements() -> None:
+    """So that it starts in an environment that has them alone."""
+    program = (
+        "import importlib.metadata as m, json, sys\n"
+        "before = set(sys.modules)\n"
+        "from pathlib import Path\n"
+        "from cloud_core.inference.predictor import Predictor\n"
+        f"text = Path({str(SALT_FILE)!r}).read_text()\n"
+        "assert Predictor.load('formation_energy').predict(text)[0]['error'] is None\n"
+        "import cloud_core.models.ensemble, cloud_core.models.debye_model, cloud_core.training.loop\n"
+        "of = m.packages_distributions()\n"
+        "tops = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print(json.dumps(sorted({d for top in tops for d in of.get(top, [])})))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    needed = {_normal(name) for name in json.loads(done.stdout)} - {"cloud-pipeline"}
+    known: set[str] = set()
+    waiting = [_normal(name) for name in SERVING_REQUIREMENTS]
+    while waiting:
+        name = waiting.pop()
+        if name not in known:
+            known.add(name)
+            with suppress(PackageNotFoundError):
+                waiting += [_normal(re.split(r"[\s;<>=!~\[(]", text)[0]) for text in requires(name) or ()]
+    assert needed <= known, needed - known
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
