@@ -9,21 +9,26 @@ BIN    := $(VENV)/bin
 BASE   := $(VENV)/base
 STAMP  := $(VENV)/installed
 
+define NEW_VENV
+@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; make PYTHON=python3.12 … names another")'
+$(PYTHON) -m venv $(VENV)
+endef
+
 .PHONY: install demo test test-all lint ui clean
 
 install: $(STAMP)
 
 # what the demo needs, and no more
 $(BASE): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; make PYTHON=python3.12 … names another")'
-	$(PYTHON) -m venv $(VENV)
+	$(NEW_VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-$(STAMP): $(BASE) tests/oracles/requirements.txt
+$(STAMP): pyproject.toml constraints.txt tests/oracles/requirements.txt
+	$(NEW_VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,production]'
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $(VENV)/oracles --requirement tests/oracles/requirements.txt
-	@touch $@
+	@touch $(BASE) $@
 
 demo: $(BASE)
 	$(BIN)/cloud demo

@@ -170,11 +170,7 @@ def set_champion(name: str, version: str, why: str) -> None:
         RegistryError: there is no such version.
     """
     client = mlflow_client()
-    facts = {
-        "promoted_by": getpass.getuser(),
-        "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "promoted_because": why,
-    }
+    facts = {f"promoted_{key}": value for key, value in _who_when_why(why).items()}
     before = _aliases(name).get(CHAMPION)
     if before is not None and before != version:
         facts["champion_before"] = before
@@ -198,8 +194,16 @@ def roll_back(name: str, why: str) -> tuple[str, str]:
     before = mlflow_client().get_model_version(name, serving).tags.get("champion_before")
     if before is None:
         raise RegistryError(f"{name}: version {serving} is the first champion; there is none before it")
-    set_champion(name, before, why)
+    client = mlflow_client()  # the tags of its own promotion stay, so that one can go back further
+    for key, value in _who_when_why(why).items():
+        client.set_model_version_tag(name, before, f"restored_{key}", value)
+    client.set_registered_model_alias(name, CHAMPION, before)
     return serving, before
+
+
+def _who_when_why(why: str) -> dict[str, str]:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"by": getpass.getuser(), "at": now, "because": why}
 
 
 def _aliases(name: str) -> dict[str, str]:
@@ -212,7 +216,12 @@ def registered_models() -> list[dict[str, str]]:
     """A row for each version with an alias: address, aliases, date and gate."""
     client = mlflow_client()
     rows = []
-    for model in client.search_registered_models():
+    models = client.search_registered_models()
+    while models.token:  # MLflow gives a hundred at a time
+        page = client.search_registered_models(page_token=models.token)
+        models.token = page.token
+        models.extend(page)
+    for model in models:
         for number in sorted(set(map(str, model.aliases.values())), key=int):
             version = client.get_model_version(model.name, number)
             created = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)

@@ -28,7 +28,8 @@ class ComparedRows:
     """One target's test rows, on which models are compared.
 
     keys: canonical strings `[n]`. errors: the challenger's absolute errors `[n]`. references: those of the
-    baselines by name. seen: `[n]` rows whose label the model that the challenger started from was trained on.
+    baselines by name. seen: `[n]` rows whose label the model that the challenger started from was trained on;
+    None where that does not say.
     champion_errors: absolute errors `[n]` of a model folder on these rows.
     """
 
@@ -37,16 +38,20 @@ class ComparedRows:
     keys: Sequence[str]
     errors: Floats
     references: Mapping[str, Floats]
-    seen: NDArray[np.bool_]
+    seen: NDArray[np.bool_] | None
     champion_errors: Callable[[Path], Floats]
 
 
 def gate(rows: ComparedRows, champion: Champion | None) -> GateDecision:
     """Compare with every baseline, and with the champion on the rows that it was not trained on either.
 
-    Rows that the start has seen are left out, and counted in the message. A champion that cannot be compared
-    stays.
+    Rows that the start has seen are left out, and counted in the message. Rows of one canonical string are
+    one crystal, with their mean error. A champion that cannot be compared stays.
     """
+    if rows.seen is None:
+        return GateDecision(
+            False, "is not promoted: the model that it started from does not say what it was trained on"
+        )
     counted = masked(rows.errors, rows.seen)
     references = dict(rows.references)
     if champion is not None:
@@ -59,19 +64,35 @@ def gate(rows: ComparedRows, champion: Champion | None) -> GateDecision:
         except CloudError as error:
             return GateDecision(False, f"is not promoted: cannot be compared with {name}: {error}")
         references[name] = masked(theirs, known.seen(rows.label, rows.keys))
-    found = decide(counted, references, rows.unit)
+    crystals = np.unique(np.asarray(rows.keys, dtype=str), return_inverse=True)[1]
+    errors = {name: _of_crystals(values, crystals) for name, values in references.items()}
+    found = decide(_of_crystals(counted, crystals), errors, rows.unit)
     if not rows.seen.any():
         return found
     left = f"{rows.seen.sum()} test rows left out, whose label the start was trained on"
     return GateDecision(found.passed, f"{found.message}; {left}")
 
 
-def seen_by_start(start: str | Path | None, labels: Sequence[str], keys: Sequence[str]) -> NDArray[np.bool_]:
-    """`[n]` of which crystals the model to start from was trained on one of `labels`, as its folder says."""
-    known = None if start is None else read_training_keys(start)
+def _of_crystals(values: Floats, crystals: NDArray[np.int64]) -> Floats:
+    """Mean error `[crystals]` of the rows of each that count; nan where none does."""
+    counts = np.isfinite(values)
+    n = np.bincount(crystals[counts], minlength=crystals.max() + 1)
+    total = np.bincount(crystals[counts], values[counts], minlength=crystals.max() + 1)
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+
+
+def seen_by_start(
+    start: str | Path | None, labels: Sequence[str], keys: Sequence[str]
+) -> NDArray[np.bool_] | None:
+    """`[n]` of which crystals the model to start from was trained on one of `labels`; None where its folder
+    does not say."""
     seen = np.zeros(len(keys), dtype=bool)
-    for label in labels if known is not None else ():
-        assert known is not None
+    if start is None:
+        return seen
+    known = read_training_keys(start)
+    if known is None:
+        return None
+    for label in labels:
         seen |= known.seen(label, keys)
     return seen
 

@@ -1,5 +1,6 @@
 """What a challenger has to beat, and on which rows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_every_baseline_has_to_be_beaten_beyond_chance() -> None:
     assert gate(rows(mean=worse, boosting=worse), None).passed
     refused = gate(rows(mean=worse, boosting=level), None)
     assert not refused.passed and "is not promoted" in refused.message
-    assert " eV on 60 test rows; beside it mean " in refused.message and "boosting " in refused.message
+    assert " eV on 60 test crystals; beside it mean " in refused.message and "boosting " in refused.message
 
 
 def test_the_bound_is_that_of_a_paired_test() -> None:
@@ -66,7 +67,9 @@ def test_rows_that_the_start_has_seen_are_left_out_and_counted() -> None:
     other[:30], seen[:30] = ERRORS[:30] + 5.0, True  # better only where the start knew the label
     assert gate(rows(boosting=other), None).passed
     told = gate(rows(boosting=other, seen=seen), None)
-    assert not told.passed and "on 30 test rows" in told.message and "30 test rows left out" in told.message
+    assert (
+        not told.passed and "on 30 test crystals" in told.message and "30 test rows left out" in told.message
+    )
     seen[: 60 - LEAST_ROWS + 1] = True
     few = gate(rows(boosting=ERRORS + 1, seen=seen), None)
     assert not few.passed and f"{LEAST_ROWS} are needed" in few.message
@@ -80,12 +83,23 @@ def test_a_champion_is_compared_on_rows_new_to_both(tmp_path: Path) -> None:
     trained = Champion("3", model(tmp_path / "trained", TrainingKeys.of({"gap": KEYS[:20]})))
     told = gate(rows(champion, boosting=baseline), trained)
     assert (
-        not told.passed and "the champion (version 3)" in told.message and "on 40 rows, where" in told.message
+        not told.passed
+        and "the champion (version 3)" in told.message
+        and "on 40 crystals, where" in told.message
     )
     other = Champion("3", model(tmp_path / "other", TrainingKeys.of({"energy": KEYS[:20]})))
     assert gate(rows(champion, boosting=baseline), other).passed
     silent = Champion("3", model(tmp_path / "silent", None))
     told = gate(rows(champion, boosting=baseline), silent)
+    assert not told.passed and "does not say what it was trained on" in told.message
+
+
+def test_rows_of_one_crystal_count_once_and_an_unknown_start_is_not_promoted() -> None:
+    """A crystal listed ten times is one observation: what three crystals show is no proof."""
+    few = tuple(f"crystal {i % 3}" for i in range(60))
+    told = gate(replace(rows(mean=ERRORS + 1.0), keys=few), None)
+    assert not told.passed and "3 test crystals to compare on" in told.message
+    told = gate(replace(rows(mean=ERRORS + 1.0), seen=None), None)
     assert not told.passed and "does not say what it was trained on" in told.message
 
 
@@ -95,8 +109,11 @@ def test_what_a_model_has_seen_is_its_own_rows_and_its_starts(tmp_path: Path) ->
     assert known is not None
     assert known.seen("mine", ["a", "b", "c", "d"]).tolist() == [True, True, True, False]
     assert known.seen("energy", ["a", "c"]).tolist() == [True, False]
-    assert seen_by_start(start, ["mine", "energy"], ["a", "c"]).tolist() == [True, False]
-    assert not seen_by_start(None, ["energy"], ["a"]).any()
+    seen = seen_by_start(start, ["mine", "energy"], ["a", "c"])
+    assert seen is not None and seen.tolist() == [True, False]
+    unknown = seen_by_start(None, ["energy"], ["a"])
+    assert unknown is not None and not unknown.any()
+    assert seen_by_start(model(tmp_path / "unknown", None), ["energy"], ["a"]) is None
     assert trained_on({"mine": ["c"]}, model(tmp_path / "silent", None), {}) is None
 
 

@@ -67,7 +67,7 @@ def test_trains_registers_and_answers(prefect_server: str, mlflow_uri: str, tabl
     assert "direct regressor, with n_atoms" in models and "direct regressor, without n_atoms" in models
     assert result.comparison[-1]["MAE"] < 0.05 * result.comparison[1]["MAE"]
     assert Path(result.curves).stat().st_size > 10_000
-    assert "test rows" in result.gate
+    assert "test crystals" in result.gate
 
     run = mlflow_client().get_run(result.run_id)
     assert run.info.status == "FINISHED"

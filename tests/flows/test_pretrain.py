@@ -429,6 +429,7 @@ def test_cancelling_in_prefect_stops_every_rank_and_leaves_a_checkpoint(
     assert stored.info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_scaling_study_is_one_parent_with_children(prefect_server: str, tmp_path: Path, runs: Path) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(demo_strings(300)))
     shared_settings = {

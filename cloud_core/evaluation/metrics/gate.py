@@ -55,14 +55,14 @@ def decide(errors: ArrayLike, references: Mapping[str, ArrayLike], unit: str = "
     counted = np.isfinite(own)
     if counted.sum() < LEAST_ROWS:
         return GateDecision(
-            False, f"is not promoted: {counted.sum()} test rows to compare on, {LEAST_ROWS} are needed"
+            False, f"is not promoted: {counted.sum()} test crystals to compare on, {LEAST_ROWS} are needed"
         )
     passed, parts = True, []
     for name, values in others.items():
         rows = counted & np.isfinite(values)
         if rows.sum() < LEAST_ROWS:
             passed = False
-            parts.append(f"{rows.sum()} rows to compare with {name}, {LEAST_ROWS} are needed")
+            parts.append(f"{rows.sum()} crystals to compare with {name}, {LEAST_ROWS} are needed")
             continue
         gains = values[rows] - own[rows]
         bound = gain_bound(gains)
@@ -70,7 +70,7 @@ def decide(errors: ArrayLike, references: Mapping[str, ArrayLike], unit: str = "
         where = (
             ""
             if rows.sum() == counted.sum()
-            else f" on {rows.sum()} rows, where it has {own[rows].mean():.4g}"
+            else f" on {rows.sum()} crystals, where it has {own[rows].mean():.4g}"
         )
         parts.append(
             f"{name} {values[rows].mean():.4g}{where} "
@@ -83,7 +83,7 @@ def decide(errors: ArrayLike, references: Mapping[str, ArrayLike], unit: str = "
         else "no error"
     )
     return GateDecision(
-        passed, f"{outcome}: {mean} on {counted.sum()} test rows; beside it {', '.join(parts)}"
+        passed, f"{outcome}: {mean} on {counted.sum()} test crystals; beside it {', '.join(parts)}"
     )
 
 

@@ -76,7 +76,7 @@ def compare(parts: Parts, contenders: Mapping[str, FloatArray], basis: Basis) ->
 
 
 def compared(
-    parts: Parts, theta: FloatArray, basis: Basis, form: str, seen: NDArray[np.bool_]
+    parts: Parts, theta: FloatArray, basis: Basis, form: str, seen: NDArray[np.bool_] | None
 ) -> ComparedRows:
     """What the gate compares: for each test crystal the mean error over its labels, beside the control's.
 
