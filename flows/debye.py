@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from cloud_core.config import TrainingConfig
 from cloud_core.evaluation.finetuning import from_shipped_encoder, start_of
-from cloud_core.evaluation.promotion import gate, seen_by_start, trained_on
+from cloud_core.evaluation.promotion import gate, seen_in_training, trained_on
 from cloud_core.evaluation.thermal.comparison import (
     BEST,
     CONTROL,
@@ -163,7 +163,7 @@ def debye(config: DebyeConfig) -> DebyeResult:
         registry_name = config.register_as or config.name
         serving = champion(registry_name) if config.registered else None
         keys = [canonicalise(text) for text in parts.test.texts]
-        seen = seen_by_start(start.job.get("start_from"), [THETA], keys)
+        seen = seen_in_training(start.job.get("start_from"), [THETA], keys)
         test = compared(parts, predicted, config.report_per, config.data.form, seen)
         decision = gate(test, serving)
         entered = None

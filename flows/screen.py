@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cloud_core.config import FlowConfig, TableUri
 from cloud_core.evaluation.discovery import summary_rows
+from cloud_core.evaluation.promotion import seen_in_training
 from cloud_core.evaluation.screening.candidates import (
     Precision,
     Reference,
@@ -28,7 +29,6 @@ from cloud_core.evaluation.screening.candidates import (
     property_of,
     reference_hull,
     run_folder,
-    seen_in_training,
 )
 from cloud_core.evaluation.screening.evaluation import (
     LabelEvaluation,
@@ -44,6 +44,7 @@ from cloud_core.evaluation.screening.shortlist import Known, Window, eligible, m
 from cloud_core.files import atomic
 from cloud_core.lake.snapshot import Snapshot
 from cloud_core.models.folder import read_config
+from cloud_core.models.targets import DEVIATION
 from flows.encode import EncodeConfig, encode
 from tasks.cluster import ClusterConfig, default_cluster
 from tasks.registry import resolve
@@ -181,7 +182,8 @@ def screen(config: ScreenConfig) -> ScreenResult:
         output = pd.concat(
             [candidates.drop(["elements", "fractions"]).to_pandas(), predictions.drop(columns="id")], axis=1
         )
-        seen = seen_in_training(model, output["canonical"].tolist())
+        targets = [name for name in map(str, predictions) if name != "id" and not name.endswith(DEVIATION)]
+        seen = seen_in_training(model, targets, output["canonical"].fillna("").tolist())
         if seen is not None:
             output["seen_in_training"] = seen
         evaluated, submitted = LabelEvaluation(output, 0, {}, {}, {}), []

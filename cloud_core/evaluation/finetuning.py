@@ -17,7 +17,7 @@ from cloud_core.evaluation.baselines import BASELINES
 from cloud_core.evaluation.data.dataset import Dataset
 from cloud_core.evaluation.data.folds import Split
 from cloud_core.evaluation.metrics.uncertainty import scale_of
-from cloud_core.evaluation.promotion import ComparedRows, seen_by_start, trained_on
+from cloud_core.evaluation.promotion import ComparedRows, seen_in_training, trained_on
 from cloud_core.evaluation.report import (
     MODEL,
     Evaluated,
@@ -240,7 +240,7 @@ class Fitted:
                     keys=keys,
                     errors=errors.pop(MODEL),
                     references=errors,
-                    seen=seen_by_start(self.jobs[0].start_from, sorted(names), keys),
+                    seen=seen_in_training(self.jobs[0].start_from, sorted(names), keys),
                     champion_errors=partial(
                         errors_of, target=target, form=data.form, texts=texts, labels=labels
                     ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from cloud_core.errors import CloudError
@@ -57,39 +58,34 @@ def gate(rows: ComparedRows, champion: Champion | None) -> GateDecision:
     if champion is not None:
         name = f"the champion (version {champion.version})"
         try:
-            known = read_training_keys(champion.folder)
-            if known is None:
+            seen = seen_in_training(champion.folder, [rows.label], rows.keys)
+            if seen is None:
                 raise CheckpointError("its folder does not say what it was trained on")
-            theirs = rows.champion_errors(champion.folder)
+            references[name] = masked(rows.champion_errors(champion.folder), seen)
         except CloudError as error:
             return GateDecision(False, f"is not promoted: cannot be compared with {name}: {error}")
-        references[name] = masked(theirs, known.seen(rows.label, rows.keys))
-    crystals = np.unique(np.asarray(rows.keys, dtype=str), return_inverse=True)[1]
-    errors = {name: _of_crystals(values, crystals) for name, values in references.items()}
-    found = decide(_of_crystals(counted, crystals), errors, rows.unit)
+    errors = {name: _of_crystals(values, rows.keys) for name, values in references.items()}
+    found = decide(_of_crystals(counted, rows.keys), errors, rows.unit)
     if not rows.seen.any():
         return found
     left = f"{rows.seen.sum()} test rows left out, whose label the start was trained on"
     return GateDecision(found.passed, f"{found.message}; {left}")
 
 
-def _of_crystals(values: Floats, crystals: NDArray[np.int64]) -> Floats:
+def _of_crystals(values: Floats, keys: Sequence[str]) -> Floats:
     """Mean error `[crystals]` of the rows of each that count; nan where none does."""
-    counts = np.isfinite(values)
-    n = np.bincount(crystals[counts], minlength=crystals.max() + 1)
-    total = np.bincount(crystals[counts], values[counts], minlength=crystals.max() + 1)
-    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+    return pd.Series(values).groupby(np.asarray(keys)).mean().to_numpy(np.float64)
 
 
-def seen_by_start(
-    start: str | Path | None, labels: Sequence[str], keys: Sequence[str]
+def seen_in_training(
+    model: str | Path | None, labels: Sequence[str], keys: Sequence[str]
 ) -> NDArray[np.bool_] | None:
-    """`[n]` of which crystals the model to start from was trained on one of `labels`; None where its folder
-    does not say."""
+    """`[n]` of which crystals, by canonical string, a model was trained on one of `labels`: of none without a
+    model; None where its folder does not say."""
     seen = np.zeros(len(keys), dtype=bool)
-    if start is None:
+    if model is None:
         return seen
-    known = read_training_keys(start)
+    known = read_training_keys(model)
     if known is None:
         return None
     for label in labels:

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from cloud_core.evaluation.metrics.gate import LEAST_ROWS, GateDecision, all_of, decide, gain_bound
-from cloud_core.evaluation.promotion import Champion, ComparedRows, gate, seen_by_start, trained_on
+from cloud_core.evaluation.promotion import Champion, ComparedRows, gate, seen_in_training, trained_on
 from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.heads import PropertyModel
 from cloud_core.models.targets import Target
@@ -109,11 +109,11 @@ def test_what_a_model_has_seen_is_its_own_rows_and_its_starts(tmp_path: Path) ->
     assert known is not None
     assert known.seen("mine", ["a", "b", "c", "d"]).tolist() == [True, True, True, False]
     assert known.seen("energy", ["a", "c"]).tolist() == [True, False]
-    seen = seen_by_start(start, ["mine", "energy"], ["a", "c"])
+    seen = seen_in_training(start, ["mine", "energy"], ["a", "c"])
     assert seen is not None and seen.tolist() == [True, False]
-    unknown = seen_by_start(None, ["energy"], ["a"])
+    unknown = seen_in_training(None, ["energy"], ["a"])
     assert unknown is not None and not unknown.any()
-    assert seen_by_start(model(tmp_path / "unknown", None), ["energy"], ["a"]) is None
+    assert seen_in_training(model(tmp_path / "unknown", None), ["energy"], ["a"]) is None
     assert trained_on({"mine": ["c"]}, model(tmp_path / "silent", None), {}) is None
 
 

@@ -40,6 +40,7 @@ from cloud_core.models.ensemble import Ensemble
 from cloud_core.models.geometry import EncoderConfig
 from cloud_core.models.heads import PropertyModel
 from cloud_core.models.targets import Target
+from cloud_core.models.training_keys import TrainingKeys
 from flows.debye import DebyeConfig
 from flows.phonon_labels import PhononLabelsConfig
 from flows.screen import ScreenConfig, ScreenResult, Submission, screen
@@ -86,6 +87,7 @@ def test_screens_structures(
     model: Path,
     wbm: tuple[Path, Path],
     dask_workers: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     structures, labels = wbm
     config = ScreenConfig(
@@ -239,6 +241,15 @@ def test_screens_structures(
     first = json.loads(artifact.data)[0]
     assert first["structure_id"] == best["structure_id"][0] and "σ, eV/atom" in first
     assert f"{dropping.dropped['known crystal']} known crystal" in artifact.description
+    # crystals that the model was trained on are counted and marked
+    told = shutil.copytree(model, tmp_path / "told")
+    canonical = pd.read_parquet(result.predictions).set_index("id")["canonical"]
+    trained = canonical.dropna().head(7)
+    TrainingKeys.of({"formation_energy": trained, "other": canonical.dropna()}).write(told)
+    again = screen(config.model_copy(update={"model": str(told)}))
+    assert (again.n_shards_there, again.n_seen) == (3, canonical.isin(trained).sum())
+    seen = pd.read_parquet(again.predictions).set_index("id")["seen_in_training"]
+    assert seen[canonical.index].tolist() == canonical.isin(trained).tolist()
 
 
 def test_labels_and_candidates_that_do_not_fit_are_errors(tmp_path: Path) -> None:

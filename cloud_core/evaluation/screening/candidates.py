@@ -244,14 +244,6 @@ def labelled_strings(reference: Reference) -> tuple[list[str], NDArray[np.float6
     return [text for text, _ in rows], np.array([energy for _, energy in rows])
 
 
-def seen_in_training(model: Path, canonical: Sequence[str | None]) -> NDArray[np.bool_] | None:
-    """Which crystals [n] a model was trained on; None where its folder does not record them.
-
-    The place to look the training crystals up as soon as model folders name them.
-    """
-    return None
-
-
 def reference_hull(reference: Reference) -> Hull:
     """The convex hull of the known crystals' formation energies.
 
