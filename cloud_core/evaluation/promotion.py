@@ -74,7 +74,7 @@ def gate(rows: ComparedRows, champion: Champion | None) -> GateDecision:
 
 def _of_crystals(values: Floats, keys: Sequence[str]) -> Floats:
     """Mean error `[crystals]` of the rows of each that count; nan where none does."""
-    return pd.Series(values).groupby(np.asarray(keys)).mean().to_numpy(np.float64)
+    return np.asarray(pd.Series(values).groupby(np.asarray(keys)).mean(), dtype=np.float64)
 
 
 def seen_in_training(

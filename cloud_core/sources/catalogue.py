@@ -14,7 +14,8 @@ from cloud_core.sources.part import Part
 from cloud_core.sources.record import Source, SourceError
 from cloud_core.sources.remote import SecretLookup, from_environment
 from cloud_core.sources.sets import SetSpec, catalogue
-from cloud_core.sources.tables import IDS, TableSpec, format_by_name
+from cloud_core.sources.shards import format_by_name
+from cloud_core.sources.tables import IDS, TableSpec
 from cloud_core.structures.json_text import Scanner, is_structure, members_of
 
 AnySpec = FilesSpec | TableSpec | SetSpec | MaterialsProjectSpec | OptimadeSpec
@@ -80,9 +81,13 @@ def _is_table_folder(path: str) -> bool:
     fs, plain = locate(path)
     if fs.exists(f"{plain.rstrip('/')}/_delta_log"):
         return True
-    names = [name for name in fs.find(plain) if not is_sidecar(name)]
-    kinds = {format_by_name(name) for name in names}
-    return bool(kinds & {"parquet", "csv"}) and not any(holds_structures(name) for name in names)
+    is_table = False
+    for folder, _, files in fs.walk(plain):  # a folder of structures is told by its first one
+        names = [name for name in files if not is_sidecar(f"{folder}/{name}")]
+        if any(map(holds_structures, names)):
+            return False
+        is_table |= any(format_by_name(name) in ("parquet", "csv") for name in names)
+    return is_table
 
 
 def _holds_structures(path: str) -> bool:

@@ -4,34 +4,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 from pydantic import Field, model_validator
 
 from cloud_core.config import ConfigSection
 from cloud_core.sources import rows
 from cloud_core.sources.arrays import cell_from_arrays, optimade_text
 from cloud_core.sources.cells import structures_in
-from cloud_core.sources.opening import cursor_of, locate, naming
+from cloud_core.sources.opening import cursor_of
 from cloud_core.sources.properties import Label, labels_of
 from cloud_core.sources.record import BadRow, Partition, Record, Refusal, Since, SourceError, short_hash
 from cloud_core.sources.remote import SecretLookup, from_environment
+from cloud_core.sources.shards import TableFormat, shards_of, table_format
 from cloud_core.sources.spec import SourceSpec, stem
 from cloud_core.structures.cell import Cell
 from cloud_core.structures.errors import Reason, StructureError
-from cloud_core.structures.formats import COMPRESSIONS, SUFFIXES, TextFormat
+from cloud_core.structures.formats import SUFFIXES, TextFormat
 
-TableFormat = Literal["csv", "jsonl", "json", "parquet"]
-_SUFFIXES: dict[str, TableFormat] = {
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
 # Column names that need no mapping: those of the public files this pipeline is used with.
 IDS = (
     "material_id",
@@ -138,84 +128,6 @@ class TableSpec(SourceSpec):
         return TableSource(self)
 
 
-def table_format(path: str, given: TableFormat | None = None) -> TableFormat:
-    """Format of a table by its name.
-
-    Raises:
-        ValueError: the name tells none.
-    """
-    if found := given or format_by_name(path):
-        return found
-    raise SourceError(f"{path}: not the name of a table ({', '.join(_SUFFIXES)}); name its `format`")
-
-
-def format_by_name(path: str) -> TableFormat | None:
-    """The format that the name of a table tells, compressed or not; None for any other name."""
-    name = path.lower()
-    for suffix in (*COMPRESSIONS, ".zip"):
-        name = name.removesuffix(suffix)
-    return _SUFFIXES.get(PurePosixPath(name).suffix)
-
-
-class Shard(NamedTuple):
-    """A file of a table; `cursor` and `n_rows` where they are known without opening it."""
-
-    key: str
-    uri: str
-    cursor: str = ""
-    n_rows: int | None = None
-
-
-def shards_of(path: str, format: TableFormat | None = None) -> list[Shard]:
-    """The files of a table: itself, those of a folder or a glob, or the current ones of a Delta table.
-
-    Raises:
-        SourceError: there are none, or they are of several formats.
-    """
-    fs, plain = locate(path)
-    is_glob = any(c in plain for c in "*?[")
-    with naming(path):
-        if not is_glob and not fs.isdir(plain):
-            return [Shard("", path)]
-        if not is_glob and fs.exists(f"{plain.rstrip('/')}/_delta_log"):
-            return _delta_files(path)
-        names = sorted(fs.glob(plain) if is_glob else fs.find(plain))
-    tables = [name for name in names if format or format_by_name(name)]
-    formats = {format or format_by_name(name) for name in tables}
-    if "parquet" in formats and not format:  # what stands beside, dataset_info.json for one, is about them
-        formats, tables = {"parquet"}, [name for name in tables if format_by_name(name) == "parquet"]
-    if len(formats) != 1:
-        found = f"files of {' and '.join(sorted(map(str, formats)))}" if formats else "no table"
-        raise SourceError(
-            f"{path}: {found} here ({', '.join(_SUFFIXES)}); name one format as `format`, or a glob"
-        )
-    root = PurePosixPath(plain.split("*")[0]).parent if is_glob else PurePosixPath(plain)
-    return [Shard(_below(root, name), fs.unstrip_protocol(name)) for name in tables]
-
-
-def _below(root: PurePosixPath, name: str) -> str:
-    return str(PurePosixPath(name).relative_to(root)) if PurePosixPath(name).is_relative_to(root) else name
-
-
-def _delta_files(path: str) -> list[Shard]:
-    """Of the newest version. Files of a Delta table do not change: their names are their cursors."""
-    from cloud_core.lake.storage import Storage
-
-    try:
-        table = DeltaTable(path, storage_options=Storage.from_environment().for_delta(path))
-        actions = table.get_add_actions(flatten=True)
-        uris = {uri.rpartition("/")[2]: uri for uri in table.file_uris()}
-    except (DeltaError, OSError) as error:
-        raise SourceError(
-            f"{path}: a Delta table that cannot be read ({error}); check it, or export it"
-        ) from error
-    found = zip(actions["path"].to_pylist(), actions["num_records"].to_pylist(), strict=True)
-    shards = [Shard(name, uris[name.rpartition("/")[2]], name, n) for name, n in sorted(found)]
-    if not shards:
-        raise SourceError(f"{path}: a Delta table without rows")
-    return shards
-
-
 @dataclass(frozen=True)
 class _Mapping:
     """Where in a row of wanted values each part of a record stands."""
@@ -243,21 +155,21 @@ class TableSource:
         self._second: dict[str, tuple[Any, ...]] | None = None
 
     def partitions(self, since: Since = None) -> Iterator[Partition]:
-        """Row ranges of a Parquet file; of several files one each, and one of a text file, which only reading
-        can count.
+        """Row ranges of a Parquet file, one of a text file, which only reading can count; of a folder, a glob
+        or a Delta table one a file.
 
         Raises:
             SourceError: the file is missing or damaged, or a column of the mapping is not there.
         """
         mapping = self._mapping()
         joined = [cursor_of(self.spec.join.path)] if self.spec.join else []
-        if len(self._shards) > 1:
+        if self._shards[0].key:
             if "{" in self.spec.id:
                 raise SourceError(
                     f"{self.spec.path}: rows of several files need a column of ids; name it as `id`"
                 )
             for shard in self._shards:
-                cursor = short_hash([self.spec.digest(), shard.cursor or cursor_of(shard.uri), *joined])
+                cursor = short_hash([self.spec.digest(), shard.cursor, *joined])
                 yield Partition(shard.key, cursor, shard.n_rows, {"path": shard.uri})
             return
         cursor = short_hash([self.spec.digest(), cursor_of(self._shards[0].uri), *joined])

@@ -205,18 +205,16 @@ def encode(
         raise CloudError("give SOURCE and --to TABLE, or --config FILE")
     from cloud_core.config import checked
     from cloud_core.sources.catalogue import open_source, parse_spec
-    from cloud_core.sources.tables import shards_of, table_format
 
     origin: Any = source
     alone = False
     if config is None:
         if of_table:  # these options are for tables
-            table_format(shards_of(str(source))[0].uri)
             origin = {"kind": "table", "path": source} | of_table | part
         elif part:
             origin = parse_spec(str(source)).model_dump() | part
-        # a wrong one is told before a server starts
-        alone = not as_flow and workers is None and is_small(open_source(origin)) and not has_prefect_server()
+        opened = open_source(origin)  # a wrong one is told before a server starts
+        alone = not as_flow and workers is None and not has_prefect_server() and is_small(opened)
     if not alone:
         use_embedded_prefect()
     from flows.encode import EncodeConfig
