@@ -57,26 +57,27 @@ def embed(table: str, path: Path, model: str = MODEL) -> Embedded:
         LakeError: there is no such table.
     """
     predictor, digest = _model(model)
-    known = _known(path, digest)
-    opened = Table.open(table)
-    kept: list[pa.Table] = []
+    there = _there(path, digest)
+    place = {pair: row for row, pair in enumerate(_pairs(there))} if there is not None else {}
+    whole: list[pa.Table] = []
     new = 0
-    for batch in opened.batches(ENCODED, ["structure_id", predictor.form]):
-        ids, texts = batch["structure_id"].to_pylist(), batch[predictor.form].to_pylist()
-        has = [(name, text) for name, text in zip(ids, texts, strict=True) if text is not None]
-        rows = [known.get(each) for each in has]
-        fresh = [each for each, row in zip(has, rows, strict=True) if row is None]
-        new += len(fresh)
-        vectors = iter(_vectors(predictor, [text for _, text in fresh])) if fresh else iter(())
-        found = [row if row is not None else next(vectors) for row in rows]
-        kept.append(_rows(has, np.array(found, dtype=np.float32)) if has else pa.table({}))
-    kept = [each for each in kept if len(each)]
-    if not kept:
+    for batch in Table.open(table).batches(ENCODED, ["structure_id", predictor.form]):
+        named = zip(batch["structure_id"].to_pylist(), batch[predictor.form].to_pylist(), strict=True)
+        pairs = [(name, text) for name, text in named if text is not None]
+        if there is not None:
+            kept = [place[pair] for pair in pairs if pair in place]
+            whole.append(there.take(pa.array(kept, pa.int64())))
+        fresh = [pair for pair in pairs if pair not in place]
+        if fresh:
+            whole.append(_rows(fresh, _vectors(predictor, [text for _, text in fresh])))
+            new += len(fresh)
+    rows = sum(map(len, whole))
+    if not rows:
         raise EmbeddingError(f"{table}: no row has a {predictor.form} string; encode it with that form")
-    whole = pa.concat_tables(kept).replace_schema_metadata({"model": model, "weights": digest})
     with atomic(path) as partial:
-        pq.write_table(whole, partial, compression="zstd")
-    return Embedded(len(whole), new)
+        about = {"model": model, "weights": digest}
+        pq.write_table(pa.concat_tables(whole).replace_schema_metadata(about), partial, compression="zstd")
+    return Embedded(rows, new)
 
 
 def similar(structures: list[Any], path: Path, count: int = 10) -> Iterator[Neighbour | tuple[str, str]]:
@@ -128,18 +129,22 @@ def _vectors(predictor: Predictor, texts: list[str]) -> NDArray[np.float32]:
     return np.concatenate(parts)
 
 
-def _rows(has: list[tuple[str, str]], vectors: NDArray[np.float32]) -> pa.Table:
-    texts = [text for _, text in has]
+def _rows(pairs: list[tuple[str, str]], vectors: NDArray[np.float32]) -> pa.Table:
+    parts = [decode(text) for _, text in pairs]
     flat = pa.array(np.ascontiguousarray(vectors).ravel())
     return pa.table(
         {
-            "id": [name for name, _ in has],
-            "scope": texts,
-            "formula": [formula_of(text) for text in texts],
-            "space_group": pa.array([decode(text).space_group for text in texts], pa.int32()),
+            "id": [name for name, _ in pairs],
+            "scope": [text for _, text in pairs],
+            "formula": list(map(formula_of, parts)),
+            "space_group": pa.array([each.space_group for each in parts], pa.int32()),
             "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
         }
     )
+
+
+def _pairs(rows: pa.Table) -> Iterator[tuple[str, str]]:
+    return zip(rows["id"].to_pylist(), rows["scope"].to_pylist(), strict=True)
 
 
 def _read(path: Path) -> pa.Table:
@@ -152,14 +157,11 @@ def _read(path: Path) -> pa.Table:
     return table
 
 
-def _known(path: Path, digest: str) -> dict[tuple[str, str], NDArray[np.float32]]:
-    """(id, string) -> vector of the rows of a file that is there already."""
+def _there(path: Path, digest: str) -> pa.Table | None:
+    """The rows of a file that is there already."""
     if not path.exists():
-        return {}
+        return None
     table = _read(path)
     if table.schema.metadata[b"weights"] != digest.encode():
         raise EmbeddingError(f"{path}: holds vectors of another model; name another file")
-    vectors = table["vector"].combine_chunks().to_numpy(zero_copy_only=False)
-    return dict(
-        zip(zip(table["id"].to_pylist(), table["scope"].to_pylist(), strict=True), vectors, strict=True)
-    )
+    return table.replace_schema_metadata()

@@ -175,7 +175,8 @@ def predict_together(
             row: dict[str, Any] = {"formula": None, "space_group": None, "scope": each.scope}
             row |= dict.fromkeys(arrays)
             if each.scope is not None:
-                row |= {"formula": formula_of(each.scope), "space_group": decode(each.scope).space_group}
+                parts = decode(each.scope)
+                row |= {"formula": formula_of(parts), "space_group": parts.space_group}
                 row |= {name: _plain(values[number]) for name, values in arrays.items()}
                 number += 1
             yield each.place, each.name, row | {"error": each.error}

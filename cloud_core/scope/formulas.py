@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from functools import cache
 
-from cloud_core.scope.grammar import Parts, decode
+from cloud_core.scope.grammar import Parts
 from cloud_core.scope.sites import element_properties
 from cloud_core.scope.tables import ATOMIC_NUMBERS
 
@@ -41,13 +41,8 @@ def _electronegativity(element: str) -> tuple[float, str]:
     return (math.inf if math.isnan(value) else value, element)
 
 
-def formula_of(text: str) -> str:
-    """The reduced formula of a SCOPE string, by the sites of a resolved one, the rounded fractions of others.
-
-    Raises:
-        ScopeError: an invalid string.
-    """
-    parts = decode(text)
+def formula_of(parts: Parts) -> str:
+    """The reduced formula of a string: by the sites of a resolved one, the rounded fractions of others."""
     amounts = amounts_of(parts)
     return reduced_formula(amounts or parts.composition, rounded=amounts is None)
 

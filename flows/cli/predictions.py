@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cloud_core.errors import CloudError
+from cloud_core.files import atomic, read_frame
 from cloud_core.inference.predictor import OUTSIDE
 from cloud_core.models.targets import DEVIATION
 
@@ -39,7 +40,7 @@ def write_predictions(
     elif to.suffix == ".parquet":
         _write_parquet(counted, units, to)
     elif to.suffix == ".csv":
-        with to.open("w", newline="", encoding="utf-8") as stream:
+        with atomic(to) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             _write_csv(counted, units, stream)
     else:
         raise CloudError(f"{to}: name a file that ends in .csv or .parquet")
@@ -55,8 +56,6 @@ def scope_column(files: Sequence[str], column: str, id: str | None) -> tuple[lis
     Raises:
         CloudError: a file cannot be read, or has no such column.
     """
-    from cloud_core.files import read_frame
-
     names: list[str] = []
     texts: list[str] = []
     for file in files:
@@ -128,13 +127,12 @@ def _write_parquet(rows: Iterator[dict[str, Any]], units: Mapping[str, str], pat
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from cloud_core.files import atomic
-
     def block() -> list[dict[str, Any]]:
         return [_headed(row, units) for row in islice(rows, BLOCK)]
 
     texts = {"id", "formula", "scope", OUTSIDE, "error"}
-    found = block()
+    if not (found := block()):
+        raise CloudError(f"{path}: not written; the files hold no structure")
     good = next((row for row in found if row["error"] is None), found[0])
     types = {bool: pa.bool_(), int: pa.int64(), str: pa.string()}
     fields = [

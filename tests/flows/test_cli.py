@@ -219,6 +219,10 @@ def test_predictions_of_an_archive_are_printed_or_written(tmp_path: Path, shell:
     strings = pd.read_csv(io.StringIO(shell(*table, "--csv").stdout))
     assert len(strings) == 1213 and strings["error"].isna().sum() == 1208  # the others have none
     assert "no column 'nothing'" in shell(*table, "--id", "nothing").stderr
+    (tmp_path / "empty.csv").write_text("id,cif\n")
+    empty = shell("predict", str(tmp_path / "empty.csv"), "--to", str(tmp_path / "empty.parquet"))
+    assert empty.returncode == 1 and "hold no structure" in empty.stderr
+    assert not (tmp_path / "empty.parquet").exists()
     nothing = shell("predict", str(tmp_path / "cifs" / "broken.cif"), "--json")
     assert nothing.returncode == 1 and json.loads(nothing.stdout)[0]["error"]
 

@@ -27,7 +27,7 @@ from cloud_core.lake.snapshot import Snapshot
 from cloud_core.lake.table import Table
 from cloud_core.models.folder import CONFIG, weights_digest
 from cloud_core.scope import ScopeError, canonicalise, decode, resolve
-from cloud_core.scope.formulas import amounts_of, reduced_formula
+from cloud_core.scope.formulas import amounts_of, formula_of, reduced_formula
 
 Precision = Literal["float32", "bfloat16"]
 CANDIDATES = "candidates.parquet"
@@ -152,7 +152,7 @@ def candidates_of_file(file: ScopeFile, form: str) -> pa.Table:
             amounts = amounts_of(parts)
             forms = {"canonical": canonical, "resolved": resolve(text) if form == "resolved" else None}
             row |= {
-                "formula": reduced_formula(amounts or parts.composition, rounded=amounts is None),
+                "formula": formula_of(parts),
                 "space_group": parts.space_group,
                 "canonical": canonical,
                 "scope": forms.get(form, text),
